@@ -1,0 +1,77 @@
+"""What can be set, each with its consequence. The names of the environment are the field names in upper case."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+
+class HubSpotSettings(BaseSettings):
+    """The HUBSPOT_* variables. Nothing is sent unless both switches say so."""
+
+    hubspot_enabled: bool = Field(
+        default=False,
+        description="Whether a worker runs. While false, events are stored and wait; nothing is lost.",
+    )
+    hubspot_send_live: bool = Field(
+        default=False,
+        description="False: a dry run, which logs what it would send and marks the events delivered. They are never "
+        "sent later: `resync` sends the drivers' present state.",
+    )
+    hubspot_private_app_token: SecretStr = Field(
+        default=SecretStr(""), description="A private app's token or a service key. Required to send live."
+    )
+    hubspot_portal_id: str = Field(
+        default="",
+        description="The account that the token must belong to; another account holds all deliveries. Required to send "
+        "live.",
+    )
+    hubspot_worker_in_app: bool = Field(
+        default=True,
+        description="False where `python -m app.cli worker` runs apart; then the application only stores events.",
+    )
+    hubspot_api_version: Annotated[str, Field(pattern=r"^(v3|\d{4}-\d{2})$")] = Field(
+        default="2026-09",
+        description="HubSpot's API version. From 2026-09 on, rules that an admin sets in the account are enforced.",
+    )
+    hubspot_base_url: str = Field(
+        default="https://api.hubapi.com", description="Where HubSpot is; the sandbox or a proxy can stand in."
+    )
+    hubspot_batch_size: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=50,
+        description="Events per claim. Lower: more requests for the same events. Higher: more is repeated after a crash.",
+    )
+    hubspot_requests_per_second: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=8.0,
+        description="For all processes together. Above the account's limit HubSpot answers 429; lower, the backlog drains "
+        "more slowly.",
+    )
+    hubspot_concurrency: Annotated[int, Field(ge=1, le=32)] = Field(
+        default=4,
+        description="Requests in flight per process. Too low, and slow answers keep the rate from being reached.",
+    )
+    hubspot_poll_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=10.0,
+        description="How long an event waits at worst when no wake-up reaches the worker.",
+    )
+
+    @property
+    def poll_interval(self) -> timedelta:
+        return timedelta(seconds=self.hubspot_poll_seconds)
+
+    def missing_for_live(self) -> str | None:
+        """What to set before anything can be sent live, in words; None when nothing is missing."""
+        if not self.hubspot_send_live:
+            return None
+        required = {
+            "HUBSPOT_PRIVATE_APP_TOKEN": self.hubspot_private_app_token.get_secret_value(),
+            "HUBSPOT_PORTAL_ID": self.hubspot_portal_id,
+        }
+        missing = [name for name, value in required.items() if not value.strip()]
+        if not missing:
+            return None
+        verb = "is" if len(missing) == 1 else "are"
+        return f"{' and '.join(missing)} {verb} empty; set what is empty, or HUBSPOT_SEND_LIVE=false to dry-run."

@@ -1,0 +1,96 @@
+"""The database's clock in SQL, and how an instant is stored: due-ness is judged there, whatever the machines' clocks say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Float, Text, cast
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ColumnElement, FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+# Fixed width, so that text sorts as time does; SQLite's clock has milliseconds.
+_SQLITE_FORMAT = "%Y-%m-%dT%H:%M:%fZ"
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC instant: timestamptz on PostgreSQL, text like ``2026-11-24T06:40:02.123Z`` on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:  # type: ignore[override]  # text on SQLite
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; pass an aware datetime, e.g. datetime.now(UTC)")
+        if dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        return None if value is None else value.astimezone(UTC)
+
+
+class DatabaseNow(FunctionElement[datetime]):
+    """The instant at which the statement began, plus `seconds`."""
+
+    inherit_cache = True
+    type = Instant()
+
+    def __init__(self, seconds: ColumnElement[float] | float = 0.0) -> None:
+        super().__init__(cast(seconds, Float))
+
+
+class DatabaseNowExactly(FunctionElement[datetime]):
+    """This very moment: what a row written at the end of a long transaction must carry."""
+
+    inherit_cache = True
+    type = Instant()
+
+
+class SecondsUntil(FunctionElement[float]):
+    """Seconds from the statement's beginning to an instant; negative when it has passed."""
+
+    inherit_cache = True
+    type = Float()
+
+
+@compiles(DatabaseNow, "postgresql")
+def _now_postgresql(element: DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:
+    # statement_timestamp() is stable within a statement, so an index can serve a comparison with it.
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+@compiles(DatabaseNow, "sqlite")
+def _now_sqlite(element: DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    return f"strftime('{_SQLITE_FORMAT}', 'now', ({seconds}) || ' seconds')"
+
+
+@compiles(DatabaseNowExactly, "postgresql")
+def _now_exactly_postgresql(element: DatabaseNowExactly, compiler: SQLCompiler, **kw: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(DatabaseNowExactly, "sqlite")
+def _now_exactly_sqlite(element: DatabaseNowExactly, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"strftime('{_SQLITE_FORMAT}', 'now')"
+
+
+@compiles(SecondsUntil, "postgresql")
+def _seconds_until_postgresql(element: SecondsUntil, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"extract(epoch FROM ({compiler.process(element.clauses, **kw)}) - statement_timestamp())::float8"
+
+
+@compiles(SecondsUntil, "sqlite")
+def _seconds_until_sqlite(element: SecondsUntil, compiler: SQLCompiler, **kw: Any) -> str:
+    instant = compiler.process(element.clauses, **kw)
+    return f"((julianday({instant}) - julianday('now')) * 86400.0)"

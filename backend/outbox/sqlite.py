@@ -1,0 +1,49 @@
+"""SQLite as an outbox needs it: real transactions, writers in a queue, durable commits."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+# How long a writer waits for another before the request fails with "database is locked".
+BUSY_TIMEOUT = timedelta(seconds=5)
+
+
+def configure_engine(engine: Engine | AsyncEngine) -> None:
+    """Make every transaction of a SQLite engine begin as a writer; other engines are left as they are.
+
+    Python's sqlite3 begins transactions at the first write by itself, and commits at the outermost RELEASE. And a
+    transaction that reads first and writes later fails at once, without waiting, when another one wrote in between.
+    Both end when SQLAlchemy says BEGIN IMMEDIATE.
+    """
+    sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if sync_engine.dialect.name != "sqlite":
+        return
+    event.listen(sync_engine, "connect", _prepare_connection)
+    event.listen(sync_engine, "begin", _begin_immediate)
+
+
+def _prepare_connection(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT // timedelta(milliseconds=1)}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def is_in_transaction(connection: Connection) -> bool:
+    """Whether SQLite itself has a transaction open, which SQLAlchemy cannot know under the legacy mode."""
+    driver_connection = connection.connection.driver_connection
+    if isinstance(driver_connection, sqlite3.Connection):
+        return driver_connection.in_transaction
+    return bool(driver_connection and driver_connection._conn.in_transaction)  # aiosqlite
