@@ -1,0 +1,58 @@
+"""Migrates the database of DATABASE_URL, or the connection or URL in `config.attributes`."""
+
+from __future__ import annotations
+
+from logging.config import fileConfig
+
+from sqlalchemy import Connection
+
+from alembic import context
+from app.database import create_database_engine
+from app.models import Base
+from app.settings import Settings, normalise_database_url
+
+config = context.config
+
+
+def database_url() -> str:
+    url = config.attributes.get("url")
+    return normalise_database_url(url) if url else Settings().database_url
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+        # A migration that fails leaves the ones before it done, on both databases.
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def print_sql() -> None:
+    context.configure(url=database_url(), target_metadata=Base.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def migrate_by_url() -> None:
+    engine = create_database_engine(database_url())
+    try:
+        with engine.connect() as connection:
+            migrate(connection)
+    finally:
+        engine.dispose()
+
+
+if config.cmd_opts is not None and config.config_file_name:
+    # Run from the command line: say what is done. A caller in Python has its own logging.
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+
+if context.is_offline_mode():
+    print_sql()
+elif (handed_in := config.attributes.get("connection")) is not None:
+    migrate(handed_in)
+else:
+    migrate_by_url()

@@ -1,0 +1,1 @@
+"""Nerava: the business whose lifecycle events reach HubSpot."""

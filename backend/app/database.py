@@ -1,0 +1,45 @@
+"""The database: the engine, and the two ways a request waits for another one."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from outbox.sqlite import BUSY_TIMEOUT, configure_engine
+
+# Requests wait for each other's rows as long as SQLite's writers wait for their turn; then they answer 503.
+_LOCK_TIMEOUT_MS = int(BUSY_TIMEOUT.total_seconds() * 1000)
+_CONNECT_TIMEOUT_SECONDS = 5
+
+
+def create_database_engine(url: str) -> Engine:
+    """An engine for `Settings.database_url`. Its errors quote no parameters, because those hold addresses."""
+    if url.startswith("sqlite"):
+        engine = create_engine(url, hide_parameters=True)
+    else:
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            # A restarted server costs a ping per transaction, and not the first requests after it.
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+                "options": f"-c lock_timeout={_LOCK_TIMEOUT_MS}",
+            },
+        )
+    configure_engine(engine)
+    return engine
+
+
+def create_sessions(engine: Engine) -> sessionmaker[Session]:
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def lock_name(db: Session, name: str) -> None:
+    """Nobody else holds this name until the transaction ends: for what has no row to lock yet.
+
+    Take it before any row, so that two requests never wait for each other. On SQLite the transaction itself
+    already keeps every other writer out.
+    """
+    if db.get_bind().dialect.name == "postgresql":
+        db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))

@@ -1,0 +1,68 @@
+"""What can be set for Nerava; HubSpot's part is in `hubspot_sync.settings`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from hubspot_sync.settings import HubSpotSettings
+
+BACKEND = Path(__file__).resolve().parent.parent
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+class Settings(HubSpotSettings):
+    """Read from the environment, and from `.env` at the top of the checkout where there is one."""
+
+    model_config = SettingsConfigDict(env_file=BACKEND.parent / ".env", extra="ignore")
+
+    database_url: str = Field(
+        default="sqlite:///nerava.db",
+        validate_default=True,
+        description="sqlite:///FILE serves one machine; a relative FILE lies in backend/. "
+        "Several machines need postgresql://USER:PASSWORD@HOST/NAME.",
+    )
+    charger_service_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="What chargers send as X-Service-Key to grant Nova. Empty: every grant is refused.",
+    )
+    operator_token: SecretStr = Field(
+        default=SecretStr(""), description="Opens the operator's page. Empty: the page is closed."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _normalise_database_url(cls, text: str) -> str:
+        return normalise_database_url(text)
+
+
+def normalise_database_url(text: str) -> str:
+    """The URL with the driver that is installed, and a relative SQLite file anchored at `backend/`."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        # The text is not repeated: it may hold a password.
+        raise ValueError(
+            "DATABASE_URL is no database URL; write sqlite:///nerava.db or postgresql://…"
+        ) from None
+    if url.drivername not in _DRIVERS:
+        raise ValueError(
+            f"DATABASE_URL begins with {url.drivername}://; Nerava runs on sqlite:// and postgresql://"
+        )
+    url = url.set(drivername=_DRIVERS[url.drivername])
+    if url.drivername == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise ValueError("DATABASE_URL names no SQLite file; events must outlive the process")
+        url = url.set(database=str(BACKEND / url.database))
+    return url.render_as_string(hide_password=False)
