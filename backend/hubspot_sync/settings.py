@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field, SecretStr
@@ -42,25 +41,16 @@ class HubSpotSettings(BaseSettings):
     )
     hubspot_batch_size: Annotated[int, Field(ge=1, le=100)] = Field(
         default=50,
-        description="Events per claim. Lower: more requests for the same events. Higher: more is repeated after a crash.",
+        description="Events per claim. Lower: more requests for the same events. Higher: a crash repeats more.",
     )
     hubspot_requests_per_second: Annotated[float, Field(gt=0, le=100)] = Field(
         default=8.0,
-        description="For all processes together. Above the account's limit HubSpot answers 429; lower, the backlog drains "
-        "more slowly.",
+        description="For all processes together. Above the account's limit HubSpot answers 429; lower, backlogs last.",
     )
     hubspot_concurrency: Annotated[int, Field(ge=1, le=32)] = Field(
         default=4,
         description="Requests in flight per process. Too low, and slow answers keep the rate from being reached.",
     )
-    hubspot_poll_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
-        default=10.0,
-        description="How long an event waits at worst when no wake-up reaches the worker.",
-    )
-
-    @property
-    def poll_interval(self) -> timedelta:
-        return timedelta(seconds=self.hubspot_poll_seconds)
 
     def missing_for_live(self) -> str | None:
         """What to set before anything can be sent live, in words; None when nothing is missing."""

@@ -1,4 +1,4 @@
-"""The database's clock in SQL, and how an instant is stored: due-ness is judged there, whatever the machines' clocks say."""
+"""Instants in columns, and the database's clock in SQL: due-ness is judged there, whatever a machine's clock says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Instant(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:  # type: ignore[override]  # text on SQLite
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
         if value is None:
             return None
         if value.tzinfo is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -41,9 +41,8 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def is_in_transaction(connection: Connection) -> bool:
-    """Whether SQLite itself has a transaction open, which SQLAlchemy cannot know under the legacy mode."""
-    driver_connection = connection.connection.driver_connection
-    if isinstance(driver_connection, sqlite3.Connection):
-        return driver_connection.in_transaction
-    return bool(driver_connection and driver_connection._conn.in_transaction)  # aiosqlite
+def begin_if_needed(connection: Connection) -> None:
+    """Begin the transaction that SQLAlchemy believes is open, so that the release of a savepoint cannot commit it."""
+    driver_connection: Any = connection.connection.driver_connection  # sqlite3's or aiosqlite's
+    if not driver_connection.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

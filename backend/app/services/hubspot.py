@@ -1,0 +1,27 @@
+"""`track_event`: what a driver did, told to HubSpot by way of the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+from app.events import CATALOG
+from app.models import OUTBOX
+from outbox.enqueue import AnySession, enqueue, lose
+
+
+def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) -> UUID:
+    """Add a lifecycle event to the caller's transaction; it exists if and only if that commits.
+
+    Takes a Session, an AsyncSession or their scoped forms, and needs no await. Returns the event's id, and means
+    "buffered". Never raises: a payload that cannot be delivered is stored as failed with the reason, for an operator
+    to see. Whether HubSpot is switched on does not matter here.
+    """
+    event_id = uuid4()
+    subject = CATALOG.subject_of(payload)
+    try:
+        objection = CATALOG.objection_to(event_type, payload)
+        return enqueue(db, OUTBOX, event_type, subject, payload, error=objection, event_id=event_id)
+    except Exception as error:  # noqa: BLE001  # HubSpot must never break a request.
+        lose(event_id, str(event_type), subject, error)
+        return event_id

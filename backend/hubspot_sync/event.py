@@ -1,0 +1,187 @@
+"""Lifecycle events and the contact properties they set: declared once, used to validate, translate and provision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from outbox.model import Event
+
+
+class PropertyType(StrEnum):
+    """HubSpot's property types, as far as we set them."""
+
+    STRING = "string"
+    NUMBER = "number"
+    DATETIME = "datetime"
+    BOOL = "bool"
+    ENUMERATION = "enumeration"
+
+
+@dataclass(frozen=True, slots=True)
+class ContactProperty:
+    """A property of HubSpot contacts. Annotate an event's field with it, and the field sets it.
+
+    `is_standard`: every account has it, so it is never provisioned. `is_unique` can only be chosen at creation.
+    """
+
+    name: str
+    label: str
+    type: PropertyType
+    options: tuple[str, ...] = ()
+    is_unique: bool = False
+    is_standard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyGroup:
+    """Where HubSpot shows the properties."""
+
+    name: str
+    label: str
+
+
+def _has_no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
+    return text
+
+
+# HubSpot stores 65,536 characters; what identifies things is far shorter.
+Reference = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_has_no_nul)
+]
+# Only what cannot be an address is refused here: HubSpot is the judge of the rest.
+EmailAddress = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, to_lower=True, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+$"
+    ),
+]
+
+
+class LifecycleEvent(BaseModel):
+    """Subclass it for each event: `event_type`, and fields annotated with the properties they set.
+
+    Later payloads may have more fields, and every payload ever stored must stay readable: what is unknown is ignored.
+    `sets` are properties whose value the event's mere existence gives.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    event_type: ClassVar[str]
+    sets: ClassVar[Mapping[ContactProperty, bool | int | str]] = {}
+
+    def contact_properties(self) -> dict[str, str]:
+        """The properties this event sets, as HubSpot wants them written; an absent value is left out.
+
+        An empty string would clear the property.
+        """
+        properties = {it.name: _written(value) for it, value in self.sets.items()}
+        for name, property_ in _annotated_properties(type(self)):
+            value = self.__dict__[name]
+            if value is not None:
+                properties[property_.name] = _written(value)
+        return properties
+
+
+class UnreadableEvent(Exception):
+    """The payload does not fit its event type; a repeat would not mend that."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All lifecycle events of an application, and how their contacts are found.
+
+    `subject_field` names the field that says who an event is about; the property it sets is unique in HubSpot, and the
+    key of contacts without an email.
+    """
+
+    events: tuple[type[LifecycleEvent], ...]
+    subject_field: str
+    email_field: str
+    group: PropertyGroup
+    _by_type: dict[str, type[LifecycleEvent]] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._by_type.update({it.event_type: it for it in self.events})
+
+    @property
+    def types(self) -> list[str]:
+        return list(self._by_type)
+
+    @cached_property
+    def properties(self) -> list[ContactProperty]:
+        """Every property that some event sets, each once, in the order of declaration."""
+        found: dict[str, ContactProperty] = {}
+        for event in self.events:
+            for property_ in (*event.sets, *(it for _, it in _annotated_properties(event))):
+                found.setdefault(property_.name, property_)
+        return list(found.values())
+
+    @cached_property
+    def key(self) -> ContactProperty:
+        return self._property_of(self.subject_field)
+
+    @cached_property
+    def email(self) -> ContactProperty:
+        return self._property_of(self.email_field)
+
+    def subject_of(self, payload: object) -> str | None:
+        """Who the payload is about; None when it does not say."""
+        subject = payload.get(self.subject_field) if isinstance(payload, Mapping) else None
+        return subject if isinstance(subject, str) else None
+
+    def objection_to(self, event_type: str, payload: object) -> str | None:
+        """Why this event could never be delivered, in words; None when it can."""
+        try:
+            self._validate(event_type, payload)
+        except UnreadableEvent as error:
+            return str(error)
+        return None
+
+    def read(self, event: Event) -> LifecycleEvent:
+        """Return the lifecycle event that was stored, or raise UnreadableEvent."""
+        return self._validate(event.event_type, json.loads(event.payload))
+
+    def _validate(self, event_type: str, payload: object) -> LifecycleEvent:
+        if (model := self._by_type.get(event_type)) is None:
+            raise UnreadableEvent(f"unknown event type {event_type!r}; known are {', '.join(self._by_type)}")
+        try:
+            return model.model_validate(payload)
+        except ValidationError as error:
+            raise UnreadableEvent(_in_words(event_type, error)) from None
+
+    def _property_of(self, field_name: str) -> ContactProperty:
+        return next(it for name, it in _annotated_properties(self.events[0]) if name == field_name)
+
+
+def _annotated_properties(event: type[LifecycleEvent]) -> Iterable[tuple[str, ContactProperty]]:
+    for name, info in event.model_fields.items():
+        for annotation in info.metadata:
+            if isinstance(annotation, ContactProperty):
+                yield name, annotation
+
+
+def _written(value: object) -> str:
+    """The value in HubSpot's notation: everything is a string on the wire."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return str(value)
+
+
+def _in_words(event_type: str, error: ValidationError) -> str:
+    problems = (
+        f"{'.'.join(map(str, it['loc'])) or 'payload'}: {it['msg']}"
+        for it in error.errors(include_url=False, include_input=False)
+    )
+    return f"{event_type} cannot be delivered: {'; '.join(problems)}"

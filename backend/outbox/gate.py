@@ -1,0 +1,235 @@
+"""What holds deliveries back for every process: the rate, a throttle, an outage, a hold. One row per outbox.
+
+    open ──429, quota──▶ throttled ──its time has come──▶ open
+    open ──3 requests in a row got no answer──▶ throttled (outage) ──a probe succeeded──▶ open
+    open ──only a person can mend it──▶ held ──a probe succeeded──▶ open
+
+While an outage or a hold lasts, one request at a time may pass as a probe; each that fails moves the next one away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TypeVar
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Float,
+    Update,
+    and_,
+    bindparam,
+    case,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+
+from outbox.clock import DatabaseNow, SecondsUntil
+from outbox.lease import Lease
+from outbox.model import GateState, Outbox
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# A request is given up after this long, so a lease that covers it covers the request.
+REQUEST_DEADLINE = timedelta(seconds=10)
+OUTAGES_TO_CLOSE = 3
+OUTAGE_PROBE_FIRST = timedelta(seconds=2)
+OUTAGE_PROBE_MAX = timedelta(seconds=60)
+HOLD_PROBE_EVERY = timedelta(seconds=60)
+
+
+class GateShut(Exception):
+    """Deliveries are held back; nothing may be sent now."""
+
+    def __init__(self, status: GateStatus) -> None:
+        super().__init__(f"{status.state}: {status.reason}")
+        self.status = status
+
+
+class LeaseEnding(Exception):
+    """The claim's lease does not cover another request; nothing may be sent for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatus:
+    """`until` is when the gate opens by itself, or lets the next probe pass."""
+
+    state: GateState
+    until: datetime | None = None
+    reason: str | None = None
+    wait_seconds: float = 0.0
+
+    def as_json(self) -> dict[str, str | None]:
+        until = None if self.until is None else self.until.isoformat()
+        return {"state": self.state.value, "until": until, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Leave to send one request. A probe's success opens the gate."""
+
+    is_probe: bool
+    outages: int
+
+
+class Gate:
+    """One process's view of its outbox's gate."""
+
+    def __init__(self, outbox: Outbox, engine: Engine, requests_per_second: float) -> None:
+        self._outbox = outbox
+        self._engine = engine
+        self._interval_seconds = 1 / requests_per_second
+        self._shuts = 0
+        self._shut_until = float("-inf")
+
+    async def enter(self, lease: Lease) -> Entry:
+        """Wait for the next free slot and return leave to send one request in it; raise GateShut or LeaseEnding."""
+        shuts = self._shuts
+        entry, wait_seconds = await self._take_slot()
+        await asyncio.sleep(max(0.0, wait_seconds))
+        if self._shuts != shuts and not entry.is_probe:
+            raise GateShut(await self.refresh())
+        if not lease.covers(REQUEST_DEADLINE):
+            raise LeaseEnding
+        return entry
+
+    def shut_for(self) -> timedelta:
+        """How long the gate stays shut, as far as this process knows; zero when a request may try."""
+        return max(timedelta(0), timedelta(seconds=self._shut_until - time.monotonic()))
+
+    async def refresh(self) -> GateStatus:
+        """Read the gate, which another process or a person may have opened or shut."""
+        status = await self._do(lambda connection: read_gate(connection, self._outbox))
+        self._shut_until = time.monotonic() + status.wait_seconds
+        return status
+
+    async def prepare(self) -> None:
+        """Make sure the gate's row exists, and let the first request probe a hold: the token may be new."""
+        await self._do(self._prepare)
+
+    async def throttle(self, wait: timedelta, reason: str) -> None:
+        """Shut the gate for `wait`; it then opens by itself."""
+        await self._shut(GateState.THROTTLED, wait, reason)
+
+    async def hold(self, reason: str) -> None:
+        """Shut the gate until a probe succeeds; `reason` names the remedy."""
+        await self._shut(GateState.HELD, HOLD_PROBE_EVERY, reason)
+
+    async def record_outage(self, entry: Entry, error: str) -> None:
+        """Count a request that got no usable answer; several in a row shut the gate."""
+        outages = await self._do(self._count_outage)
+        if outages < OUTAGES_TO_CLOSE and not entry.is_probe:
+            return
+        doublings = min(max(0, outages - OUTAGES_TO_CLOSE), 10)
+        wait = min(OUTAGE_PROBE_FIRST * 2**doublings, OUTAGE_PROBE_MAX)
+        await self._shut(GateState.THROTTLED, wait, f"outage: {error}")
+
+    async def record_success(self, entry: Entry) -> None:
+        """Forget earlier outages, and open the gate if the request was its probe."""
+        if entry.is_probe or entry.outages:
+            await self._do(lambda connection: self._reopen(connection, entry))
+
+    async def _shut(self, state: GateState, wait: timedelta, reason: str) -> None:
+        self._shuts += 1
+        if await self._do(lambda connection: self._shut_row(connection, state, wait, reason)):
+            log.warning("Deliveries are %s: %s", state, reason, extra={"gate": str(state)})
+        await self.refresh()
+
+    async def _do(self, function: Callable[[Connection], T]) -> T:
+        def in_transaction() -> T:
+            with self._engine.begin() as connection:
+                return function(connection)
+
+        return await asyncio.to_thread(in_transaction)
+
+    async def _take_slot(self) -> tuple[Entry, float]:
+        parameters = {"interval": self._interval_seconds}
+        row = await self._do(lambda connection: connection.execute(_take_slot(self._outbox), parameters).one_or_none())
+        if row is None:
+            raise GateShut(await self.refresh())
+        is_probe = GateState(row.state) is not GateState.OPEN
+        return Entry(is_probe, row.outages), row.wait_seconds - self._interval_seconds
+
+    def _prepare(self, connection: Connection) -> None:
+        gate = self._outbox.gate
+        if connection.execute(select(gate.c.id)).one_or_none() is None:
+            connection.execute(insert(gate).values(id=1, next_slot_at=DatabaseNow()))
+        connection.execute(update(gate).where(gate.c.state == GateState.HELD.value).values(until=DatabaseNow()))
+
+    def _shut_row(self, connection: Connection, state: GateState, wait: timedelta, reason: str) -> bool:
+        """Shut the row unless something stronger holds it; true when its state or reason is new."""
+        gate = self._outbox.gate
+        before = read_gate(connection, self._outbox)
+        until = DatabaseNow(wait.total_seconds())
+        is_weaker = and_(gate.c.state == GateState.HELD.value, literal(state is not GateState.HELD))
+        # A throttle of this moment cannot shorten one that lasts longer, as a daily limit does.
+        is_shorter = and_(gate.c.state == state.value, gate.c.until > until, gate.c.outages < OUTAGES_TO_CLOSE)
+        connection.execute(
+            update(gate)
+            .where(~is_weaker, or_(gate.c.until.is_(None), ~is_shorter))
+            .values(state=state.value, until=until, reason=reason)
+        )
+        after = read_gate(connection, self._outbox)
+        return (before.state, before.reason) != (after.state, after.reason)
+
+    def _count_outage(self, connection: Connection) -> int:
+        gate = self._outbox.gate
+        statement = update(gate).values(outages=gate.c.outages + 1).returning(gate.c.outages)
+        outages: int = connection.execute(statement).scalar_one()
+        return outages
+
+    def _reopen(self, connection: Connection, entry: Entry) -> None:
+        gate = self._outbox.gate
+        connection.execute(update(gate).values(outages=0))
+        if entry.is_probe:
+            opened = update(gate).values(state=GateState.OPEN.value, until=null(), reason=null())
+            connection.execute(opened.where(gate.c.state != GateState.OPEN.value))
+            log.info("Deliveries go on.", extra={"gate": "open"})
+
+
+def read_gate(connection: Connection, outbox: Outbox) -> GateStatus:
+    g = outbox.gate.c
+    row = connection.execute(
+        select(g.state, g.until, g.reason, SecondsUntil(g.until).label("wait_seconds"))
+    ).one_or_none()
+    if row is None:
+        return GateStatus(GateState.OPEN)
+    return GateStatus(GateState(row.state), row.until, row.reason, max(0.0, row.wait_seconds or 0.0))
+
+
+@lru_cache(maxsize=16)
+def _take_slot(outbox: Outbox) -> Update:
+    """Take the next slot: one interval after the last for everyone (the generic cell rate algorithm with burst 1)."""
+    gate = outbox.gate
+    g = gate.c
+    now = DatabaseNow()
+    interval = bindparam("interval", type_=Float)
+    is_due = g.until <= now
+    is_throttle = and_(g.state == GateState.THROTTLED.value, g.outages < OUTAGES_TO_CLOSE)
+    slot = case((g.next_slot_at > now, g.next_slot_at), else_=now)
+    return (
+        update(gate)
+        .where(or_(g.state == GateState.OPEN.value, is_due))
+        .values(
+            next_slot_at=DatabaseNow(SecondsUntil(slot) + interval),
+            # A throttle whose time has come is over; an outage or a hold lets this one request probe it.
+            state=case((is_throttle, GateState.OPEN.value), else_=g.state),
+            reason=case((is_throttle, null()), else_=g.reason),
+            until=case(
+                (or_(g.state == GateState.OPEN.value, is_throttle), null()),
+                else_=DatabaseNow(REQUEST_DEADLINE.total_seconds()),
+            ),
+        )
+        .returning(g.state, g.outages, SecondsUntil(g.next_slot_at).label("wait_seconds"))
+    )

@@ -1,0 +1,188 @@
+"""Rows into the outbox's table under a savepoint of the caller's transaction: one round trip where the driver can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import (
+    Connection,
+    Dialect,
+    FromClause,
+    Insert,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+from outbox.clock import DatabaseNowExactly
+from outbox.model import ATTEMPTS_MAX, EventId, Outbox
+from outbox.sqlite import begin_if_needed
+
+if TYPE_CHECKING:
+    import psycopg
+
+# A request does not wait longer for someone who has the outbox locked, a migration say.
+LOCK_TIMEOUT = "1s"
+_ROWS_PER_STATEMENT = 1000
+_SAVEPOINT = "outbox_write"
+# The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
+_SET_LOCK_TIMEOUT = (
+    "SELECT set_config('outbox.caller_lock_timeout', current_setting('lock_timeout'), true), "
+    f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+)
+_RESTORE_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('outbox.caller_lock_timeout'), true)"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    event_id: str
+    event_type: str
+    subject: str
+    payload: str
+    error: str | None
+    traceparent: str | None
+
+
+class Savepoint(Protocol):
+    """A savepoint of the caller's transaction that takes rows."""
+
+    def insert(self, outbox: Outbox, rows: list[Row]) -> None:
+        """Insert all rows and release the savepoint; after an error it is still to be rolled back."""
+
+    def roll_back(self) -> None:
+        """Leave the transaction as it was before, or raise when it or its connection is gone."""
+
+
+def open_savepoint(connection: Connection) -> Savepoint:
+    if connection.dialect.driver in ("psycopg", "psycopg_async"):
+        return _PipelinedSavepoint(connection)
+    return _PlainSavepoint(connection)
+
+
+class _PlainSavepoint:
+    """Statement by statement, through SQLAlchemy: SQLite, where a round trip is a function call, and other drivers."""
+
+    def __init__(self, connection: Connection) -> None:
+        if connection.dialect.name == "sqlite":
+            begin_if_needed(connection)
+        self._connection = connection
+        self._savepoint = connection.begin_nested()
+
+    def insert(self, outbox: Outbox, rows: list[Row]) -> None:
+        is_postgresql = self._connection.dialect.name == "postgresql"
+        if is_postgresql:
+            self._connection.exec_driver_sql(_SET_LOCK_TIMEOUT)
+        statement = insert_rows(outbox, self._connection.dialect.name)
+        for parameters in _as_parameters(rows):
+            self._connection.execute(statement, parameters)
+        if is_postgresql:
+            self._connection.exec_driver_sql(_RESTORE_LOCK_TIMEOUT)
+        self._savepoint.commit()
+
+    def roll_back(self) -> None:
+        self._savepoint.rollback()
+
+
+class _PipelinedSavepoint:
+    """All statements in one psycopg pipeline, so that a transaction pays one round trip however many its events."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, outbox: Outbox, rows: list[Row]) -> None:
+        sql = _driver_sql(outbox, self._connection.dialect)
+        statements: list[tuple[str, dict[str, str] | None]] = [
+            (f"SAVEPOINT {_SAVEPOINT}", None),
+            (_SET_LOCK_TIMEOUT, None),
+            *((sql, parameters) for parameters in _as_parameters(rows)),
+            (_RESTORE_LOCK_TIMEOUT, None),
+            (f"RELEASE SAVEPOINT {_SAVEPOINT}", None),
+        ]
+        dbapi_connection: Any = self._connection.connection.dbapi_connection
+        if self._connection.dialect.is_async:
+            dbapi_connection.run_async(lambda driver: _run_pipelined_async(driver, statements))
+        else:
+            _run_pipelined(dbapi_connection, statements)
+
+    def roll_back(self) -> None:
+        # Through SQLAlchemy, which tells a lost connection from a refused statement, and renews the pool.
+        self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+        self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+
+
+def _run_pipelined(driver: psycopg.Connection[Any], statements: list[tuple[str, dict[str, str] | None]]) -> None:
+    with driver.pipeline():
+        for sql, parameters in statements:
+            driver.execute(sql.encode(), parameters)
+
+
+async def _run_pipelined_async(
+    driver: psycopg.AsyncConnection[Any], statements: list[tuple[str, dict[str, str] | None]]
+) -> None:
+    async with driver.pipeline():
+        for sql, parameters in statements:
+            await driver.execute(sql.encode(), parameters)
+
+
+def _as_parameters(rows: list[Row]) -> Iterator[dict[str, str]]:
+    """Rows travel as one JSON array: a VALUES list would break at 65,535 parameters."""
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        chunk = rows[start : start + _ROWS_PER_STATEMENT]
+        yield {"rows": json.dumps([{"position": i, **asdict(row)} for i, row in enumerate(chunk)])}
+
+
+@lru_cache(maxsize=64)
+def _driver_sql(outbox: Outbox, dialect: Dialect) -> str:
+    return str(insert_rows(outbox, dialect.name).compile(dialect=dialect))
+
+
+@lru_cache(maxsize=64)
+def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
+    """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed."""
+    rows = _rows_of(dialect_name)
+    is_failed = rows.c.error.is_not(None)
+    now = DatabaseNowExactly()
+    values = {
+        "event_id": rows.c.event_id,
+        "event_type": rows.c.event_type,
+        "subject": rows.c.subject,
+        "payload": rows.c.payload,
+        "created_at": now,
+        "available_at": now,
+        "failed_at": case((is_failed, now), else_=null()),
+        "attempt_count": case((is_failed, literal_column(str(ATTEMPTS_MAX))), else_=literal_column("0")),
+        "last_error": rows.c.error,
+        "traceparent": rows.c.traceparent,
+    }
+    return insert(outbox.events).from_select(
+        list(values),
+        select(*values.values()).select_from(rows).order_by(rows.c.position),
+        include_defaults=False,
+    )
+
+
+def _rows_of(dialect_name: str) -> FromClause:
+    """The bound JSON array as a table."""
+    names = ("event_type", "subject", "payload", "error", "traceparent")
+    if dialect_name == "sqlite":
+        each = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
+        members = ("position", "event_id", *names)
+        return select(*(func.json_extract(each.c.value, f"$.{name}").label(name) for name in members)).subquery()
+    return (
+        func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
+        .table_valued(column("position", Integer), column("event_id", EventId), *(column(name, Text) for name in names))
+        .render_derived(name="rows", with_types=True)
+    )

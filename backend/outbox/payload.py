@@ -1,0 +1,49 @@
+"""Any object becomes text that every database stores: ASCII JSON, or an honest account of why it is none."""
+
+from __future__ import annotations
+
+import json
+
+# HubSpot's values are short; what is longer is a mistake that a person should see.
+PAYLOAD_BYTES_MAX = 64 * 1024
+# Beyond this only the beginning is kept, so that a mistake cannot fill the database.
+STORED_BYTES_MAX = 1024 * 1024
+_BEGINNING_CHARS = 16 * 1024
+
+
+def encode_payload(payload: object) -> tuple[str, str | None]:
+    """Return `payload` as ASCII JSON, and why it can never be delivered, if so."""
+    try:
+        text = json.dumps(payload, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        return _beginning_of("unreadable", _describe(payload)), f"payload is no JSON: {error}"
+    if not isinstance(payload, dict):
+        return _beginning_of(
+            "unreadable", text
+        ), f"payload is a {type(payload).__name__}; pass an object with named fields"
+    if len(text) > STORED_BYTES_MAX:
+        return _beginning_of("truncated", text), _too_long(text)
+    return text, _too_long(text) if len(text) > PAYLOAD_BYTES_MAX else None
+
+
+def storable(text: str) -> str:
+    """Return `text` without what PostgreSQL refuses: NUL and lone surrogates appear as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _describe(payload: object) -> str:
+    try:
+        return repr(payload)
+    except RecursionError:
+        return object.__repr__(payload)
+
+
+def _beginning_of(key: str, text: str) -> str:
+    account: dict[str, str | int] = {key: text[:_BEGINNING_CHARS]}
+    if len(text) > _BEGINNING_CHARS:
+        account["length"] = len(text)
+    return json.dumps(account)
+
+
+def _too_long(text: str) -> str:
+    return f"payload has {len(text)} bytes; {PAYLOAD_BYTES_MAX} is the most: send references, not documents"

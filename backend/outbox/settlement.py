@@ -1,0 +1,89 @@
+"""Outcomes become the rows that settle a batch. Pure: the one place that decides who is charged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import assert_never
+
+from outbox.model import ATTEMPTS_MAX, Event, State
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.payload import storable
+from outbox.retry import backoff
+
+_ERROR_CHARS_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How one event leaves its claim."""
+
+    id: int
+    state: State
+    attempt_count: int
+    last_error: str | None
+    dry_run: bool = False
+    wait_seconds: float = 0.0
+
+
+def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Random) -> list[Settlement]:
+    """Return a settlement for every event, in order.
+
+    Of a subject's events only the first that went wrong is charged: those behind it were merged with it or waited for
+    it, and go back as they were. An event that got no outcome is treated as one that went wrong.
+    """
+    settlements = []
+    charged: set[str] = set()
+    for event in events:
+        outcome = outcomes.get(event.id, Retry("the destination gave no outcome for this event"))
+        if event.subject in charged and isinstance(outcome, Retry | Rejected):
+            outcome = Postponed()
+        if isinstance(outcome, Retry):
+            charged.add(event.subject)
+        settlements.append(_settle_one(event, outcome, random))
+    return settlements
+
+
+def charge_lost_leases(events: Iterable[Event], random: Random) -> list[Settlement]:
+    """Settle events whose worker lost its lease, as if each had gone wrong."""
+    lost = Retry("the worker that had claimed it stopped answering")
+    events = sorted(events, key=lambda event: event.id)
+    return settle(events, {event.id: lost for event in events}, random)
+
+
+def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
+    match outcome:
+        case Delivered(dry_run):
+            return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run)
+        case Rejected(error):
+            return Settlement(event.id, State.FAILED, ATTEMPTS_MAX, _bounded(error))
+        case Retry(error):
+            return _charge(event, error, random)
+        case Postponed(reason, wait):
+            return _hand_back(event, reason, wait)
+        case _:
+            assert_never(outcome)
+
+
+def _charge(event: Event, error: str, random: Random) -> Settlement:
+    attempts, error = event.attempt_count + 1, _bounded(error)
+    if attempts >= ATTEMPTS_MAX:
+        return Settlement(event.id, State.FAILED, attempts, error)
+    wait = backoff(attempts, random)
+    return Settlement(event.id, State.PENDING, attempts, error, wait_seconds=wait.total_seconds())
+
+
+def _hand_back(event: Event, reason: str | None, wait: timedelta) -> Settlement:
+    return Settlement(
+        event.id,
+        State.PENDING,
+        event.attempt_count,
+        event.last_error if reason is None else _bounded(reason),
+        wait_seconds=wait.total_seconds(),
+    )
+
+
+def _bounded(error: str) -> str:
+    return storable(error[:_ERROR_CHARS_MAX])

@@ -1,0 +1,246 @@
+"""The worker: claim, deliver, settle; sleep only when there is nothing to do.
+
+┌─▶ claim ─▶ deliver (up to `concurrency` at once, each holding a lease) ─▶ settle ─┐
+└── wake-up · next retry due · poll ◀── nothing to claim, or the gate is shut ◀─────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from random import Random
+from typing import TypeVar
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from outbox import queries, settlement, wakeup
+from outbox.gate import Gate, GateShut, LeaseEnding
+from outbox.lease import LEASE, RENEW_EVERY, Lease
+from outbox.model import Event, Outbox
+from outbox.outcome import Outcome, Postponed, Retry
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+POLL_INTERVAL = timedelta(seconds=10)
+STOP_DEADLINE = timedelta(seconds=10)
+SWEEP_EVERY = timedelta(seconds=5)
+_EXPIRED_PER_SWEEP = 1000
+_DATABASE_RETRY_FIRST_SECONDS = 0.5
+_DATABASE_RETRY_MAX_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Events in hand, in order, and the lease under which they may be delivered."""
+
+    lease: Lease
+    events: Sequence[Event]
+
+
+Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
+"""A destination: try to deliver the claim's events, and return an outcome for each event's `id`."""
+
+
+class Worker:
+    """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        engine: Engine,
+        deliver: Deliver,
+        gate: Gate,
+        *,
+        types: Sequence[str],
+        batch_size: int = 50,
+        concurrency: int = 4,
+        random: Random | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._engine = engine
+        self._deliver = deliver
+        self._gate = gate
+        self._types = types
+        self._batch_size = batch_size
+        self._concurrency = concurrency
+        self._random = random or Random()  # noqa: S311  # Jitter is no secret.
+        self._bell = wakeup.WakeUp()
+        self._leases: dict[str, Lease] = {}
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._swept_at = float("-inf")
+        self._is_stopping = False
+
+    async def run(self) -> None:
+        """Deliver until `stop`; a database that is away is waited for."""
+        wakeup.subscribe(self._outbox, self._bell)
+        await self._patiently(self._gate.prepare)
+        renewals = asyncio.create_task(self._keep_leases())
+        try:
+            while not self._is_stopping:
+                if not await self._patiently(self._start_next):
+                    await self._patiently(self._sleep)
+        finally:
+            await self._finish(renewals)
+
+    async def drain(self) -> None:
+        """Deliver what is due, and return when nothing more is or the gate is shut."""
+        await self._gate.prepare()
+        renewals = asyncio.create_task(self._keep_leases())
+        try:
+            while await self._start_next() or self._deliveries:
+                await self._bell.wait(timedelta(0) if self._has_room() else POLL_INTERVAL)
+        finally:
+            await self._finish(renewals)
+
+    def stop(self) -> None:
+        """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
+        self._is_stopping = True
+        self._bell.ring()
+
+    async def _start_next(self) -> bool:
+        """Begin the delivery of one more batch; false when there is none to begin now."""
+        if not self._has_room() or self._gate.shut_for() > timedelta(0):
+            return False
+        await self._charge_lost_leases()
+        claim = await self._claim()
+        if claim is None:
+            return False
+        task = asyncio.create_task(self._deliver_and_settle(claim))
+        self._deliveries.add(task)
+        task.add_done_callback(self._forget)
+        return True
+
+    async def _sleep(self) -> None:
+        """Sleep until a commit, the end of a delivery, the next retry, the gate, or the poll."""
+        wait = POLL_INTERVAL
+        if (shut_for := self._gate.shut_for()) > timedelta(0):
+            wait = min(wait, shut_for)
+        elif self._has_room():
+            next_retry = await self._transact(queries.seconds_to_next_retry, self._outbox)
+            wait = min(wait, timedelta(seconds=next_retry)) if next_retry is not None else wait
+        await self._bell.wait(wait)
+        if shut_for > timedelta(0):
+            await self._gate.refresh()
+
+    async def _claim(self) -> Claim | None:
+        token = uuid4().hex
+        began_at = time.monotonic()
+        events = await self._transact(
+            queries.claim,
+            self._outbox,
+            types=self._types,
+            token=token,
+            lease=LEASE,
+            limit=self._batch_size,
+        )
+        if not events:
+            return None
+        lease = Lease(token, began_at + LEASE.total_seconds())
+        self._leases[token] = lease
+        return Claim(lease, events)
+
+    async def _deliver_and_settle(self, claim: Claim) -> None:
+        outcomes = await self._outcomes_of(claim)
+        settlements = settlement.settle(claim.events, outcomes, self._random)
+        settled = await self._patiently(
+            partial(self._transact, queries.settle, self._outbox, claim.lease.token, settlements)
+        )
+        del self._leases[claim.lease.token]
+        if settled is not None and (lost := len(settlements) - len(settled)):
+            log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
+
+    async def _outcomes_of(self, claim: Claim) -> Mapping[int, Outcome]:
+        outcome: Outcome
+        try:
+            return await self._deliver(claim, self._gate)
+        except (GateShut, LeaseEnding, DBAPIError, PoolTimeout):
+            outcome = Postponed()
+        except Exception as error:  # A bug must cost an attempt, never an event.
+            log.exception("The destination failed on %d events.", len(claim.events))
+            outcome = Retry(f"{type(error).__name__}: {error}")
+        return {event.id: outcome for event in claim.events}
+
+    async def _charge_lost_leases(self) -> None:
+        """Charge events whose worker died, so that one that kills its worker is failed in the end."""
+        now = time.monotonic()
+        if now - self._swept_at < SWEEP_EVERY.total_seconds():
+            return
+        self._swept_at = now
+        token = uuid4().hex
+
+        def take_and_charge(connection: Connection) -> int:
+            events = queries.take_expired(connection, self._outbox, token=token, lease=LEASE, limit=_EXPIRED_PER_SWEEP)
+            charges = settlement.charge_lost_leases(events, self._random)
+            return len(queries.settle(connection, self._outbox, token, charges))
+
+        if count := await self._transact(take_and_charge):
+            log.warning("Took %d events back from a worker that stopped answering.", count)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            held_before = dict(self._leases)
+            began_at = time.monotonic()
+            held = await self._patiently(partial(self._transact, queries.renew, self._outbox, list(held_before), LEASE))
+            for token in held or ():
+                held_before[token].extend(began_at)
+
+    async def _finish(self, renewals: asyncio.Task[None]) -> None:
+        self._is_stopping = True
+        if self._deliveries:
+            _, late = await asyncio.wait(self._deliveries, timeout=STOP_DEADLINE.total_seconds())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        renewals.cancel()
+        await asyncio.gather(renewals, return_exceptions=True)
+        for token in list(self._leases):
+            await self._transact(queries.hand_back, self._outbox, token)
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Run a step again until the database answers; None when the worker is stopped meanwhile."""
+        wait = _DATABASE_RETRY_FIRST_SECONDS
+        while True:
+            try:
+                return await step()
+            except (DBAPIError, PoolTimeout) as error:
+                log.warning(
+                    "The database does not serve the outbox (%s); trying again in %.1f s. A missing table is created "
+                    "by the migrations.",
+                    _first_line(error),
+                    wait,
+                )
+            if self._is_stopping:
+                return None
+            await self._bell.wait(timedelta(seconds=wait))
+            wait = min(wait * 2, _DATABASE_RETRY_MAX_SECONDS)
+
+    async def _transact(self, statement: Callable[..., T], *args: object, **kwargs: object) -> T:
+        def in_transaction() -> T:
+            with self._engine.begin() as connection:
+                return statement(connection, *args, **kwargs)
+
+        return await asyncio.to_thread(in_transaction)
+
+    def _has_room(self) -> bool:
+        return len(self._deliveries) < self._concurrency
+
+    def _forget(self, delivery: asyncio.Task[None]) -> None:
+        self._deliveries.discard(delivery)
+        # Its subjects' next events may be claimed now.
+        self._bell.ring()
+        if not delivery.cancelled() and (error := delivery.exception()) is not None:
+            log.error("A delivery ended unsettled; its lease will run out.", exc_info=error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,112 @@
+"""Every database test runs on a SQLite file and on a PostgreSQL that the tests start themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from app.database import create_database_engine
+from tests.postgres import PostgresMissing, run_postgres
+
+BACKEND = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_of_this_machine() -> None:
+    """Tests state their own settings; what a developer has exported is not among them."""
+    for name in list(os.environ):
+        if name.startswith("HUBSPOT_") or name in ("DATABASE_URL", "OPERATOR_TOKEN", "CHARGER_SERVICE_KEY"):
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server without a database name; TEST_DATABASE_URL names one of your own."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield make_url(url).set(drivername="postgresql+psycopg", database=None).render_as_string(hide_password=False)
+        return
+    try:
+        with run_postgres() as url:
+            yield url
+    except PostgresMissing as missing:
+        missing_tool(str(missing))
+
+
+def missing_tool(reason: str) -> None:
+    """Skip where a machine lacks what a test needs; where CI=1, that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def _migrated_template(postgres_server: str) -> str:
+    """The name of a migrated database that tests' databases are copied from: faster than migrating each."""
+    name = f"template_{uuid4().hex}"
+    _execute(postgres_server, f"CREATE DATABASE {name}")
+    migrate(f"{postgres_server}/{name}")
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh, empty PostgreSQL database."""
+    yield from _postgres_database(postgres_server, "template1")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A fresh SQLite file, not yet there."""
+    return f"sqlite:///{tmp_path / 'nerava.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, empty database, once of each kind."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> Iterator[str]:
+    """A fresh database migrated to head, once of each kind."""
+    if request.param == "sqlite":
+        migrate(sqlite_url)
+        yield sqlite_url
+        return
+    template = request.getfixturevalue("_migrated_template")
+    yield from _postgres_database(request.getfixturevalue("postgres_server"), template)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_database_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    config = Config(BACKEND / "alembic.ini")
+    config.attributes["url"] = url
+    command.upgrade(config, revision)
+
+
+def _postgres_database(server: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid4().hex}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield f"{server}/{name}"
+    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(server: str, statement: str) -> None:
+    engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()

