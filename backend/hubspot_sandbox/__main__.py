@@ -1,0 +1,39 @@
+"""`python -m hubspot_sandbox`: the sandbox in the foreground."""
+
+import logging
+import sys
+
+import typer
+
+from hubspot_sandbox.account import Account, AccountSettings
+from hubspot_sandbox.server import SandboxServer
+
+
+def main(
+    port: int = typer.Option(8025, help="Where it listens."),
+    host: str = typer.Option("127.0.0.1", help="It asks nobody for a password: keep it on loopback."),
+    seed: int | None = typer.Option(None, help="Makes ids and the order of results repeatable."),
+    rate_max: int = typer.Option(190, help="Requests allowed in any ten seconds, per token."),
+    daily_max: int = typer.Option(625_000, help="Requests allowed a day, for the account."),
+    portal_id: int = typer.Option(12345678, help="The account's id."),
+    token: list[str] = typer.Option([], help="A token to accept; repeatable. Without any, every token is accepted."),
+    time_zone: str = typer.Option("US/Eastern", help="Where the account's day ends at midnight."),
+    quiet: bool = typer.Option(False, "--quiet", help="Do not log requests."),
+) -> None:
+    """A HubSpot on your laptop: contacts, properties, limits and faults on request. Ctrl-C ends it."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("hubspot_sandbox").setLevel(logging.WARNING if quiet else logging.INFO)
+    settings = AccountSettings(
+        portal_id=portal_id,
+        tokens=frozenset(token),
+        requests_per_ten_seconds=rate_max,
+        requests_per_day=daily_max,
+        time_zone=time_zone,
+        seed=seed,
+    )
+    typer.echo(f"HubSpot sandbox on http://{host}:{port}")
+    SandboxServer(Account(settings), host=host, port=port).run()
+
+
+if __name__ == "__main__":
+    typer.run(main)
