@@ -1,4 +1,4 @@
-"""Migrates the database of DATABASE_URL, or the connection or URL in `config.attributes`."""
+"""Migrates the database of DATABASE_URL; a caller in Python may hand in `connection` or `database_url` as attributes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ config = context.config
 
 
 def database_url() -> str:
-    url = config.attributes.get("url")
+    url = config.attributes.get("database_url")
     return normalise_database_url(url) if url else Settings().database_url
 
 
@@ -23,9 +23,9 @@ def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
+        # SQLite's DDL takes part in transactions too, once they begin as SQLAlchemy says.
+        transactional_ddl=True,
         render_as_batch=connection.dialect.name == "sqlite",
-        # A migration that fails leaves the ones before it done, on both databases.
-        transaction_per_migration=True,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -40,7 +40,8 @@ def print_sql() -> None:
 def migrate_by_url() -> None:
     engine = create_database_engine(database_url())
     try:
-        with engine.connect() as connection:
+        # One transaction for all of them: a migration that fails leaves the database as it was.
+        with engine.begin() as connection:
             migrate(connection)
     finally:
         engine.dispose()

@@ -31,6 +31,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     false,
 )
@@ -108,7 +109,7 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         name,
         metadata,
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-        Column("event_id", EventId, nullable=False, unique=True),
+        Column("event_id", EventId, nullable=False),
         Column("event_type", Text, nullable=False),
         Column("subject", Text, nullable=False),
         Column("payload", Text, nullable=False),
@@ -122,6 +123,7 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("last_error", Text),
         Column("dry_run", Boolean, nullable=False, server_default=false()),
         Column("traceparent", Text),
+        UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
         CheckConstraint("(claimed_until IS NULL) = (claim_token IS NULL)", name=f"ck_{name}_claim_is_whole"),
         CheckConstraint(
             f"(attempt_count >= {ATTEMPTS_MAX}) = (failed_at IS NOT NULL)", name=f"ck_{name}_failed_is_spent"

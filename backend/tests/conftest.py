@@ -94,7 +94,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 def migrate(url: str, revision: str = "head") -> None:
     config = Config(BACKEND / "alembic.ini")
-    config.attributes["url"] = url
+    config.attributes["database_url"] = url
     command.upgrade(config, revision)
 
 

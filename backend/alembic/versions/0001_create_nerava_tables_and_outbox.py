@@ -88,9 +88,7 @@ def create_wallets() -> None:
         sa.Column("earned_count", sa.BigInteger, nullable=False),
         sa.Column("redeemed_count", sa.BigInteger, nullable=False),
         sa.CheckConstraint("balance >= 0", name="ck_wallets_balance_not_negative"),
-        sa.CheckConstraint(
-            "balance = lifetime_earned - lifetime_redeemed", name="ck_wallets_balance_adds_up"
-        ),
+        sa.CheckConstraint("balance = lifetime_earned - lifetime_redeemed", name="ck_wallets_balance_adds_up"),
     )
     op.create_table(
         "wallet_passes",

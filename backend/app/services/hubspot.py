@@ -18,8 +18,9 @@ def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) 
     to see. Whether HubSpot is switched on does not matter here.
     """
     event_id = uuid4()
-    subject = CATALOG.subject_of(payload)
+    subject = None
     try:
+        subject = CATALOG.subject_of(payload)
         objection = CATALOG.objection_to(event_type, payload)
         return enqueue(db, OUTBOX, event_type, subject, payload, error=objection, event_id=event_id)
     except Exception as error:  # noqa: BLE001  # HubSpot must never break a request.
