@@ -1,10 +1,15 @@
-"""The database: the engine, and the two ways a request waits for another one."""
+"""The database: the engine, how requests wait for each other, and which migration it has."""
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, create_engine, func, select
+from functools import cache
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.settings import BACKEND
 from outbox.sqlite import BUSY_TIMEOUT, configure_engine
 
 # Requests wait for each other's rows as long as SQLite's writers wait for their turn; then they answer 503.
@@ -43,3 +48,14 @@ def lock_name(db: Session, name: str) -> None:
     """
     if db.get_bind().dialect.name == "postgresql":
         db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+@cache
+def head_revision() -> str | None:
+    """The newest migration that this application knows."""
+    return ScriptDirectory(str(BACKEND / "alembic")).get_current_head()
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The newest migration that the database has; None when it has none."""
+    return MigrationContext.configure(connection).get_current_revision()

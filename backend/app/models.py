@@ -64,9 +64,7 @@ class Driver(Base):
     created_at: Mapped[datetime]
 
     wallet: Mapped[Wallet] = relationship(back_populates="driver")
-    passes: Mapped[list[WalletPass]] = relationship(
-        back_populates="driver", order_by="WalletPass.installed_at"
-    )
+    passes: Mapped[list[WalletPass]] = relationship(back_populates="driver", order_by="WalletPass.installed_at")
 
 
 class OtpChallenge(Base):
@@ -142,6 +140,8 @@ class NovaGrant(Base):
     new_balance: Mapped[int]
     created_at: Mapped[datetime]
 
+    driver: Mapped[Driver] = relationship()
+
 
 class Redemption(Base):
     """Nova spent at a merchant. `new_balance` and `is_first` are what a repeated request is answered with."""
@@ -167,6 +167,8 @@ class Redemption(Base):
     new_balance: Mapped[int]
     is_first: Mapped[bool] = mapped_column(Boolean)
     redeemed_at: Mapped[datetime]
+
+    driver: Mapped[Driver] = relationship()
 
 
 OUTBOX = define_outbox(Base.metadata)

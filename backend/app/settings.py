@@ -53,13 +53,9 @@ def normalise_database_url(text: str) -> str:
         url = make_url(text)
     except ArgumentError:
         # The text is not repeated: it may hold a password.
-        raise ValueError(
-            "DATABASE_URL is no database URL; write sqlite:///nerava.db or postgresql://…"
-        ) from None
+        raise ValueError("DATABASE_URL is no database URL; write sqlite:///nerava.db or postgresql://…") from None
     if url.drivername not in _DRIVERS:
-        raise ValueError(
-            f"DATABASE_URL begins with {url.drivername}://; Nerava runs on sqlite:// and postgresql://"
-        )
+        raise ValueError(f"DATABASE_URL begins with {url.drivername}://; Nerava runs on sqlite:// and postgresql://")
     url = url.set(drivername=_DRIVERS[url.drivername])
     if url.drivername == "sqlite":
         if url.database in (None, "", ":memory:"):

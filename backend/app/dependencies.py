@@ -1,0 +1,71 @@
+"""What routes are handed: the parts of the running application, and the credentials of the request."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from hubspot_sync.runtime import WorkerHost
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.otp import SendCode
+from app.problems import NotAuthenticated
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The parts that live from the application's start to its stop."""
+
+    settings: Settings
+    engine: Engine
+    sessions: sessionmaker[Session]
+    worker: WorkerHost
+    send_code: SendCode
+
+
+async def _running(request: Request) -> Running:
+    running: Running = request.state.running
+    return running
+
+
+RunningApp = Annotated[Running, Depends(_running)]
+
+
+async def _sessions(running: RunningApp) -> sessionmaker[Session]:
+    return running.sessions
+
+
+# Routes open their own transaction: one opened by a dependency would commit after the answer has left.
+Sessions = Annotated[sessionmaker[Session], Depends(_sessions)]
+
+_bearer = HTTPBearer(
+    auto_error=False, scheme_name="driver", description="The access token that `POST /v1/auth/otp/verify` gave."
+)
+_service_key = APIKeyHeader(
+    name="X-Service-Key",
+    auto_error=False,
+    scheme_name="charger",
+    description="The key of the charging network, CHARGER_SERVICE_KEY.",
+)
+
+
+async def _bearer_token(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> str:
+    if credentials is None:
+        raise NotAuthenticated("Send the driver's access token as `Authorization: Bearer …`.")
+    return credentials.credentials
+
+
+BearerToken = Annotated[str, Depends(_bearer_token)]
+
+
+async def require_service_key(running: RunningApp, key: Annotated[str | None, Depends(_service_key)]) -> None:
+    expected = running.settings.charger_service_key.get_secret_value()
+    if not key or not expected or not hmac.compare_digest(key.encode(), expected.encode()):
+        raise NotAuthenticated("Send the charging network's key as `X-Service-Key`.", scheme="APIKey")

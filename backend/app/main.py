@@ -1,0 +1,83 @@
+"""The application: `uvicorn app.main:app`, or `create_app` with settings and a sender of one's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypedDict
+
+from fastapi import FastAPI
+from hubspot_sync.runtime import WorkerHost
+
+from app.database import create_database_engine, create_sessions
+from app.dependencies import Running
+from app.events import CATALOG
+from app.logs import configure_logging
+from app.models import OUTBOX
+from app.otp import SendCode, log_code
+from app.problems import ProblemBody, answer_with_problems
+from app.routers import auth, health, nova, wallet
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Nerava(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's description, with the problem responses' own media type in it."""
+        if self.openapi_schema is None:
+            schemas = super().openapi().setdefault("components", {}).setdefault("schemas", {})
+            problem = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= problem.pop("$defs") | {"ProblemBody": problem}
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+class _State(TypedDict):
+    running: Running
+
+
+def create_app(settings: Settings | None = None, send_code: SendCode = log_code) -> FastAPI:
+    """Nerava with its worker. Settings that are not given are read when the application starts, not before."""
+    app = Nerava(
+        title="Nerava",
+        summary="Rewards for charging an electric car.",
+        description="Errors are problem responses (RFC 9457): `type` names the kind, `detail` says what to do.",
+        version="0.1.0",
+        lifespan=_lifespan(settings, send_code),
+    )
+    answer_with_problems(app)
+    for room in (auth, wallet, nova, health):
+        app.include_router(room.router)
+    return app
+
+
+def _lifespan(
+    settings: Settings | None, send_code: SendCode
+) -> Callable[[FastAPI], AbstractAsyncContextManager[_State]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[_State]:
+        configure_logging()
+        in_force = settings or Settings()
+        _warn_of_open_doors(in_force, send_code)
+        engine = create_database_engine(in_force.database_url)
+        worker = WorkerHost(in_force, OUTBOX, CATALOG, engine)
+        try:
+            await worker.start()
+            yield {"running": Running(in_force, engine, create_sessions(engine), worker, send_code)}
+        finally:
+            await worker.stop()
+            engine.dispose()
+
+    return lifespan
+
+
+def _warn_of_open_doors(settings: Settings, send_code: SendCode) -> None:
+    if send_code is log_code:
+        log.warning("One-time codes are written to this log; pass create_app(send_code=…) where others can read it.")
+    if not settings.charger_service_key.get_secret_value():
+        log.warning("CHARGER_SERVICE_KEY is empty; set it, or every grant of Nova is refused with 401.")
+
+
+app = create_app()

@@ -1,0 +1,95 @@
+"""What a load balancer and an alert ask. HubSpot's trouble is an alert; it takes no application out of service."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.database import current_revision, head_revision
+from app.dependencies import Running, RunningApp
+from app.models import OUTBOX
+from app.problems import DatabaseUnavailable, Problem, describe
+from outbox.gate import read_gate
+from outbox.model import GateState
+
+router = APIRouter(tags=["health"])
+
+
+class NotMigrated(Problem):
+    """The database lacks a migration: run `cd backend && alembic upgrade head`."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "not-migrated"
+    title = "Database not migrated"
+
+
+class WorkerNotRunning(Problem):
+    """No worker runs in this process; `detail` says why."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "worker-not-running"
+    title = "HubSpot worker not running"
+
+
+class Alive(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class WorkerState(BaseModel):
+    state: str = Field(examples=["running"])
+    reason: str
+
+    @classmethod
+    def of(cls, running: Running) -> WorkerState:
+        status = running.worker.status()
+        return cls(state=status["state"], reason=status["reason"])
+
+
+class Gate(BaseModel):
+    state: GateState
+    until: datetime | None = None
+    reason: str | None = None
+
+
+class Ready(BaseModel):
+    status: Literal["ready"] = "ready"
+    worker: WorkerState
+    gate: Gate
+
+
+@router.get("/healthz", summary="The process lives")
+async def healthz() -> Alive:
+    return Alive()
+
+
+@router.get(
+    "/readyz",
+    summary="Requests can be served: the database is reachable and migrated",
+    responses=describe(DatabaseUnavailable, NotMigrated),
+)
+def readyz(running: RunningApp) -> Ready:
+    with running.engine.connect() as connection:
+        revision, head = current_revision(connection), head_revision()
+        if revision != head:
+            raise NotMigrated(
+                f"The database is at revision {revision or 'none'}, the application at {head}. "
+                "Run `cd backend && alembic upgrade head`."
+            )
+        gate = read_gate(connection, OUTBOX)
+    return Ready(worker=WorkerState.of(running), gate=Gate(state=gate.state, until=gate.until, reason=gate.reason))
+
+
+@router.get(
+    "/readyz/worker",
+    summary="The worker in this process runs",
+    responses=describe(WorkerNotRunning),
+)
+async def readyz_worker(running: RunningApp) -> WorkerState:
+    worker = WorkerState.of(running)
+    if worker.state != "running":
+        raise WorkerNotRunning(f"The worker is {worker.state.replace('_', ' ')}: {worker.reason}")
+    return worker
