@@ -104,6 +104,19 @@ class Gate:
             raise LeaseEnding
         return entry
 
+    async def wait_for_slot(self) -> None:
+        """Wait for a slot for a request that carries no events, such as a person's look at the account.
+
+        A hold or an outage does not keep it back, because it may be what mends them; a throttle raises GateShut.
+        """
+        parameters = {"interval": self._interval_seconds}
+        wait_seconds = await self._do(
+            lambda connection: connection.execute(_take_slot_aside(self._outbox), parameters).scalar_one_or_none()
+        )
+        if wait_seconds is None:
+            raise GateShut(await self.refresh())
+        await asyncio.sleep(max(0.0, wait_seconds - self._interval_seconds))
+
     def shut_for(self) -> timedelta:
         """How long the gate stays shut, as far as this process knows; zero when a request may try."""
         return max(timedelta(0), timedelta(seconds=self._shut_until - time.monotonic()))
@@ -210,26 +223,37 @@ def read_gate(connection: Connection, outbox: Outbox) -> GateStatus:
 
 @lru_cache(maxsize=16)
 def _take_slot(outbox: Outbox) -> Update:
-    """Take the next slot: one interval after the last for everyone (the generic cell rate algorithm with burst 1)."""
-    gate = outbox.gate
-    g = gate.c
-    now = DatabaseNow()
-    interval = bindparam("interval", type_=Float)
-    is_due = g.until <= now
+    """Take the next slot of an open gate; or of one whose time has come, as a probe or because a throttle is over."""
+    g = outbox.gate.c
     is_throttle = and_(g.state == GateState.THROTTLED.value, g.outages < OUTAGES_TO_CLOSE)
-    slot = case((g.next_slot_at > now, g.next_slot_at), else_=now)
+    is_open = or_(g.state == GateState.OPEN.value, is_throttle)
     return (
-        update(gate)
-        .where(or_(g.state == GateState.OPEN.value, is_due))
+        update(outbox.gate)
+        .where(or_(g.state == GateState.OPEN.value, g.until <= DatabaseNow()))
         .values(
-            next_slot_at=DatabaseNow(SecondsUntil(slot) + interval),
-            # A throttle whose time has come is over; an outage or a hold lets this one request probe it.
+            next_slot_at=_slot_after(outbox),
             state=case((is_throttle, GateState.OPEN.value), else_=g.state),
             reason=case((is_throttle, null()), else_=g.reason),
-            until=case(
-                (or_(g.state == GateState.OPEN.value, is_throttle), null()),
-                else_=DatabaseNow(REQUEST_DEADLINE.total_seconds()),
-            ),
+            until=case((is_open, null()), else_=DatabaseNow(REQUEST_DEADLINE.total_seconds())),
         )
         .returning(g.state, g.outages, SecondsUntil(g.next_slot_at).label("wait_seconds"))
     )
+
+
+@lru_cache(maxsize=16)
+def _take_slot_aside(outbox: Outbox) -> Update:
+    g = outbox.gate.c
+    is_throttled = and_(g.state == GateState.THROTTLED.value, g.outages < OUTAGES_TO_CLOSE, g.until > DatabaseNow())
+    return (
+        update(outbox.gate)
+        .where(~is_throttled)
+        .values(next_slot_at=_slot_after(outbox))
+        .returning(SecondsUntil(g.next_slot_at))
+    )
+
+
+def _slot_after(outbox: Outbox) -> DatabaseNow:
+    """One interval after the last slot, for everyone: the generic cell rate algorithm with burst 1."""
+    last = outbox.gate.c.next_slot_at
+    slot = case((last > DatabaseNow(), last), else_=DatabaseNow())
+    return DatabaseNow(SecondsUntil(slot) + bindparam("interval", type_=Float))

@@ -1,0 +1,28 @@
+"""`python -m app.cli`: Nerava's events on their way to HubSpot."""
+
+from __future__ import annotations
+
+from app.database import create_database_engine
+from app.events import CATALOG
+from app.logs import configure_logging
+from app.models import OUTBOX
+from app.settings import Settings
+from hubspot_sync.cli import create_cli
+from hubspot_sync.integration import Integration
+
+
+def load_integration() -> Integration:
+    """Nerava's integration, as the environment sets it."""
+    settings = Settings()
+    return Integration(settings, OUTBOX, CATALOG, create_database_engine(settings.database_url))
+
+
+def _load() -> Integration:
+    configure_logging()
+    return load_integration()
+
+
+cli = create_cli(_load)
+
+if __name__ == "__main__":
+    cli()

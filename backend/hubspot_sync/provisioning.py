@@ -1,0 +1,173 @@
+"""The property group and the properties that the events need: planned, printed, then created. Nothing is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hubspot_sync.client import Answer, HubSpotClient, Refused
+from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, PropertyType
+from outbox.gate import Gate
+
+Body = TypeVar("Body", bound=BaseModel)
+
+# HubSpot wants a form field for each type.
+_FIELD_TYPES = {
+    PropertyType.STRING: "text",
+    PropertyType.NUMBER: "number",
+    PropertyType.DATETIME: "date",
+    PropertyType.BOOL: "booleancheckbox",
+    PropertyType.ENUMERATION: "select",
+}
+_BOOL_OPTIONS = ("true", "false")
+
+
+@dataclass(frozen=True, slots=True)
+class MissingOptions:
+    """An enumeration that exists and lacks options; a person's own options stay."""
+
+    property: ContactProperty
+    missing: tuple[str, ...]
+    existing: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What provisioning would do. `differences` are a person's to mend, each in words."""
+
+    group: PropertyGroup | None = None
+    properties: tuple[ContactProperty, ...] = ()
+    options: tuple[MissingOptions, ...] = ()
+    differences: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        group = [f"create group {self.group.name}"] if self.group else []
+        properties = [
+            f"create property {it.name} ({it.type}{', unique' if it.is_unique else ''})" for it in self.properties
+        ]
+        options = [f"add to {it.property.name} the options {', '.join(it.missing)}" for it in self.options]
+        differences = [f"cannot mend: {it}" for it in self.differences]
+        return [*group, *properties, *options, *differences] or ["nothing to do: group and properties are as declared"]
+
+
+class _Property(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    name: str
+    type: str
+    has_unique_value: bool = Field(default=False, alias="hasUniqueValue")
+    options: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class _Group(BaseModel):
+    name: str
+
+
+class _PropertyList(BaseModel):
+    results: list[_Property]
+
+
+class _GroupList(BaseModel):
+    results: list[_Group]
+
+
+async def plan_provisioning(client: HubSpotClient, gate: Gate, catalog: Catalog) -> Plan:
+    """Compare what the events need with what the account has; raise Refused or NoAnswer."""
+    groups = _parsed(_GroupList, await _in_slot(gate, client.list_groups)).results
+    properties = _parsed(_PropertyList, await _in_slot(gate, client.list_properties)).results
+    existing = {it.name: it for it in properties}
+    needed = [it for it in catalog.properties if not it.is_standard]
+    present = [(it, existing[it.name]) for it in needed if it.name in existing]
+    return Plan(
+        group=None if catalog.group.name in {it.name for it in groups} else catalog.group,
+        properties=tuple(it for it in needed if it.name not in existing),
+        options=tuple(it for pair in present if (it := _missing_options(*pair)) is not None),
+        differences=tuple(text for pair in present for text in _differences(*pair)),
+    )
+
+
+async def carry_out(plan: Plan, client: HubSpotClient, gate: Gate, catalog: Catalog) -> AsyncIterator[str]:
+    """Do what the plan says, and yield each line once it is done. What someone created meanwhile counts as done."""
+    if (group := plan.group) is not None:
+        definition = {"name": group.name, "label": group.label}
+        _created(await _in_slot(gate, partial(client.create_group, definition)))
+        yield f"created group {group.name}"
+    for property_ in plan.properties:
+        _created(await _in_slot(gate, partial(client.create_property, _definition(property_, catalog.group))))
+        yield f"created property {property_.name}"
+    for it in plan.options:
+        changes = {"options": [*it.existing, *_options(it.missing, start=len(it.existing))]}
+        _accepted(await _in_slot(gate, partial(client.update_property, it.property.name, changes)))
+        yield f"added to {it.property.name} the options {', '.join(it.missing)}"
+
+
+async def _in_slot(gate: Gate, call: Callable[[], Awaitable[Answer]]) -> Answer:
+    await gate.wait_for_slot()
+    return await call()
+
+
+def _parsed(model: type[Body], answer: Answer) -> Body:
+    try:
+        return model.model_validate(_accepted(answer).body)
+    except ValidationError:
+        raise Refused(answer) from None
+
+
+def _accepted(answer: Answer) -> Answer:
+    if not answer.is_success:
+        raise Refused(answer)
+    return answer
+
+
+def _created(answer: Answer) -> None:
+    if answer.status != 409:
+        _accepted(answer)
+
+
+def _definition(property_: ContactProperty, group: PropertyGroup) -> dict[str, object]:
+    definition: dict[str, object] = {
+        "name": property_.name,
+        "label": property_.label,
+        "type": property_.type.value,
+        "fieldType": _FIELD_TYPES[property_.type],
+        "groupName": group.name,
+    }
+    if property_.is_unique:
+        definition["hasUniqueValue"] = True
+    if property_.type is PropertyType.BOOL:
+        definition["options"] = _options(_BOOL_OPTIONS)
+    if property_.options:
+        definition["options"] = _options(property_.options)
+    return definition
+
+
+def _options(values: Sequence[str], start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"label": value.replace("_", " ").capitalize(), "value": value, "displayOrder": order, "hidden": False}
+        for order, value in enumerate(values, start)
+    ]
+
+
+def _missing_options(declared: ContactProperty, existing: _Property) -> MissingOptions | None:
+    values = {it.get("value") for it in existing.options}
+    missing = tuple(it for it in declared.options if it not in values)
+    return MissingOptions(declared, missing, tuple(existing.options)) if missing else None
+
+
+def _differences(declared: ContactProperty, existing: _Property) -> list[str]:
+    differences = []
+    if existing.type != declared.type:
+        differences.append(
+            f"{declared.name} is of type {existing.type}, and the events set a {declared.type}: "
+            "rename or delete that property in HubSpot, then provision again"
+        )
+    if declared.is_unique and not existing.has_unique_value:
+        differences.append(
+            f"{declared.name} is not unique, and uniqueness can only be chosen at creation: "
+            "delete that property in HubSpot, then provision again"
+        )
+    return differences
