@@ -13,7 +13,7 @@ from hubspot_sandbox.contacts import ContactStore
 from hubspot_sandbox.faults import Faults
 from hubspot_sandbox.journal import Journal
 from hubspot_sandbox.limits import DailyLimit, RollingLimit
-from hubspot_sandbox.properties import standard_schema
+from hubspot_sandbox.standard_properties import standard_schema
 
 Clock = Callable[[], float]
 

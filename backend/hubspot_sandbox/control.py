@@ -1,7 +1,5 @@
 """`/sandbox/…`: switching faults and looking inside, without a token and without counting as an API request."""
 
-import json
-
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -77,8 +75,7 @@ class Control:
         body: JsonObject = {"total": len(self._account.contacts), "results": results}
         if len(contacts) == limit:
             body["next_after"] = str(contacts[-1].id)
-        # Not JSONResponse: it cannot encode the lone surrogates that a property may hold.
-        return Response(json.dumps(body), media_type="application/json")
+        return JSONResponse(body)
 
     async def delete_contacts(self, _: Request) -> Response:
         self._account.contacts.clear()

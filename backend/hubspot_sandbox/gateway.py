@@ -242,8 +242,7 @@ def _cdn_page(status: int) -> Response:
 
 
 def _json(status: int, body: Mapping[str, object], headers: Mapping[str, str]) -> Response:
-    # Bytes, because Starlette's own JSON response encodes lone surrogates with an error; ASCII escapes keep them.
-    content = json.dumps(body, separators=(",", ":")).encode()
+    content = json.dumps(body, separators=(",", ":"))
     return Response(content, status, headers, media_type="application/json;charset=utf-8")
 
 

@@ -13,7 +13,7 @@ from hubspot_sandbox.faults import FaultKind
 from hubspot_sandbox.wire import iso
 
 CONTACTS_SHOWN = 50
-REQUESTS_SHOWN = 30
+REQUESTS_SHOWN = 12
 FAULT_SECONDS = 20
 
 
@@ -48,8 +48,7 @@ class Page:
             fault_seconds=FAULT_SECONDS,
             now=now,
         )
-        # Lone surrogates in a property are shown as their escapes: UTF-8 has no form for them.
-        return HTMLResponse(page.encode(errors="backslashreplace"))
+        return HTMLResponse(page)
 
     async def style(self, _: Request) -> Response:
         return Response(self._style, media_type="text/css")

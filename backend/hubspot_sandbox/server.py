@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -115,7 +116,8 @@ class Sandbox:
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._server.serve())
+            with suppress(SystemExit):  # uvicorn's way to say that it cannot listen; `url` says it too.
+                runner.run(self._server.serve())
 
     def __enter__(self) -> Self:
         return self.start()

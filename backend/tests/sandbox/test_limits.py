@@ -1,0 +1,77 @@
+"""The rolling ten seconds and the day, as a client sees them."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from hubspot_sandbox import Sandbox, Switches
+from tests.sandbox.conftest import MovableClock
+
+NOON_IN_NEW_YORK = 1_800_032_400.0  # 2027-01-15T17:00:00Z
+
+
+@pytest.fixture
+def time() -> MovableClock:
+    return MovableClock(NOON_IN_NEW_YORK)
+
+
+@pytest.fixture
+def small_account(time: MovableClock) -> Iterator[Sandbox]:
+    with Sandbox(rate_max=3, daily_max=5, clock=time) as sandbox:
+        yield sandbox
+
+
+def ask(sandbox: Sandbox, token: str = "a") -> httpx2.Response:
+    url = f"{sandbox.url}/account-info/v3/details"
+    return httpx2.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+
+
+def test_the_window_of_ten_seconds_rolls(small_account: Sandbox, time: MovableClock) -> None:
+    def remaining_after(seconds: float) -> str:
+        time.advance(seconds)
+        answer = ask(small_account)
+        return answer.headers["x-hubspot-ratelimit-remaining"] if answer.status_code == 200 else "refused"
+
+    assert [remaining_after(seconds) for seconds in (0, 4, 4)] == ["2", "1", "0"]
+    assert remaining_after(1.9) == "refused"
+    assert remaining_after(0.1) == "0"  # The first request is ten seconds old and counts no more.
+
+
+def test_a_token_over_its_limit_gets_hubspots_body_and_no_retry_after(small_account: Sandbox) -> None:
+    for _ in range(3):
+        assert ask(small_account).status_code == 200
+    refused = ask(small_account)
+    assert refused.status_code == 429
+    body = refused.json()
+    assert body["policyName"] == "TEN_SECONDLY_ROLLING"
+    assert body["errorType"] == "RATE_LIMIT"
+    assert "category" not in body
+    assert body["correlationId"] == refused.headers["x-hubspot-correlation-id"]
+    assert "retry-after" not in refused.headers
+    assert ask(small_account, token="b").status_code == 200
+
+
+def test_the_day_is_shared_by_all_tokens_and_ends_at_the_accounts_midnight(
+    small_account: Sandbox, time: MovableClock
+) -> None:
+    for i in range(5):
+        assert ask(small_account, token=str(i)).status_code == 200
+    refused = ask(small_account, token="new")
+    assert refused.status_code == 429
+    assert refused.json()["policyName"] == "DAILY"
+    assert refused.headers["x-hubspot-ratelimit-daily-remaining"] == "0"
+    time.advance(11 * 3600)
+    assert ask(small_account).status_code == 429
+    time.advance(3600)
+    answer = ask(small_account)
+    assert answer.status_code == 200
+    assert answer.headers["x-hubspot-ratelimit-daily"] == "5"
+    assert answer.headers["x-hubspot-ratelimit-daily-remaining"] == "4"
+    assert answer.headers["x-hubspot-ratelimit-interval-milliseconds"] == "10000"
+
+
+def test_retry_after_on_a_throttle_is_a_switch(time: MovableClock) -> None:
+    with Sandbox(rate_max=1, clock=time, switches=Switches(retry_after_on_throttle=True)) as sandbox:
+        ask(sandbox)
+        assert ask(sandbox).headers["retry-after"] == "10"
