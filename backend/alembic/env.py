@@ -1,4 +1,4 @@
-"""Migrates the database of DATABASE_URL; a caller in Python may hand in `connection` or `database_url` as attributes."""
+"""Migrates the database of DATABASE_URL; a caller in Python may hand in a `connection` or a `database_url`."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from hubspot_sync.runtime import WorkerHost
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.otp import SendCode
 from app.problems import NotAuthenticated
 from app.settings import Settings
+from hubspot_sync.runtime import WorkerHost
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,14 @@ def configure_logging() -> None:
         return
     handler = logging.StreamHandler()
     handler.name = _HANDLER_NAME
-    handler.setFormatter(_formatter(is_terminal=sys.stderr.isatty()))
+    handler.setFormatter(formatter(is_terminal=sys.stderr.isatty()))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     for name, level in _QUIETER.items():
         logging.getLogger(name).setLevel(level)
 
 
-def _formatter(*, is_terminal: bool) -> logging.Formatter:
+def formatter(*, is_terminal: bool) -> logging.Formatter:
     renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if is_terminal

@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypedDict
 
 from fastapi import FastAPI
-from hubspot_sync.runtime import WorkerHost
 
 from app.database import create_database_engine, create_sessions
 from app.dependencies import Running
@@ -19,6 +18,8 @@ from app.otp import SendCode, log_code
 from app.problems import ProblemBody, answer_with_problems
 from app.routers import auth, health, nova, wallet
 from app.settings import Settings
+from hubspot_sync.integration import Integration
+from hubspot_sync.runtime import WorkerHost
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def _lifespan(
         in_force = settings or Settings()
         _warn_of_open_doors(in_force, send_code)
         engine = create_database_engine(in_force.database_url)
-        worker = WorkerHost(in_force, OUTBOX, CATALOG, engine)
+        worker = WorkerHost(Integration(in_force, OUTBOX, CATALOG, engine))
         try:
             await worker.start()
             yield {"running": Running(in_force, engine, create_sessions(engine), worker, send_code)}
@@ -75,7 +76,7 @@ def _lifespan(
 
 def _warn_of_open_doors(settings: Settings, send_code: SendCode) -> None:
     if send_code is log_code:
-        log.warning("One-time codes are written to this log; pass create_app(send_code=…) where others can read it.")
+        log.warning("One-time codes are written to this log; pass create_app(send_code=...) where others can read it.")
     if not settings.charger_service_key.get_secret_value():
         log.warning("CHARGER_SERVICE_KEY is empty; set it, or every grant of Nova is refused with 401.")
 

@@ -148,7 +148,7 @@ async def _on_problem(_request: Request, error: Exception) -> ProblemResponse:
 
 async def _on_invalid_request(_request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(field=".".join(str(part) for part in it["loc"]), message=it["msg"]) for it in error.errors()]
+    errors = [FieldError(field=".".join(map(str, it["loc"])), message=_in_words(it)) for it in error.errors()]
     detail = "; ".join(f"{it.field}: {it.message}" for it in errors)
     return ProblemResponse(Invalid(detail, errors=errors).as_body())
 

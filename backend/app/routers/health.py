@@ -13,6 +13,7 @@ from app.database import current_revision, head_revision
 from app.dependencies import Running, RunningApp
 from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
+from hubspot_sync.runtime import WorkerState
 from outbox.gate import read_gate
 from outbox.model import GateState
 
@@ -39,14 +40,14 @@ class Alive(BaseModel):
     status: Literal["alive"] = "alive"
 
 
-class WorkerState(BaseModel):
-    state: str = Field(examples=["running"])
-    reason: str
+class Worker(BaseModel):
+    state: WorkerState
+    reason: str = Field(description="Why it does not run; empty while it does.")
 
     @classmethod
-    def of(cls, running: Running) -> WorkerState:
-        status = running.worker.status()
-        return cls(state=status["state"], reason=status["reason"])
+    def of(cls, running: Running) -> Worker:
+        status = running.worker.status
+        return cls(state=status.state, reason=status.reason)
 
 
 class Gate(BaseModel):
@@ -57,7 +58,7 @@ class Gate(BaseModel):
 
 class Ready(BaseModel):
     status: Literal["ready"] = "ready"
-    worker: WorkerState
+    worker: Worker
     gate: Gate
 
 
@@ -80,7 +81,7 @@ def readyz(running: RunningApp) -> Ready:
                 "Run `cd backend && alembic upgrade head`."
             )
         gate = read_gate(connection, OUTBOX)
-    return Ready(worker=WorkerState.of(running), gate=Gate(state=gate.state, until=gate.until, reason=gate.reason))
+    return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until, reason=gate.reason))
 
 
 @router.get(
@@ -88,8 +89,8 @@ def readyz(running: RunningApp) -> Ready:
     summary="The worker in this process runs",
     responses=describe(WorkerNotRunning),
 )
-async def readyz_worker(running: RunningApp) -> WorkerState:
-    worker = WorkerState.of(running)
-    if worker.state != "running":
+async def readyz_worker(running: RunningApp) -> Worker:
+    worker = Worker.of(running)
+    if worker.state is not WorkerState.RUNNING:
         raise WorkerNotRunning(f"The worker is {worker.state.replace('_', ' ')}: {worker.reason}")
     return worker

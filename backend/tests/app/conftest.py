@@ -22,6 +22,9 @@ from app.settings import Settings
 SERVICE_KEY = "charging-network-key"
 T = TypeVar("T")
 
+# For rules that are kept before the database is asked.
+on_sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @dataclass(frozen=True)
 class SignedInDriver:
@@ -91,12 +94,14 @@ def hub(database_url: str) -> Iterator[Hub]:
 
 @pytest.fixture
 def events(engine: Engine) -> Callable[[], list[tuple[str, dict[str, Any]]]]:
-    """Reads the outbox: each event's type and payload, in order."""
+    """Reads the outbox: each event's type and payload, in order; all of them fit to be delivered."""
 
     def read() -> list[tuple[str, dict[str, Any]]]:
-        statement = select(OUTBOX.events.c.event_type, OUTBOX.events.c.payload).order_by(OUTBOX.events.c.id)
+        c = OUTBOX.events.c
         with engine.connect() as connection:
-            return [(row.event_type, json.loads(row.payload)) for row in connection.execute(statement)]
+            rows = connection.execute(select(c.event_type, c.payload, c.last_error).order_by(c.id)).all()
+        assert [it.last_error for it in rows] == [None] * len(rows)
+        return [(it.event_type, json.loads(it.payload)) for it in rows]
 
     return read
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.nova import nova_for
-from tests.app.conftest import SERVICE_KEY, at_once, settings_for
+from tests.app.conftest import SERVICE_KEY, at_once, on_sqlite_only, settings_for
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,7 @@ def test_a_session_too_short_for_one_nova_is_kept_and_is_no_event(hub, events):
     assert len(events()) == 1
 
 
+@on_sqlite_only
 @pytest.mark.parametrize(
     "fields",
     [
@@ -137,6 +138,7 @@ def test_a_grant_for_an_unknown_driver_is_not_found(hub, events):
     assert len(events()) == 1
 
 
+@on_sqlite_only
 @pytest.mark.parametrize("key", [None, "", "wrong", "charging-network-keys"])
 def test_only_the_charging_network_grants(hub, key):
     answer = hub.http.post("/v1/nova/grants", json={}, headers={} if key is None else {"X-Service-Key": key})
@@ -144,6 +146,7 @@ def test_only_the_charging_network_grants(hub, key):
     assert answer.headers["www-authenticate"] == "APIKey"
 
 
+@on_sqlite_only
 def test_a_drivers_token_does_not_grant(hub):
     answer = hub.http.post("/v1/nova/grants", json={}, headers=hub.sign_up().headers)
     assert answer.status_code == 401

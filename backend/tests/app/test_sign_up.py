@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from app.models import AccessToken, Driver, OtpChallenge
-from tests.app.conftest import Hub, at_once
+from tests.app.conftest import Hub, at_once, on_sqlite_only
 
 
 def test_a_new_driver_is_an_event_with_the_address_they_gave(hub, events):
@@ -121,6 +121,7 @@ def test_one_code_that_is_raced_signs_in_once(hub, events):
     assert len(events()) == 1
 
 
+@on_sqlite_only
 @pytest.mark.parametrize(
     "address",
     [

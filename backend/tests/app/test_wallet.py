@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.app.conftest import at_once
+from tests.app.conftest import at_once, on_sqlite_only
 
 
 def test_installing_a_pass_is_an_event(hub, events):
@@ -47,6 +47,7 @@ def test_one_pass_that_is_raced_is_installed_once(hub, events):
     assert len(events()) == 2
 
 
+@on_sqlite_only
 def test_an_unknown_pass_type_is_refused(hub):
     assert hub.install_pass(hub.sign_up(), "paper").status_code == 422
 
@@ -84,6 +85,7 @@ def test_the_stage_never_goes_back(hub, events):
     ]
 
 
+@on_sqlite_only
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer nobody"}, {"Authorization": "Basic bm9ib2R5"}])
 def test_a_wallet_is_shown_to_its_driver_only(hub, headers):
     for answer in (

@@ -1,0 +1,39 @@
+"""What the environment may say, and what it means when it says nothing."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import BACKEND, Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sqlite:///nerava.db", f"sqlite:///{BACKEND}/nerava.db"),
+        ("sqlite:////var/lib/nerava.db", "sqlite:////var/lib/nerava.db"),
+        ("postgres://u:p%40ss@db/nerava", "postgresql+psycopg://u:p%40ss@db/nerava"),
+        ("postgresql://db/nerava?sslmode=require", "postgresql+psycopg://db/nerava?sslmode=require"),
+        ("postgresql+psycopg://db/nerava", "postgresql+psycopg://db/nerava"),
+    ],
+)
+def test_a_database_url_gets_the_driver_that_is_installed(given, meant):
+    assert Settings(_env_file=None, database_url=given).database_url == meant
+
+
+@pytest.mark.parametrize("url", ["", "nerava.db", "mysql://db/nerava", "sqlite://", "sqlite:///:memory:"])
+def test_a_database_that_cannot_serve_is_refused_by_name(url):
+    with pytest.raises(ValidationError, match="DATABASE_URL"):
+        Settings(_env_file=None, database_url=url)
+
+
+def test_without_settings_the_database_is_a_file_in_backend_and_nothing_is_sent(monkeypatch):
+    settings = Settings(_env_file=None)
+    assert settings.database_url == f"sqlite:///{BACKEND}/nerava.db"
+    assert (settings.hubspot_enabled, settings.hubspot_send_live) == (False, False)
+
+
+def test_secrets_are_not_shown_with_the_settings():
+    settings = Settings(_env_file=None, charger_service_key="s3cret", operator_token="s3cret")
+    assert "s3cret" not in repr(settings)
