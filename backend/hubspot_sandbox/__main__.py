@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -31,8 +32,13 @@ def main(
         time_zone=time_zone,
         seed=seed,
     )
-    typer.echo(f"HubSpot sandbox on http://{host}:{port}")
-    SandboxServer(Account(settings), host=host, port=port).run()
+
+    def announce(url: str) -> None:
+        typer.echo(f"HubSpot sandbox on {url}")
+
+    server = SandboxServer(Account(settings), host=host, port=port, on_listening=announce)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped.
+        server.run()
 
 
 if __name__ == "__main__":

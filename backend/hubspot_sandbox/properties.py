@@ -147,8 +147,9 @@ class ContactSchema:
         return name
 
     def rank(self, name: str, value: str) -> int:
-        """Where `value` stands among the options of `name`, later stages higher."""
-        return [option.value for option in self._definitions[name].options].index(value)
+        """Where `value` stands among the options of `name`, later stages higher; one since removed comes first."""
+        values = [option.value for option in self._definitions[name].options]
+        return values.index(value) if value in values else -1
 
     def appends(self, name: str, value: str) -> bool:
         """Whether writing `value` adds to the checkboxes already ticked."""

@@ -29,8 +29,11 @@ T = TypeVar("T")
 class SandboxServer(uvicorn.Server):
     """A uvicorn server that says when it accepts requests and does not wait for delayed answers when it stops."""
 
-    def __init__(self, account: Account, *, host: str, port: int) -> None:
+    def __init__(
+        self, account: Account, *, host: str, port: int, on_listening: Callable[[str], None] = lambda url: None
+    ) -> None:
         self._gateway = Gateway(account)
+        self._on_listening = on_listening
         self.has_started = threading.Event()
         super().__init__(
             uvicorn.Config(
@@ -52,6 +55,7 @@ class SandboxServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
+            self._on_listening(self.url())
         finally:
             self.has_started.set()
 
@@ -115,9 +119,9 @@ class Sandbox:
         self._thread.join()
 
     def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            with suppress(SystemExit):  # uvicorn's way to say that it cannot listen; `url` says it too.
-                runner.run(self._server.serve())
+        # SystemExit is uvicorn's way to say that it cannot listen; `SandboxServer.url` says it too.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner, suppress(SystemExit):
+            runner.run(self._server.serve())
 
     def __enter__(self) -> Self:
         return self.start()
@@ -133,9 +137,15 @@ class Sandbox:
 
     def contact(self, *, record_id: int | str | None = None, **key: str) -> JsonObject | None:
         """The contact of this record id, or of one unique property (`email="…"`, `nerava_user_id="…"`)."""
-        key_property, value = next(iter(key.items())) if record_id is None else (None, str(record_id))
+        if record_id is not None:
+            return self._contact(None, str(record_id))
+        [(key_property, value)] = key.items()
+        return self._contact(key_property, value)
 
+    def _contact(self, key_property: str | None, value: str) -> JsonObject | None:
         def find(account: Account) -> JsonObject | None:
+            if key_property is not None and key_property in account.schema:
+                account.schema.key_property(key_property, "read")
             contact = account.contacts.find(key_property, value)
             return _everything(contact) if contact else None
 
@@ -172,6 +182,7 @@ class SandboxFaults:
         requests: int | None = None,
         delay: float = 1.0,
         retry_after: int | None = None,
+        scopes: tuple[str, ...] = ("crm.objects.contacts.write",),
         path: str = "",
     ) -> None:
         """Switch a fault on, as `Faults.add` says."""
@@ -183,6 +194,7 @@ class SandboxFaults:
                 requests=requests,
                 delay=delay,
                 retry_after=retry_after,
+                scopes=scopes,
                 path=path,
             )
         )

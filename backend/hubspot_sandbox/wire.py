@@ -1,6 +1,7 @@
 """What travels: request bodies on the way in, instants on the way out."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -116,6 +117,7 @@ def text_of(value: str | bool | int | float) -> str:
     return str(value)
 
 
+@lru_cache(maxsize=4096)  # The same instant is written several times in every answer.
 def iso(instant: float) -> str:
     """Epoch seconds as HubSpot writes instants: UTC, milliseconds, Z."""
     return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

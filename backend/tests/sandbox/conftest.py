@@ -75,7 +75,14 @@ def sandbox(running_sandbox: Sandbox, clock: MovableClock) -> Sandbox:
     return running_sandbox
 
 
-@pytest.fixture
-def hubspot(sandbox: Sandbox) -> Iterator[HubSpotClient]:
-    with httpx2.Client(base_url=sandbox.url, headers={"Authorization": "Bearer any-token"}, trust_env=False) as http:
+@pytest.fixture(scope="session")
+def client(running_sandbox: Sandbox) -> Iterator[HubSpotClient]:
+    headers = {"Authorization": "Bearer any-token"}
+    with httpx2.Client(base_url=running_sandbox.url, headers=headers, trust_env=False) as http:
         yield HubSpotClient(http)
+
+
+@pytest.fixture
+def hubspot(sandbox: Sandbox, client: HubSpotClient) -> HubSpotClient:
+    """A client of the fresh sandbox."""
+    return client

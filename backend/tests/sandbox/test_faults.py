@@ -1,9 +1,12 @@
 """Faults on request: each does what its name says, for as long as it was asked to."""
 
+import time
+
 import httpx2
 import pytest
 
 from hubspot_sandbox import FaultKind, Sandbox
+from hubspot_sandbox.server import STOP_SECONDS_MAX
 from tests.sandbox.conftest import HubSpotClient, MovableClock, by_email
 
 DETAILS = "/account-info/2026-09/details"
@@ -101,6 +104,8 @@ def test_a_sandbox_stops_without_waiting_for_slow_answers(clock: MovableClock) -
         sandbox.faults.add(FaultKind.SLOW, delay=600)
         with pytest.raises(httpx2.ReadTimeout):
             httpx2.get(sandbox.url + DETAILS, timeout=0.05, trust_env=False)
+        stopping_since = time.monotonic()
+    assert time.monotonic() - stopping_since < STOP_SECONDS_MAX
 
 
 def test_a_throttle_may_carry_retry_after(sandbox: Sandbox, hubspot: HubSpotClient) -> None:

@@ -114,5 +114,6 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
             answer = http.get(f"http://127.0.0.1:{port}/account-info/v3/details")
         process.send_signal(signal.SIGINT)
         log = process.stdout.read()
+    assert process.returncode == 0
     assert answer.json()["portalId"] == 5
     assert re.search(r"GET /account-info/v3/details 200", log)

@@ -106,6 +106,14 @@ def test_the_lifecycle_stage_only_moves_forward_and_says_nothing_about_it(hubspo
     assert stage_after("lead") == "lead"
 
 
+def test_a_stage_that_is_no_option_any_more_can_be_left(hubspot: HubSpotClient) -> None:
+    hubspot.upsert(by_email("ada@example.com", "1", lifecyclestage="evangelist"))
+    changes = {"options": [{"label": "Lead", "value": "lead"}]}
+    hubspot.http.patch("/crm/properties/2026-09/contacts/lifecyclestage", json=changes)
+    row = hubspot.upsert(by_email("ada@example.com", "1", lifecyclestage="lead")).json()["results"][0]
+    assert row["properties"]["lifecyclestage"] == "lead"
+
+
 def test_writing_what_is_already_there_does_not_touch_the_modification_date(
     hubspot: HubSpotClient, clock: MovableClock
 ) -> None:
