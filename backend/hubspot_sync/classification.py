@@ -9,6 +9,7 @@ RefusedWhole   one input spoiled the request, unnamed: divide it until that one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ RETRY_AFTER_MAX = timedelta(hours=24)
 LOCK_WAIT = timedelta(seconds=2)
 
 _SCHEMA_CODES = {"PROPERTY_DOESNT_EXIST", "READ_ONLY_VALUE"}
+_MISSING_PROPERTY = re.compile(r'Property \\?"([a-z0-9_]+)\\?" does not exist')
 _CONFLICT_CODES = {"CONFLICTING_UNIQUE_VALUE"}
 
 
@@ -127,7 +129,7 @@ def until_midnight(now: datetime, time_zone: ZoneInfo) -> timedelta:
 def _held_by_schema(answer: Answer) -> Held | None:
     error, summary = answer.error(), answer.summary()
     if _is_schema_problem(error):
-        return Held(f"{summary}. Run `provision` to create what is missing.")
+        return Held(_schema_reason(error))
     if error.category is None and not error.errors and "PropertyValueCoordinates" not in error.message:
         return Held(f"{summary}. HubSpot cannot read the request; this needs a developer.")
     return None
@@ -143,11 +145,17 @@ def _is_schema_problem(error: ErrorDetail) -> bool:
     )
 
 
+def _schema_reason(error: ErrorDetail) -> str:
+    if missing := sorted(set(_MISSING_PROPERTY.findall(error.message))):
+        return f"the account lacks the properties {', '.join(missing)}: run `provision` to create them."
+    return f"{error.message}: run `provision --plan` to see what differs from what the events need."
+
+
 def _per_input(body: BatchBody, upserts: Sequence[ContactUpsert]) -> Verdict:
     """An input is delivered only if a result names it: never by position, never by the absence of an error."""
     errors = {trace_id: error for error in body.errors for trace_id in error.trace_ids()}
     if schema := next((it for it in body.errors if _is_schema_problem(it)), None):
-        return Held(f"HubSpot refused inputs: {schema.message}. Run `provision` to create what is missing.")
+        return Held(_schema_reason(schema))
     named = {result.trace_id for result in body.results if result.trace_id}
     outcomes: dict[str, Outcome] = {}
     for upsert in upserts:

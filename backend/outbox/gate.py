@@ -91,7 +91,7 @@ class Gate:
         self._engine = engine
         self._interval_seconds = 1 / requests_per_second
         self._shuts = 0
-        self._shut_until = float("-inf")
+        self._shut_until = 0.0
 
     async def enter(self, lease: Lease) -> Entry:
         """Wait for the next free slot and return leave to send one request in it; raise GateShut or LeaseEnding."""

@@ -45,20 +45,30 @@ _NO_LIMIT = 2**62
 
 
 def claim(
-    connection: Connection, outbox: Outbox, *, types: Sequence[str], token: str, lease: timedelta, limit: int
+    connection: Connection,
+    outbox: Outbox,
+    *,
+    types: Sequence[str],
+    token: str,
+    lease: timedelta,
+    limit: int,
+    subject: str | None = None,
 ) -> list[Event]:
     """Claim up to `limit` due events for `token`, in the order of their subjects' first events.
 
-    Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head the
-    run of takeable events behind it. A charged event travels alone. Relies on ix_…_open and ix_…_open_subject.
+    Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
+    the run of takeable events behind it. A charged event travels alone. `subject` limits the claim to one subject.
+    Relies on ix_…_open and ix_…_open_subject.
     """
-    parameters = {
+    parameters: dict[str, object] = {
         "types": list(types),
         "token": token,
         "lease": lease.total_seconds(),
         "limit": limit,
     }
-    rows = connection.execute(_claim(outbox), parameters).all()
+    if subject is not None:
+        parameters["only_subject"] = subject
+    rows = connection.execute(_claim(outbox, subject is not None), parameters).all()
     return sorted((_as_event(row) for row in rows), key=lambda event: event.id)
 
 
@@ -187,10 +197,13 @@ def _as_event(row: Row[Any]) -> Event:
 
 
 @lru_cache(maxsize=16)
-def _claim(outbox: Outbox) -> Update:
+def _claim(outbox: Outbox, is_of_one_subject: bool) -> Update:
     events = outbox.events
     c = events.c
-    heads = _heads(outbox).cte("heads")
+    heads_ = _heads(outbox)
+    if is_of_one_subject:
+        heads_ = heads_.where(c.subject == bindparam("only_subject", type_=Text))
+    heads = heads_.cte("heads")
     f = events.alias("follower")
     is_takeable = or_(
         f.c.id == heads.c.id,

@@ -78,6 +78,7 @@ class Worker:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._swept_at = float("-inf")
         self._is_stopping = False
+        self._subject: str | None = None
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
@@ -91,8 +92,9 @@ class Worker:
         finally:
             await self._finish(renewals)
 
-    async def drain(self) -> None:
-        """Deliver what is due, and return when nothing more is or the gate is shut."""
+    async def drain(self, subject: str | None = None) -> None:
+        """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
+        self._subject = subject
         await self._gate.prepare()
         renewals = asyncio.create_task(self._keep_leases())
         try:
@@ -141,6 +143,7 @@ class Worker:
             token=token,
             lease=LEASE,
             limit=self._batch_size,
+            subject=self._subject,
         )
         if not events:
             return None

@@ -1,0 +1,52 @@
+# `make` alone prints this file's targets. Everything that a target needs, it installs into .venv by itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check lock clean
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+# The machine's own certificates count, as behind a company's proxy.
+export UV_SYSTEM_CERTS := 1
+UV := $(BIN)/uv
+IN_BACKEND := cd backend &&
+
+help: ## Print this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-6s  %s\n", $$1, $$2}'
+
+demo: .venv/run ## Play an evening of real traffic with faults, and audit it; SESSIONS=FILE plays a CSV of charging sessions
+	@$(IN_BACKEND) $(BIN)/python -m demo $(if $(SESSIONS),--sessions "$(abspath $(SESSIONS))")
+
+run: .venv/run ## Sandbox and application with the demo's data, staying up until Ctrl-C
+	@$(IN_BACKEND) $(BIN)/python -m demo --stay
+
+test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
+	@$(IN_BACKEND) $(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev ## Lint, types, and the arrows between the rooms
+	@$(IN_BACKEND) $(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@$(IN_BACKEND) $(BIN)/mypy
+	@$(IN_BACKEND) $(BIN)/lint-imports --no-cache
+
+lock: .venv/uv ## Resolve the dependencies anew into the two lock files
+	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --extra app pyproject.toml -o requirements.lock
+	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --extra app --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove .venv and caches
+	@rm -rf .venv backend/.mypy_cache backend/.ruff_cache backend/.hypothesis
+
+.venv/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say make PYTHON=…")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+.venv/run: .venv/uv backend/requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r backend/requirements.lock
+	@touch $@
+
+.venv/dev: .venv/run backend/requirements-dev.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r backend/requirements-dev.lock
+	@touch $@
