@@ -20,7 +20,9 @@ _CONNECT_TIMEOUT_SECONDS = 5
 def create_database_engine(url: str) -> Engine:
     """An engine for `Settings.database_url`. Its errors quote no parameters, because those hold addresses."""
     if url.startswith("sqlite"):
-        engine = create_engine(url, hide_parameters=True)
+        # SQLite has one writer at a time, and lets those that wait starve each other. One connection makes the
+        # threads of this process a queue, and leaves the file's busy timeout to other processes.
+        engine = create_engine(url, hide_parameters=True, pool_size=1, max_overflow=0)
     else:
         engine = create_engine(
             url,

@@ -57,25 +57,20 @@ class Problem(Exception):
     kind: ClassVar[str]
     title: ClassVar[str]
 
-    def __init__(
-        self, detail: str, *, headers: Mapping[str, str] | None = None, errors: list[FieldError] | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.headers = headers
-        self.errors = errors
 
-    def as_body(self) -> ProblemBody:
-        return ProblemBody(
-            type=f"urn:nerava:problem:{self.kind}",
-            title=self.title,
-            status=self.status,
-            detail=self.detail,
-            errors=self.errors,
-        )
+    @classmethod
+    def body(cls, detail: str, errors: list[FieldError] | None = None) -> ProblemBody:
+        kind = f"urn:nerava:problem:{cls.kind}"
+        return ProblemBody(type=kind, title=cls.title, status=cls.status, detail=detail, errors=errors)
 
 
 class NotAuthenticated(Problem):
+    """The credentials of this route are missing, unknown or expired; `WWW-Authenticate` says which it takes."""
+
     status = HTTPStatus.UNAUTHORIZED
     kind = "not-authenticated"
     title = "Not authenticated"
@@ -85,27 +80,37 @@ class NotAuthenticated(Problem):
 
 
 class NotFound(Problem):
+    """What the request names does not exist."""
+
     status = HTTPStatus.NOT_FOUND
     kind = "not-found"
     title = "Not found"
 
 
 class Invalid(Problem):
+    """The request is not as described; `errors` says where and why."""
+
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     kind = "invalid-request"
     title = "Invalid request"
 
 
 class DatabaseUnavailable(Problem):
+    """The database could not be used, and whether anything was stored is unknown. Repeat the same request, with the
+    same key where it has one: nothing happens twice.
+    """
+
     status = HTTPStatus.SERVICE_UNAVAILABLE
     kind = "database-unavailable"
     title = "Database unavailable"
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+    def __init__(self) -> None:
+        super().__init__(_docstring(type(self)), headers={"Retry-After": "1"})
 
 
 class Unexpected(Problem):
+    """A bug in Nerava; its log has the details."""
+
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     kind = "unexpected"
     title = "Unexpected error"
@@ -115,11 +120,8 @@ def describe(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these problems, for OpenAPI."""
     examples: defaultdict[HTTPStatus, dict[str, Any]] = defaultdict(dict)
     for problem in problems:
-        value = {"type": f"urn:nerava:problem:{problem.kind}", "title": problem.title}
-        examples[problem.status][problem.kind] = {
-            "summary": problem.title,
-            "value": {**value, "status": problem.status, "detail": problem.__doc__ or problem.title},
-        }
+        value = problem.body(_docstring(problem)).model_dump(exclude_none=True)
+        examples[problem.status][problem.kind] = {"summary": problem.title, "value": value}
     schema = {"$ref": "#/components/schemas/ProblemBody"}
     return {
         int(status): {
@@ -143,14 +145,14 @@ def answer_with_problems(app: FastAPI) -> None:
 
 async def _on_problem(_request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, Problem)
-    return ProblemResponse(error.as_body(), error.headers)
+    return ProblemResponse(error.body(error.detail), error.headers)
 
 
 async def _on_invalid_request(_request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
     errors = [FieldError(field=".".join(map(str, it["loc"])), message=_in_words(it)) for it in error.errors()]
     detail = "; ".join(f"{it.field}: {it.message}" for it in errors)
-    return ProblemResponse(Invalid(detail, errors=errors).as_body())
+    return ProblemResponse(Invalid.body(detail, errors))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> ProblemResponse:
@@ -164,16 +166,16 @@ async def _on_http_exception(request: Request, error: Exception) -> ProblemRespo
 
 async def _on_database_error(request: Request, error: Exception) -> ProblemResponse:
     log.error("Database unavailable in %s %s: %s", request.method, request.url.path, _first_line(error))
-    problem = DatabaseUnavailable(
-        "The database could not be used, and whether anything was stored is unknown. Repeat the same request, "
-        "with the same key where it has one: nothing happens twice."
-    )
-    return ProblemResponse(problem.as_body(), problem.headers)
+    return await _on_problem(request, DatabaseUnavailable())
 
 
 async def _on_bug(_request: Request, _error: Exception) -> ProblemResponse:
     # The server logs the traceback.
-    return ProblemResponse(Unexpected("A bug in Nerava; its log has the details.").as_body())
+    return ProblemResponse(Unexpected.body(_docstring(Unexpected)))
+
+
+def _docstring(problem: type[Problem]) -> str:
+    return " ".join((problem.__doc__ or problem.title).split())
 
 
 def _in_words(error: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app import lifecycle
 from app.accounts import find_or_create_driver, issue_token
@@ -25,12 +25,12 @@ router = APIRouter(prefix="/v1/auth/otp", tags=["sign-in"])
 class StartRequest(RequestBody):
     """Exactly one of the two."""
 
-    phone: Annotated[str, AfterValidator(normalise_phone)] | None = Field(
-        default=None, max_length=64, examples=["+4917012345678"]
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"phone": "+4917012345678"}, {"email": "driver@example.com"}]}
     )
-    email: Annotated[str, AfterValidator(normalise_email)] | None = Field(
-        default=None, max_length=320, examples=["driver@example.com"]
-    )
+
+    phone: Annotated[str, AfterValidator(normalise_phone)] | None = Field(default=None, max_length=64)
+    email: Annotated[str, AfterValidator(normalise_email)] | None = Field(default=None, max_length=320)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> StartRequest:

@@ -37,7 +37,11 @@ class GrantRequest(RequestBody):
         description="10 Nova per kWh, half a Nova rounded up.",
         examples=["7.78"],
     )
-    ended_at: Annotated[AwareDatetime, Field(ge=_EARLIEST_END, lt=_LATEST_END), AfterValidator(to_millisecond)]
+    ended_at: Annotated[
+        AwareDatetime,
+        Field(ge=_EARLIEST_END, lt=_LATEST_END, description="With its offset.", examples=["2026-11-24T07:40:02+01:00"]),
+        AfterValidator(to_millisecond),
+    ]
 
 
 class Granted(BaseModel):
@@ -60,7 +64,11 @@ class Redeemed(BaseModel):
 
 IdempotencyKey = Annotated[
     Identifier,
-    Header(description="Names this redemption: repeated with the same key it happens once.", examples=["r-7f3a"]),
+    Header(
+        alias="Idempotency-Key",
+        description="Names this redemption: repeated with the same key, it happens once.",
+        examples=["7f3a2c"],
+    ),
 ]
 
 

@@ -134,7 +134,7 @@ def test_a_redemption_needs_a_key(hub, driver, key):
     body = {"merchant_id": "m", "amount": 1}
     answer = hub.http.post("/v1/nova/redemptions", json=body, headers=driver.headers | key)
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == "header.idempotency-key"
+    assert answer.json()["errors"][0]["field"] == "header.Idempotency-Key"
 
 
 @on_sqlite_only
