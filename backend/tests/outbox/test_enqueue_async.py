@@ -1,0 +1,91 @@
+"""The same call serves async sessions: no await, the same guarantees."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import event, insert, make_url, select
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+
+from outbox.enqueue import enqueue
+from outbox.sqlite import configure_engine
+from tests.outbox.conftest import METADATA, ORDERS, OUTBOX
+
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
+
+
+@pytest.fixture(params=[True, False], ids=["configured", "plain"])
+async def async_engine(empty_database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
+    url = make_url(empty_database_url)
+    engine = create_async_engine(url.set(drivername=_ASYNC_DRIVERS[url.drivername]))
+    if request.param:
+        configure_engine(engine)
+    async with engine.begin() as connection:
+        await connection.run_sync(METADATA.create_all)
+    yield engine
+    await engine.dispose()
+
+
+async def stored_types(engine: AsyncEngine) -> list[str]:
+    async with engine.connect() as connection:
+        return list(
+            (await connection.execute(select(OUTBOX.events.c.event_type).order_by(OUTBOX.events.c.id))).scalars()
+        )
+
+
+async def test_event_exists_if_and_only_if_the_async_transaction_commits(async_engine: AsyncEngine) -> None:
+    async with AsyncSession(async_engine) as session:
+        enqueue(session, OUTBOX, "rolled_back", "driver-1", {})
+        await session.rollback()
+        enqueue(session, OUTBOX, "committed", "driver-1", {})
+        await session.commit()
+    assert await stored_types(async_engine) == ["committed"]
+
+
+async def test_rolled_back_async_savepoint_takes_only_its_own_events(async_engine: AsyncEngine) -> None:
+    async with AsyncSession(async_engine) as session, session.begin():
+        enqueue(session, OUTBOX, "before", "driver-1", {})
+        savepoint = await session.begin_nested()
+        enqueue(session, OUTBOX, "inside", "driver-1", {})
+        await savepoint.rollback()
+        enqueue(session, OUTBOX, "after", "driver-1", {})
+    assert await stored_types(async_engine) == ["before", "after"]
+
+
+async def test_write_is_part_of_the_async_transaction(async_engine: AsyncEngine) -> None:
+    async with AsyncSession(async_engine) as session:
+        enqueue(session, OUTBOX, "written_then_rolled_back", "driver-1", {})
+        event.listen(session.sync_session, "before_commit", _refuse)
+        with pytest.raises(ZeroDivisionError):
+            await session.commit()
+        await session.rollback()
+    assert await stored_types(async_engine) == []
+
+
+def _refuse(_session: object) -> None:
+    raise ZeroDivisionError
+
+
+async def test_async_scoped_session_is_taken_like_its_session(async_engine: AsyncEngine) -> None:
+    sessions = async_scoped_session(async_sessionmaker(async_engine), scopefunc=lambda: 1)
+    enqueue(sessions, OUTBOX, "scoped", "driver-1", {})
+    await sessions.commit()
+    await sessions.remove()
+    assert await stored_types(async_engine) == ["scoped"]
+
+
+async def test_missing_table_leaves_the_async_transaction_committable(async_engine: AsyncEngine) -> None:
+    async with async_engine.begin() as connection:
+        await connection.run_sync(OUTBOX.events.drop)
+    async with AsyncSession(async_engine) as session, session.begin():
+        await session.execute(insert(ORDERS).values(item="a"))
+        enqueue(session, OUTBOX, "lost", "driver-1", {})
+    async with async_engine.connect() as connection:
+        assert len((await connection.execute(select(ORDERS))).all()) == 1
