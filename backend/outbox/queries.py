@@ -32,6 +32,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSON
@@ -57,7 +58,7 @@ def claim(
     """Claim up to `limit` due events for `token`, in the order of their subjects' first events.
 
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
-    the run of takeable events behind it. A charged event travels alone. `subject` limits the claim to one subject.
+    the run of takeable events behind it. A charged event is claimed alone. `subject` limits the claim to one subject.
     Relies on ix_…_open and ix_…_open_subject.
     """
     parameters: dict[str, object] = {
@@ -218,14 +219,25 @@ def _claim(outbox: Outbox, is_of_one_subject: bool) -> Update:
     # 1 up to the first event of the subject that may not be taken, 0 from there on.
     unbroken = func.min(case((is_takeable, 1), else_=0)).over(partition_by=heads.c.id, order_by=f.c.id)
     candidates = (
-        select(heads.c.id.label("head_id"), f.c.id, unbroken.label("unbroken"))
+        select(
+            heads.c.id.label("head_id"),
+            heads.c.attempt_count.label("head_attempts"),
+            f.c.id,
+            unbroken.label("unbroken"),
+        )
         .join_from(heads, f, and_(f.c.subject == heads.c.subject, f.c.id >= heads.c.id))
         .where(f.c.processed_at.is_(None), f.c.failed_at.is_(None), f.c.id < _end_of_reach(outbox, heads))
         .cte("candidates")
     )
+    # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
+    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(1).subquery("oldest")
+    travels_now = case(
+        (oldest.c.attempt_count > 0, candidates.c.head_id == oldest.c.id), else_=candidates.c.head_attempts == 0
+    )
     batch = (
         select(candidates.c.id)
-        .where(candidates.c.unbroken == 1)
+        .join_from(candidates, oldest, true())
+        .where(candidates.c.unbroken == 1, travels_now)
         .order_by(candidates.c.head_id, candidates.c.id)
         .limit(bindparam("limit", type_=Integer))
         .cte("batch")

@@ -1,0 +1,89 @@
+"""The queue as tests hold it: short words for enqueue, claim, settle, and for the passing of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from uuid import uuid4
+
+from sqlalchemy import Engine, Row, select, update
+from sqlalchemy.orm import Session
+
+from outbox import queries, settlement
+from outbox.clock import DatabaseNow, SecondsUntil
+from outbox.enqueue import enqueue
+from outbox.gate import Gate
+from outbox.lease import LEASE
+from outbox.model import Event, Outbox
+from outbox.outcome import Outcome
+from outbox.worker import Claim
+
+TYPES = ["something_happened"]
+
+
+@dataclass
+class Queue:
+    engine: Engine
+    outbox: Outbox
+    random: Random = field(default_factory=lambda: Random(1))
+
+    def put(self, *subjects: str, event_type: str = TYPES[0]) -> list[int]:
+        """Enqueue one event for each subject, in order; their ids."""
+        with Session(self.engine) as session, session.begin():
+            event_ids = [enqueue(session, self.outbox, event_type, it, {"n": n}) for n, it in enumerate(subjects)]
+        c = self.outbox.events.c
+        with self.engine.connect() as connection:
+            return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
+
+    def claim(self, token: str | None = None, limit: int = 50) -> tuple[str, list[Event]]:
+        token = token or uuid4().hex
+        with self.engine.begin() as connection:
+            return token, queries.claim(connection, self.outbox, types=TYPES, token=token, lease=LEASE, limit=limit)
+
+    def claimed_ids(self, limit: int = 50) -> list[int]:
+        return [event.id for event in self.claim(limit=limit)[1]]
+
+    def settle(self, token: str, events: list[Event], outcome: Outcome) -> set[int]:
+        """Settle all events with one outcome; the ids that the token still held."""
+        rows = settlement.settle(events, {event.id: outcome for event in events}, self.random)
+        with self.engine.begin() as connection:
+            return queries.settle(connection, self.outbox, token, rows)
+
+    def charge_lost_leases(self) -> None:
+        token = uuid4().hex
+        with self.engine.begin() as connection:
+            events = queries.take_expired(connection, self.outbox, token=token, lease=LEASE, limit=100)
+            rows = settlement.charge_lost_leases(events, self.random)
+            queries.settle(connection, self.outbox, token, rows)
+
+    def pass_time(self, by: timedelta) -> None:
+        """Move every stored instant that something waits for back, as if time had passed."""
+        seconds = -by.total_seconds()
+        c, g = self.outbox.events.c, self.outbox.gate.c
+        with self.engine.begin() as connection:
+            for column in (c.available_at, c.claimed_until, g.until, g.next_slot_at):
+                earlier = DatabaseNow(SecondsUntil(column) + seconds)
+                connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
+
+    def row(self, id_: int) -> Row[tuple[object, ...]]:
+        with self.engine.connect() as connection:
+            return connection.execute(select(self.outbox.events).where(self.outbox.events.c.id == id_)).one()
+
+
+@dataclass
+class Recorder:
+    """A destination that notes what it got, in order, and answers as it is told; delivered if it is told nothing."""
+
+    answer: Callable[[Event], Outcome]
+    batches: list[list[Event]] = field(default_factory=list)
+
+    async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        await gate.enter(claim.lease)
+        self.batches.append(list(claim.events))
+        return {event.id: self.answer(event) for event in claim.events}
+
+    @property
+    def ids(self) -> list[int]:
+        return [event.id for batch in self.batches for event in batch]

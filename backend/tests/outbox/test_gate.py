@@ -1,0 +1,165 @@
+"""Guarantees 8 and 9: limits hold for every process together; throttles, holds and outages burn no attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from outbox.gate import OUTAGES_TO_CLOSE, Gate, GateShut, GateStatus, LeaseEnding, read_gate
+from outbox.lease import LEASE, Lease
+from outbox.model import GateState, Outbox
+from tests.outbox.queue import Queue
+
+LONG = timedelta(minutes=10)
+
+
+def lease() -> Lease:
+    return Lease("token", time.monotonic() + LEASE.total_seconds())
+
+
+@pytest.fixture
+def queue(engine: Engine, outbox: Outbox) -> Queue:
+    return Queue(engine, outbox)
+
+
+@pytest.fixture
+async def gate(queue: Queue) -> Gate:
+    return await prepared_gate(queue)
+
+
+async def prepared_gate(queue: Queue, requests_per_second: float = 1000) -> Gate:
+    gate = Gate(queue.outbox, queue.engine, requests_per_second)
+    await gate.prepare()
+    return gate
+
+
+def status(queue: Queue) -> GateStatus:
+    with queue.engine.connect() as connection:
+        return read_gate(connection, queue.outbox)
+
+
+async def test_several_processes_together_keep_to_the_rate(queue: Queue) -> None:
+    """Three gates with engines of their own would be three processes; the row is all they share."""
+    gates = [await prepared_gate(queue, requests_per_second=50) for _ in range(3)]
+    moments: list[float] = []
+
+    async def send(gate: Gate) -> None:
+        for _ in range(10):
+            await gate.enter(lease())
+            moments.append(time.monotonic())
+
+    began = time.monotonic()
+    await asyncio.gather(*(send(gate) for gate in gates))
+    took = moments[-1] - began
+    assert took >= 29 / 50 * 0.98
+    moments.sort()
+    # Burst 1: no two slots together. The n-th may not come before its time by more than a clock's grain.
+    for n, moment in enumerate(moments):
+        assert moment - began >= n / 50 - 0.03
+
+
+async def test_throttle_stops_every_process_and_ends_by_itself(queue: Queue, gate: Gate) -> None:
+    other = await prepared_gate(queue)
+    await gate.throttle(timedelta(seconds=30), "429")
+    for it in (gate, other):
+        with pytest.raises(GateShut):
+            await it.enter(lease())
+    assert status(queue).state is GateState.THROTTLED
+    queue.pass_time(timedelta(seconds=31))
+    entry = await other.enter(lease())
+    assert not entry.is_probe
+    assert status(queue).state is GateState.OPEN
+
+
+async def test_shut_gate_outlives_a_restart(queue: Queue, gate: Gate) -> None:
+    await gate.throttle(timedelta(seconds=30), "429")
+    restarted = await prepared_gate(queue)
+    with pytest.raises(GateShut):
+        await restarted.enter(lease())
+
+
+async def test_short_throttle_does_not_shorten_a_long_one(queue: Queue, gate: Gate) -> None:
+    await gate.throttle(timedelta(hours=3), "daily limit")
+    await gate.throttle(timedelta(seconds=1), "burst")
+    queue.pass_time(timedelta(minutes=1))
+    with pytest.raises(GateShut):
+        await gate.enter(lease())
+    assert status(queue).reason == "daily limit"
+
+
+async def test_hold_lets_one_probe_pass_at_a_time_and_opens_when_it_succeeds(queue: Queue, gate: Gate) -> None:
+    await gate.hold("grant crm.objects.contacts.write")
+    queue.pass_time(LONG)
+    probe = await gate.enter(lease())
+    assert probe.is_probe
+    with pytest.raises(GateShut):
+        await gate.enter(lease())
+    await gate.record_success(probe)
+    assert status(queue) == GateStatus(GateState.OPEN)
+    assert not (await gate.enter(lease())).is_probe
+
+
+async def test_throttle_does_not_replace_a_hold(queue: Queue, gate: Gate) -> None:
+    await gate.hold("a wrong token")
+    await gate.throttle(timedelta(seconds=1), "429")
+    assert status(queue).state is GateState.HELD
+
+
+async def test_starting_worker_probes_a_hold_at_once(queue: Queue, gate: Gate) -> None:
+    await gate.hold("a wrong token")
+    restarted = await prepared_gate(queue)
+    assert (await restarted.enter(lease())).is_probe
+
+
+async def test_outage_closes_the_gate_after_three_failures_in_a_row(queue: Queue, gate: Gate) -> None:
+    for _ in range(OUTAGES_TO_CLOSE - 1):
+        await gate.record_outage(await gate.enter(lease()), "502")
+    assert status(queue).state is GateState.OPEN
+    await gate.record_outage(await gate.enter(lease()), "502")
+    assert status(queue).state is GateState.THROTTLED
+    assert status(queue).reason == "outage: 502"
+
+
+async def test_success_in_between_forgets_outages(queue: Queue, gate: Gate) -> None:
+    for _ in range(5):
+        await gate.record_outage(await gate.enter(lease()), "502")
+        await gate.record_outage(await gate.enter(lease()), "502")
+        await gate.record_success(await gate.enter(lease()))
+    assert status(queue).state is GateState.OPEN
+
+
+async def test_outage_is_probed_at_growing_distances_and_ends_with_the_first_success(queue: Queue, gate: Gate) -> None:
+    for _ in range(OUTAGES_TO_CLOSE):
+        await gate.record_outage(await gate.enter(lease()), "502")
+    waits = []
+    for _ in range(7):
+        waits.append(round(status(queue).wait_seconds))
+        queue.pass_time(timedelta(minutes=2))
+        probe = await gate.enter(lease())
+        assert probe.is_probe
+        await gate.record_outage(probe, "502")
+    assert waits == [2, 4, 8, 16, 32, 60, 60]
+    queue.pass_time(timedelta(minutes=2))
+    await gate.record_success(await gate.enter(lease()))
+    assert status(queue).state is GateState.OPEN
+
+
+async def test_nothing_is_sent_past_a_lease(gate: Gate) -> None:
+    ending = Lease("token", time.monotonic() + 1)
+    with pytest.raises(LeaseEnding):
+        await gate.enter(ending)
+
+
+async def test_person_may_look_at_the_account_during_a_hold_but_not_during_a_throttle(queue: Queue, gate: Gate) -> None:
+    await gate.hold("a property is missing")
+    await gate.wait_for_slot()
+    assert status(queue).state is GateState.HELD
+    await gate.prepare()
+    await gate.record_success(await gate.enter(lease()))
+    await gate.throttle(timedelta(seconds=30), "429")
+    with pytest.raises(GateShut):
+        await gate.wait_for_slot()

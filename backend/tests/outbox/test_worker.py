@@ -1,0 +1,191 @@
+"""The worker on a real database: it drains, sleeps, wakes, stops, and survives its destination and its database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from outbox.gate import Gate
+from outbox.model import Event, Outbox
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.worker import Claim, Deliver, Worker
+from tests.outbox.queue import TYPES, Queue, Recorder
+
+LONG = timedelta(minutes=10)
+
+
+@pytest.fixture
+def queue(engine: Engine, outbox: Outbox) -> Queue:
+    return Queue(engine, outbox)
+
+
+def worker_of(queue: Queue, deliver: Deliver, *, batch_size: int = 50, concurrency: int = 4) -> Worker:
+    gate = Gate(queue.outbox, queue.engine, requests_per_second=1000)
+    return Worker(
+        queue.outbox, queue.engine, deliver, gate, types=TYPES, batch_size=batch_size, concurrency=concurrency
+    )
+
+
+def delivered(_event: Event) -> Outcome:
+    return Delivered()
+
+
+async def eventually(condition: object, seconds: float = 10) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # A database sets no asyncio.Event.
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
+    task = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        worker.stop()
+        await task
+
+
+async def test_drain_delivers_all_that_is_due(queue: Queue) -> None:
+    ids = queue.put(*(f"driver-{n % 20}" for n in range(200)))
+    recorder = Recorder(delivered)
+    await worker_of(queue, recorder).drain()
+    assert sorted(recorder.ids) == ids
+    assert max(len(batch) for batch in recorder.batches) <= 50
+
+
+async def test_events_of_a_subject_arrive_in_order_whatever_happens_to_them(queue: Queue) -> None:
+    ids = queue.put(*["a"] * 12)
+    answers = iter([Delivered(), Retry("no"), Postponed(), Retry("no")])
+    recorder = Recorder(lambda event: next(answers, Delivered()))
+    worker = worker_of(queue, recorder, batch_size=3)
+    for _ in range(4):
+        await worker.drain()
+        queue.pass_time(LONG)
+        worker = worker_of(queue, recorder, batch_size=3)
+    firsts = list(dict.fromkeys(recorder.ids))
+    assert firsts == ids
+    assert all(queue.row(id_).processed_at for id_ in ids)
+
+
+async def test_bug_in_the_destination_costs_an_attempt_and_not_the_event(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+
+    async def buggy(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        raise ZeroDivisionError("a bug")
+
+    await worker_of(queue, buggy).drain()
+    row = queue.row(id_)
+    assert (row.attempt_count, row.last_error) == (1, "ZeroDivisionError: a bug")
+
+
+async def test_event_without_an_outcome_is_charged(queue: Queue) -> None:
+    ids = queue.put("a", "b")
+
+    async def forgetful(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        return {claim.events[0].id: Delivered()}
+
+    await worker_of(queue, forgetful).drain()
+    assert queue.row(ids[0]).processed_at is not None
+    assert queue.row(ids[1]).attempt_count == 1
+
+
+async def test_one_bad_event_hurts_only_itself(queue: Queue) -> None:
+    ids = queue.put("a", "bad", "b", "a")
+    recorder = Recorder(lambda event: Rejected("bad") if event.subject == "bad" else Delivered())
+    await worker_of(queue, recorder).drain()
+    assert [queue.row(id_).processed_at is not None for id_ in ids] == [True, False, True, True]
+    assert queue.row(ids[1]).last_error == "bad"
+
+
+async def test_commit_wakes_a_sleeping_worker_at_once(queue: Queue) -> None:
+    recorder = Recorder(delivered)
+    async with running(worker_of(queue, recorder)):
+        await eventually(lambda: not queue.claimed_ids())
+        (id_,) = await asyncio.to_thread(queue.put, "a")
+        # Far below the poll of ten seconds.
+        await eventually(lambda: queue.row(id_).processed_at is not None, seconds=3)
+
+
+async def test_retry_is_made_when_it_is_due_and_not_at_the_poll(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    answers = iter([Retry("no")])
+    recorder = Recorder(lambda event: next(answers, Delivered()))
+    async with running(worker_of(queue, recorder)):
+        await eventually(lambda: queue.row(id_).processed_at is not None, seconds=6)
+
+
+async def test_stop_finishes_what_is_in_flight(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        began.set()
+        await go_on.wait()
+        return {event.id: Delivered() for event in claim.events}
+
+    worker = worker_of(queue, slow)
+    task = asyncio.create_task(worker.run())
+    await began.wait()
+    worker.stop()
+    go_on.set()
+    await task
+    assert queue.row(id_).processed_at is not None
+
+
+async def test_stop_hands_back_uncharged_what_does_not_finish_in_time(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.worker.STOP_DEADLINE", timedelta(milliseconds=50))
+    (id_,) = queue.put("a")
+    began = asyncio.Event()
+
+    async def endless(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    worker = worker_of(queue, endless)
+    task = asyncio.create_task(worker.run())
+    await began.wait()
+    worker.stop()
+    await task
+    row = queue.row(id_)
+    assert (row.claim_token, row.attempt_count, row.processed_at) == (None, 0, None)
+
+
+async def test_worker_waits_for_a_table_that_is_not_there_yet(queue: Queue) -> None:
+    queue.outbox.gate.drop(queue.engine)
+    recorder = Recorder(delivered)
+    async with running(worker_of(queue, recorder)):
+        (id_,) = await asyncio.to_thread(queue.put, "a")
+        await asyncio.to_thread(queue.outbox.gate.create, queue.engine)
+        await eventually(lambda: queue.row(id_).processed_at is not None)
+
+
+async def test_worker_survives_the_loss_of_all_its_connections(postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(postgres_url)
+    outbox.events.metadata.create_all(engine)
+    queue = Queue(engine, outbox)
+    recorder = Recorder(delivered)
+    async with running(worker_of(queue, recorder)):
+        first, *_ = await asyncio.to_thread(queue.put, "a")
+        await eventually(lambda: queue.row(first).processed_at is not None)
+        other = create_engine(postgres_url)
+        with other.connect() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                    "AND datname = current_database()"
+                )
+            )
+        second = (await asyncio.to_thread(Queue(other, outbox).put, "a"))[0]
+        await eventually(lambda: Queue(other, outbox).row(second).processed_at is not None)
+        other.dispose()
+    engine.dispose()
