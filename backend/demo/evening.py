@@ -1,0 +1,87 @@
+"""An evening at a charging hub, drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+
+from demo.script import Action, Charge, DriverScript, InstallPass, Redeem, Script, address_of
+
+DRIVERS = 360
+EVENTS = 3200
+SEED = 2026
+
+_BEGINS_AT = datetime(2026, 6, 12, 17, 0, tzinfo=UTC)
+_MERCHANTS = ("corner-bakery", "night-owl-coffee", "hub-cinema", "green-grocer", "car-wash")
+_REDEMPTION_STEP = 10
+
+
+def write_evening(drivers: int = DRIVERS, events: int = EVENTS, seed: int = SEED) -> Script:
+    """A script of `drivers` that raises at least `events` events: the hub stays busy until it does."""
+    random = Random(seed)
+    courses = [_Driver(number, random) for number in range(1, drivers + 1)]
+    for driver in courses:
+        driver.arrive()
+    while sum(len(list(it.script().event_types())) for it in courses) < events:
+        for driver in courses:
+            driver.visit()
+    return Script("an evening at a charging hub", tuple(it.script() for it in courses))
+
+
+class _Driver:
+    """One driver's evening while it is written. They know their balance, as their phone would."""
+
+    def __init__(self, number: int, random: Random) -> None:
+        self._number = number
+        self._random = random
+        self._actions: list[Action] = []
+        self._balance = 0
+        self._sessions = 0
+        self._redemptions = 0
+        self._now = _BEGINS_AT + timedelta(minutes=random.uniform(0, 90))
+
+    def arrive(self) -> None:
+        """Nine in ten install a pass, a few of them on two phones."""
+        if self._random.random() < 0.9:
+            first, second = self._random.sample(("apple", "google"), 2)
+            self._actions.append(InstallPass(first))
+            if self._random.random() < 0.1:
+                self._actions.append(InstallPass(second))
+
+    def visit(self) -> None:
+        """Charge for a while, and perhaps spend what that earned."""
+        self._actions += self._charge()
+        if self._random.random() < 0.5:
+            self._actions += self._spend()
+
+    def script(self) -> DriverScript:
+        return DriverScript(self._number, *address_of(self._number), tuple(self._actions))
+
+    def _charge(self) -> Iterator[Action]:
+        self._sessions += 1
+        self._now += timedelta(minutes=self._random.uniform(4, 25))
+        session = Charge(f"hub-{self._number:04d}-{self._sessions}", self._energy(), self._now)
+        self._balance += session.nova
+        yield session
+        if self._random.random() < 0.03:
+            # Chargers report a session again when they missed the answer.
+            yield Charge(session.session_id, session.energy_kwh, session.ended_at, is_repeat=True)
+
+    def _energy(self) -> Decimal:
+        if self._random.random() < 0.02:
+            # Plugged in and out: worth no Nova, and no event.
+            return Decimal("0.04")
+        return Decimal(self._random.randint(50, 1800)) / 100
+
+    def _spend(self) -> Iterator[Action]:
+        self._redemptions += 1
+        key = f"evening-{self._number:04d}-{self._redemptions}"
+        merchant = self._random.choice(_MERCHANTS)
+        if self._random.random() < 0.03 or self._balance < _REDEMPTION_STEP:
+            yield Redeem(key, merchant, self._balance + 1, exceeds_balance=True)
+            return
+        amount = _REDEMPTION_STEP * self._random.randint(1, self._balance // _REDEMPTION_STEP)
+        self._balance -= amount
+        yield Redeem(key, merchant, amount)

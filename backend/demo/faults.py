@@ -1,0 +1,48 @@
+"""What goes wrong during the demo, and when: at shares of the script, so that every run meets the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demo.play import Tally
+from demo.report import Report
+from demo.sandbox import Fault
+from demo.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The application is ended by SIGKILL and started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """`after` is the share of the script's actions that are done when it happens."""
+
+    after: float
+    what: Fault | Kill
+    words: str
+
+
+# The kill comes early: what the dead worker had claimed is free again only when its lease of 20 s ends.
+SCHEDULE = (
+    Mishap(0.15, Kill(), "the application is killed by SIGKILL, and started again"),
+    Mishap(0.30, Fault("throttle", requests=4), "HubSpot answers 429 four times"),
+    Mishap(0.45, Fault("down", seconds=3), "HubSpot is down for 3 s"),
+    Mishap(0.65, Fault("bad_gateway", requests=4), "HubSpot answers 502 four times"),
+    Mishap(0.80, Fault("reset_after_applying", requests=2), "HubSpot applies two requests and resets the connection"),
+)
+
+
+async def carry_out(schedule: Sequence[Mishap], stage: Stage, tally: Tally, report: Report) -> None:
+    """Let each mishap happen when its share of the script is done."""
+    for mishap in schedule:
+        await tally.until(mishap.after)
+        report.say(mishap.words, "yellow")
+        match mishap.what:
+            case Kill():
+                await stage.kill_application()
+                await stage.start_application()
+            case Fault():
+                await stage.account.add_fault(mishap.what)

@@ -1,0 +1,129 @@
+"""The order of things: play the script while things go wrong, wait until every event has arrived, audit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NoReturn
+
+from sqlalchemy import Engine
+
+from app.models import OUTBOX
+from demo.audit import take_audit
+from demo.client import NeravaClient
+from demo.errors import DemoFailed
+from demo.faults import Mishap, carry_out
+from demo.play import DRIVERS_AT_A_TIME, Tally, play
+from demo.report import Bars, Report
+from demo.sandbox import Usage
+from demo.script import Script
+from demo.stage import SERVICE_KEY, Ports, Stage, set_stage
+from outbox.model import GateState
+from outbox.queries import Status, read_status
+
+ARRIVAL_DEADLINE = timedelta(seconds=60)
+_POLL = timedelta(milliseconds=200)
+
+
+class NotArrived(DemoFailed):
+    """Events still wait, or the gate is shut, long after the last action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """What a played script took: requests to HubSpot, and unknown outcomes that clients tried again."""
+
+    usage: Usage
+    retries: int
+
+
+async def prove(
+    script: Script,
+    mishaps: Sequence[Mishap],
+    ports: Ports,
+    report: Report,
+    before_audit: Callable[[Stage], Awaitable[None]] | None = None,
+) -> bool:
+    """Play, audit, print, and leave nothing behind; whether the audit was passed. Tests spoil things `before_audit`."""
+    report.say("Starting a fresh database, the HubSpot sandbox and the application.")
+    async with set_stage(ports) as stage:
+        performance = await perform(script, mishaps, stage, report)
+        if before_audit is not None:
+            await before_audit(stage)
+        audit = await take_audit(stage.engine, stage.account, script.event_types())
+    report.show_audit(audit, performance.usage, performance.retries)
+    return not any(audit.objections())
+
+
+async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
+    """Play without mishaps and keep everything up until cancelled; the application's log is printed from then on."""
+    report.say("Starting a fresh database, the HubSpot sandbox and the application.")
+    async with set_stage(ports) as stage:
+        await perform(script, (), stage, report)
+        report.show_addresses(stage.application_url, stage.sandbox_url, SERVICE_KEY)
+        stage.show_log = report.show_log_line
+        await stage.guard()
+
+
+async def perform(script: Script, mishaps: Sequence[Mishap], stage: Stage, report: Report) -> Performance:
+    """Play the script; when this returns, nothing is due and the gate is open."""
+    report.say(f"Playing {script.title}: {len(script.drivers)} drivers, {DRIVERS_AT_A_TIME} at a time.")
+    used_before = await stage.account.usage()
+    client = NeravaClient(stage.application_url, SERVICE_KEY, stage.codes, DRIVERS_AT_A_TIME)
+    tally = Tally(script.action_count)
+    try:
+        with report.bars(tally, script.event_types().total()) as bars:
+            async with asyncio.TaskGroup() as group:
+                onlookers = [group.create_task(stage.guard()), group.create_task(_watch(stage.engine, bars))]
+                await _play_with_mishaps(script, mishaps, stage, client, tally, report)
+                report.say("The drivers are done; waiting for the last events to arrive.")
+                bars.update(await _arrival(stage.engine))
+                for task in onlookers:
+                    task.cancel()
+    finally:
+        await client.close()
+    return Performance((await stage.account.usage()).since(used_before), client.retries)
+
+
+async def _play_with_mishaps(
+    script: Script, mishaps: Sequence[Mishap], stage: Stage, client: NeravaClient, tally: Tally, report: Report
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(carry_out(mishaps, stage, tally, report))
+        group.create_task(play(script, client, tally))
+
+
+async def _watch(engine: Engine, bars: Bars) -> None:
+    while True:
+        bars.update(await _status(engine))
+        await asyncio.sleep(_POLL.total_seconds())
+
+
+async def _arrival(engine: Engine) -> Status:
+    """Return once nothing is due and the gate is open; raise NotArrived when that takes too long."""
+    try:
+        async with asyncio.timeout(ARRIVAL_DEADLINE.total_seconds()):
+            while not _has_arrived(status := await _status(engine)):
+                await asyncio.sleep(_POLL.total_seconds())
+    except TimeoutError:
+        status = await _status(engine)
+        raise NotArrived(
+            f"{ARRIVAL_DEADLINE.total_seconds():.0f} s after the last action {status.pending} events are pending, "
+            f"{status.claimed} claimed, {status.failed} failed, and the gate is {status.gate.state}"
+            + (f" ({status.gate.reason})." if status.gate.reason else ".")
+        ) from None
+    return status
+
+
+def _has_arrived(status: Status) -> bool:
+    return status.pending + status.claimed == 0 and status.gate.state is GateState.OPEN
+
+
+async def _status(engine: Engine) -> Status:
+    def read() -> Status:
+        with engine.connect() as connection:
+            return read_status(connection, OUTBOX)
+
+    return await asyncio.to_thread(read)

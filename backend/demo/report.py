@@ -1,0 +1,166 @@
+"""What the demo prints: what happens as it happens, two bars in a terminal, and the audit at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from math import ceil
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from demo.audit import Audit
+from demo.play import Tally
+from demo.sandbox import Usage
+from outbox.model import GateState
+from outbox.queries import Status
+
+_OBJECTIONS_SHOWN = 12
+# Without a terminal: a line whenever another share of the actions is done.
+_SHARE_PER_LINE = 0.1
+
+
+class Report:
+    """Every line carries the seconds since the demo began."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._began_at = time.monotonic()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return time.monotonic() - self._began_at
+
+    def say(self, words: str, style: str = "") -> None:
+        self.console.print(Text.assemble((f"{self.elapsed_seconds:6.1f} s  ", "dim"), (words, style)))
+
+    @contextmanager
+    def bars(self, tally: Tally, events: int) -> Iterator[Bars]:
+        """Bars in a terminal, lines elsewhere, for as long as the block lasts."""
+        if not self.console.is_terminal:
+            yield PlainBars(self, tally, events)
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        ) as progress:
+            yield LiveBars(progress, tally, events)
+
+    def show_audit(self, audit: Audit, usage: Usage, retries: int) -> None:
+        self.console.print()
+        self.console.print(_figures(audit, usage, retries, self.elapsed_seconds))
+        self.console.print()
+        objections = list(audit.objections())
+        for text in objections[:_OBJECTIONS_SHOWN]:
+            self.console.print(Text(f"✗ {text}", style="red"))
+        if (more := len(objections) - _OBJECTIONS_SHOWN) > 0:
+            self.console.print(Text(f"… and {more} more", style="red"))
+        if not objections:
+            self.console.print(
+                Text(
+                    "✓ Every event that the tables call for reached HubSpot, and every contact is as they say.", "green"
+                )
+            )
+
+    def show_addresses(self, application_url: str, sandbox_url: str, service_key: str) -> None:
+        self.console.print()
+        for name, text in (
+            ("API", f"{application_url}/docs"),
+            ("HubSpot sandbox", sandbox_url),
+            ("X-Service-Key", service_key),
+            ("one-time codes", "below, in the application's log"),
+        ):
+            self.console.print(Text.assemble((f"{name:>16}  ", "dim"), text))
+        self.console.print(Text("\nCtrl-C ends all.", "bold"))
+
+    def show_log_line(self, line: str) -> None:
+        """A JSON line of the application's log as level and message; any other line as it is."""
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            self.console.print(Text(line))
+            return
+        self.console.print(Text.assemble((f"{fields.get('level', ''):>8}  ", "dim"), str(fields.get("message", line))))
+
+
+class LiveBars:
+    def __init__(self, progress: Progress, tally: Tally, events: int) -> None:
+        self._progress = progress
+        self._tally = tally
+        self._actions = progress.add_task("drivers' actions ", total=tally.total, note="")
+        self._events = progress.add_task("events in HubSpot", total=events, note="")
+
+    def update(self, status: Status) -> None:
+        self._progress.update(self._actions, completed=self._tally.done)
+        self._progress.update(self._events, completed=status.delivered, note=_note(status))
+
+
+class PlainBars:
+    def __init__(self, report: Report, tally: Tally, events: int) -> None:
+        self._report = report
+        self._tally = tally
+        self._events = events
+        self._next_share = _SHARE_PER_LINE
+
+    def update(self, status: Status) -> None:
+        if self._tally.done < self._next_share * self._tally.total:
+            return
+        while self._tally.done >= self._next_share * self._tally.total:
+            self._next_share += _SHARE_PER_LINE
+        self._report.say(
+            f"{self._tally.done} of {self._tally.total} actions, "
+            f"{status.delivered} of {self._events} events in HubSpot, {_note(status)}"
+        )
+
+
+Bars = LiveBars | PlainBars
+
+
+def percentile(values: Sequence[timedelta], share: float) -> timedelta:
+    """The smallest of the values that at least `share` of them do not exceed; zero when there are none."""
+    if not values:
+        return timedelta(0)
+    return sorted(values)[max(0, ceil(len(values) * share) - 1)]
+
+
+def _note(status: Status) -> str:
+    if status.gate.state is not GateState.OPEN:
+        return f"gate {status.gate.state}: {status.gate.reason}"
+    return f"{status.pending + status.claimed} on their way"
+
+
+def _figures(audit: Audit, usage: Usage, retries: int, seconds: float) -> Table:
+    events = audit.events
+    answers = " · ".join(f"{name} × {count}" for name, count in sorted(usage.by_status.items()))
+    latencies = " · ".join(
+        f"p{share} {percentile(events.latencies, share / 100).total_seconds():.2f} s" for share in (50, 99)
+    )
+    per_request = events.delivered / usage.requests if usage.requests else 0.0
+    rows: list[tuple[str, int | str, str]] = [
+        ("events expected", events.expected, f"derived from the tables of {audit.drivers} drivers"),
+        ("delivered", events.delivered, ""),
+        ("failed", len(events.failed), ""),
+        ("lost", len(events.lost), ""),
+        ("surplus", len(events.surplus), ""),
+        ("contacts that differ", audit.contacts_that_differ, f"of {audit.drivers}, compared property by property"),
+        ("requests used", usage.requests, answers),
+        ("events per request", f"{per_request:.1f}", ""),
+        ("commit → HubSpot", latencies, ""),
+        ("unknown outcomes", retries, "requests that drivers and chargers repeated with the same key"),
+        ("wall time", f"{seconds:.1f} s", ""),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", style="dim")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for name, value, note in rows:
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else value, note)
+    return table
