@@ -25,7 +25,8 @@ _DRIVERS = {
 class Settings(HubSpotSettings):
     """Read from the environment, and from `.env` at the top of the checkout where there is one."""
 
-    model_config = SettingsConfigDict(env_file=BACKEND.parent / ".env", extra="ignore")
+    # Inputs are hidden in errors, because they hold passwords and tokens.
+    model_config = SettingsConfigDict(env_file=BACKEND.parent / ".env", extra="ignore", hide_input_in_errors=True)
 
     database_url: str = Field(
         default="sqlite:///nerava.db",
@@ -52,7 +53,6 @@ def normalise_database_url(text: str) -> str:
     try:
         url = make_url(text)
     except ArgumentError:
-        # The text is not repeated: it may hold a password.
         raise ValueError("DATABASE_URL is no database URL; write sqlite:///nerava.db or postgresql://…") from None
     if url.drivername not in _DRIVERS:
         raise ValueError(f"DATABASE_URL begins with {url.drivername}://; Nerava runs on sqlite:// and postgresql://")

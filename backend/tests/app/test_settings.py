@@ -34,6 +34,12 @@ def test_without_settings_the_database_is_a_file_in_backend_and_nothing_is_sent(
     assert (settings.hubspot_enabled, settings.hubspot_send_live) == (False, False)
 
 
+def test_a_refused_database_url_does_not_show_its_password():
+    with pytest.raises(ValidationError) as refusal:
+        Settings(_env_file=None, database_url="mysql://nerava:s3cret@db/nerava")
+    assert "s3cret" not in str(refusal.value)
+
+
 def test_secrets_are_not_shown_with_the_settings():
     settings = Settings(_env_file=None, charger_service_key="s3cret", operator_token="s3cret")
     assert "s3cret" not in repr(settings)
