@@ -1,0 +1,151 @@
+"""What the documents say is compared with what is there: targets, variables, statements, tests, files and links."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.models import OUTBOX
+from app.services.hubspot import track_event
+from app.settings import Settings
+from outbox.queries import read_event
+from tests.conftest import BACKEND
+
+ROOT = BACKEND.parent
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+WRITTEN = [*DOCUMENTS, ROOT / ".env.example"]
+
+# What style forbids: words that praise, and pictures.
+PRAISE = re.compile(
+    r"robust|comprehensive|seamless|blazing|powerful|cutting-edge|world-class|production-ready|enterprise-grade"
+    r"|battle-tested|state-of-the-art|effortless|leverag|best-in-class|elegant",
+    re.IGNORECASE,
+)
+EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")
+
+each_document = pytest.mark.parametrize("document", WRITTEN, ids=lambda it: str(it.relative_to(ROOT)))
+
+
+def test_make_targets_that_the_documents_name_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for it in DOCUMENTS for name in re.findall(r"(?:`|^)make ([a-z]+)", it.read_text(), re.MULTILINE)}
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_readme_and_example_name_every_variable_with_its_true_default():
+    defaults = {name.upper(): _as_text(field.default) for name, field in Settings.model_fields.items()}
+    assert _example() == defaults
+    assert _readme_table() == {name: value or "empty" for name, value in defaults.items()}
+
+
+def test_example_sets_what_no_settings_set():
+    assert Settings(_env_file=ROOT / ".env.example") == Settings(_env_file=None)
+
+
+def test_every_variable_of_the_example_has_its_consequence_above_it():
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    bare = [lines[i] for i in range(1, len(lines)) if "=" in lines[i] and not lines[i - 1].startswith("#")]
+    assert [it for it in bare if not it.startswith("#")] == []
+
+
+def test_statements_of_the_readme_run(engine):
+    statements = _sql(README)
+    assert len(statements) >= 6
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def test_readmes_statement_makes_a_failed_event_pending_and_the_other_fails_it_again(engine):
+    with Session(engine) as db, db.begin():
+        event_id = track_event(db, "no_such_event", {"user_id": "d1"})
+    retry, fail = (it for it in _sql(README) if it.startswith("UPDATE"))
+    for statement, state in ((retry, "pending"), (fail, "failed")):
+        with engine.begin() as connection:
+            assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1
+            event = read_event(connection, OUTBOX, event_id)
+        assert event is not None
+        assert event.state == state
+
+
+def test_every_guarantee_names_tests_that_exist():
+    rows = re.findall(r"^\| (\d+) \|(.*)\|(.*)\|$", _section(ARCHITECTURE, "Guarantees and their tests"), re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 11))
+    for number, guarantee, proof in rows:
+        named = re.findall(r"`(test_\w+)`", proof)
+        assert named or "no test" in proof, f"{number} {guarantee}"
+        assert set(named) <= _names_of_tests(), f"{number} {guarantee}"
+
+
+def test_decisions_are_numbered_without_gaps_and_have_their_parts():
+    assert [it.name[:4] for it in DECISIONS] == [f"{n:04}" for n in range(1, len(DECISIONS) + 1)]
+    for decision in DECISIONS:
+        words = decision.read_text()
+        assert words.startswith(f"# {decision.name[:4]} ")
+        for part in ("Governs: [", "**Context.**", "**Decision.**", "**Consequences.**", "**Alternatives.**"):
+            assert part in words, f"{decision.name} lacks {part}"
+        assert "**Revisit when**" in words, decision.name
+
+
+@each_document
+def test_links_lead_somewhere(document):
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    missing = [it for it in targets if "://" not in it and not (document.parent / it).exists()]
+    assert missing == []
+
+
+@each_document
+def test_documents_neither_praise_nor_decorate(document):
+    assert PRAISE.findall(document.read_text()) == []
+    assert EMOJI.findall(document.read_text()) == []
+
+
+@each_document
+def test_documents_hold_no_path_of_somebodys_machine(document):
+    assert re.findall(r"(?<![\w.])/(?:home|root|work|tmp|Users|mnt)/\S*", document.read_text()) == []
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def _example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def _readme_table() -> dict[str, str]:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S+) \| .+ \|$", _section(README, "Configuration"), re.MULTILINE)
+    return {name: default.strip("`") for name, default in rows}
+
+
+def _section(document: Path, title: str) -> str:
+    _, _, rest = document.read_text().partition(f"\n## {title}\n")
+    assert rest, f"{document.name} has no section {title}"
+    return rest.partition("\n## ")[0]
+
+
+def _sql(document: Path) -> list[str]:
+    blocks = re.findall(r"```sql\n(.*?)```", document.read_text(), re.DOTALL)
+    lines = (line for block in blocks for line in block.splitlines() if not line.startswith("--"))
+    return [it.strip() for it in "\n".join(lines).split(";") if it.strip()]
+
+
+def _names_of_tests() -> set[str]:
+    modules = (ast.parse(path.read_text()) for path in (BACKEND / "tests").rglob("test_*.py"))
+    functions = (node for module in modules for node in ast.walk(module))
+    return {it.name for it in functions if isinstance(it, ast.FunctionDef | ast.AsyncFunctionDef)}
