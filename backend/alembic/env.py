@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from logging.config import fileConfig
 
+from alembic import context
 from sqlalchemy import Connection
 
-from alembic import context
 from app.database import create_database_engine
 from app.models import Base
 from app.settings import Settings, normalise_database_url

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, Field
 
+from app.wallet import PassType, Stage
 from hubspot_sync.event import (
     Catalog,
     ContactProperty,
@@ -17,8 +18,6 @@ from hubspot_sync.event import (
 )
 
 AuthProvider = Literal["otp", "email", "google", "apple", "local", "partner"]
-Stage = Literal["signed_up", "pass_installed", "earning", "redeeming"]
-PassType = Literal["apple", "google"]
 # Whole Nova; HubSpot's numbers are exact up to 2^53.
 Nova = Annotated[int, Field(ge=0, le=2**53)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -28,15 +27,13 @@ STRING, NUMBER, DATETIME, BOOL, ENUMERATION = PropertyType
 USER_ID = ContactProperty("nerava_user_id", "Nerava driver id", STRING, is_unique=True)
 EMAIL = ContactProperty("email", "Email", STRING, is_standard=True)
 PHONE = ContactProperty("phone", "Phone Number", STRING, is_standard=True)
-STAGE = ContactProperty("nerava_stage", "Nerava stage", ENUMERATION, options=get_args(Stage))
+STAGE = ContactProperty("nerava_stage", "Nerava stage", ENUMERATION, options=tuple(Stage))
 SIGNED_UP_AT = ContactProperty("nerava_signed_up_at", "Nerava signed up at", DATETIME)
 AUTH_PROVIDER = ContactProperty(
     "nerava_auth_provider", "Nerava sign-up method", ENUMERATION, options=get_args(AuthProvider)
 )
 PASS_INSTALLED = ContactProperty("nerava_wallet_pass_installed", "Nerava wallet pass installed", BOOL)
-PASS_TYPE = ContactProperty(
-    "nerava_wallet_pass_type", "Nerava wallet pass type", ENUMERATION, options=get_args(PassType)
-)
+PASS_TYPE = ContactProperty("nerava_wallet_pass_type", "Nerava wallet pass type", ENUMERATION, options=tuple(PassType))
 PASS_INSTALLED_AT = ContactProperty("nerava_wallet_pass_installed_at", "Nerava wallet pass installed at", DATETIME)
 BALANCE = ContactProperty("nerava_balance", "Nova balance", NUMBER)
 LIFETIME_EARNED = ContactProperty("nerava_lifetime_earned", "Nova earned in all", NUMBER)

@@ -22,7 +22,7 @@ class ChildFailed(DemoFailed):
 
 
 class Child:
-    """One process in a session of its own: a terminal's Ctrl-C reaches the demo alone, which then stops its children."""
+    """One process in a session of its own: a terminal's Ctrl-C reaches the demo alone, which stops its children."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, on_line: Callable[[str], None] | None) -> None:
         self.name = name

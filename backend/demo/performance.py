@@ -47,8 +47,7 @@ async def prove(
     before_audit: Callable[[Stage], Awaitable[None]] | None = None,
 ) -> bool:
     """Play, audit, print, and leave nothing behind; whether the audit was passed. Tests spoil things `before_audit`."""
-    report.say("Starting a fresh database, the HubSpot sandbox and the application.")
-    async with set_stage(ports) as stage:
+    async with set_stage(ports, report.say) as stage:
         performance = await perform(script, mishaps, stage, report)
         if before_audit is not None:
             await before_audit(stage)
@@ -59,8 +58,7 @@ async def prove(
 
 async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
     """Play without mishaps and keep everything up until cancelled; the application's log is printed from then on."""
-    report.say("Starting a fresh database, the HubSpot sandbox and the application.")
-    async with set_stage(ports) as stage:
+    async with set_stage(ports, report.say) as stage:
         await perform(script, (), stage, report)
         report.show_addresses(stage.application_url, stage.sandbox_url, SERVICE_KEY)
         stage.show_log = report.show_log_line

@@ -66,7 +66,7 @@ class Report:
         if not objections:
             self.console.print(
                 Text(
-                    "✓ Every event that the tables call for reached HubSpot, and every contact is as they say.", "green"
+                    "✓ Every event that the tables call for reached HubSpot, and every contact is as they say", "green"
                 )
             )
 
@@ -132,29 +132,32 @@ def percentile(values: Sequence[timedelta], share: float) -> timedelta:
 
 
 def _note(status: Status) -> str:
-    if status.gate.state is not GateState.OPEN:
-        return f"gate {status.gate.state}: {status.gate.reason}"
-    return f"{status.pending + status.claimed} on their way"
+    if status.gate.state is GateState.OPEN:
+        return f"{status.pending + status.claimed} on their way"
+    kind, _, _ = (status.gate.reason or "").partition(":")
+    return f"gate {status.gate.state}: {kind}"
 
 
 def _figures(audit: Audit, usage: Usage, retries: int, seconds: float) -> Table:
     events = audit.events
     answers = " · ".join(f"{name} × {count}" for name, count in sorted(usage.by_status.items()))
-    latencies = " · ".join(
-        f"p{share} {percentile(events.latencies, share / 100).total_seconds():.2f} s" for share in (50, 99)
-    )
+    p50, p99 = (percentile(events.latencies, it).total_seconds() for it in (0.5, 0.99))
     per_request = events.delivered / usage.requests if usage.requests else 0.0
     rows: list[tuple[str, int | str, str]] = [
-        ("events expected", events.expected, f"derived from the tables of {audit.drivers} drivers"),
+        ("events expected", events.expected, "derived from the business tables"),
         ("delivered", events.delivered, ""),
         ("failed", len(events.failed), ""),
         ("lost", len(events.lost), ""),
         ("surplus", len(events.surplus), ""),
-        ("contacts that differ", audit.contacts_that_differ, f"of {audit.drivers}, compared property by property"),
+        (
+            "contacts that differ",
+            audit.contacts_that_differ,
+            f"of {audit.drivers} drivers, compared property by property",
+        ),
         ("requests used", usage.requests, answers),
         ("events per request", f"{per_request:.1f}", ""),
-        ("commit → HubSpot", latencies, ""),
-        ("unknown outcomes", retries, "requests that drivers and chargers repeated with the same key"),
+        ("commit → HubSpot", f"{p50:.2f} s", f"p50, and {p99:.2f} s p99, the failures on the way included"),
+        ("unknown outcomes", retries, "repeated by their clients with the same key"),
         ("wall time", f"{seconds:.1f} s", ""),
     ]
     table = Table.grid(padding=(0, 2))

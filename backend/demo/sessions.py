@@ -6,8 +6,8 @@ Used columns: sessionId, userId, ended, kwhTotal, platform, locationId; others a
 - Drivers are numbered in the order in which they first appear; every third signs up by phone and has no email.
 - platform ios installs an Apple pass, android a Google pass, web none; a driver's first session says which.
 - A session with energy is granted; one of 0 kWh is not, and one below 0.05 kWh earns 0 Nova and raises no event.
-- A driver's sessions are played in the order of their ends. Whenever the balance reaches 100 Nova, 100 are redeemed
-  at the café of the session's location, again until less is left.
+- A driver's sessions are played in the order of their ends. Whenever the balance reaches 200 Nova (20 kWh), 200 are
+  redeemed at the café of the session's location, again until less is left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from demo.errors import DemoFailed
 from demo.script import Action, Charge, DriverScript, InstallPass, Redeem, Script, address_of
 
-REDEEM_AT = 100
+REDEEM_AT = 200
 COLUMNS = ("sessionId", "userId", "ended", "kwhTotal", "platform", "locationId")
 
 _PASS_TYPES = {"ios": "apple", "android": "google", "web": None}

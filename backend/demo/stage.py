@@ -72,7 +72,7 @@ class Stage:
         self.show_log: Callable[[str], None] | None = None
         self._ports = ports
         database_url = f"sqlite:///{folder / 'nerava.db'}"
-        self._environment = _environment(database_url, self.sandbox_url)
+        self._environment = _environment(database_url, self.sandbox_url, folder)
         # A plain engine: its transactions begin as readers, so that watching takes no writer's turn.
         self.engine: Engine = create_engine(database_url)
         self.account = SandboxAccount(self.sandbox_url, TOKEN)
@@ -142,7 +142,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def set_stage(ports: Ports) -> AsyncIterator[Stage]:
+async def set_stage(ports: Ports, say: Callable[[str], None]) -> AsyncIterator[Stage]:
     """A stage with everything up, in a temporary folder; on leaving, both are gone, whatever happened."""
     check_free(ports)
     async with AsyncExitStack() as stack:
@@ -152,17 +152,22 @@ async def set_stage(ports: Ports) -> AsyncIterator[Stage]:
         await stage.launch_sandbox()
         await stage.migrate()
         await stage.await_sandbox()
-        await stage.provision()
-        await stage.start_application()
+        say(f"A fresh SQLite database is migrated; the HubSpot sandbox is up on {stage.sandbox_url}.")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stage.provision())
+            group.create_task(stage.start_application())
+        say(f"The contact properties are provisioned; Nerava is up on {stage.application_url}.")
         yield stage
 
 
-def _environment(database_url: str, sandbox_url: str) -> dict[str, str]:
+def _environment(database_url: str, sandbox_url: str, folder: Path) -> dict[str, str]:
     """Every setting is stated, most as their defaults, so that a developer's own `.env` changes nothing here."""
     defaults = {name.upper(): _as_text(field.default) for name, field in Settings.model_fields.items()}
-    return {
-        **os.environ,
-        **defaults,
+    environment = {**os.environ, **defaults}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Each start would compile everything anew and take three times as long.
+        environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    return environment | {
         "DATABASE_URL": database_url,
         "HUBSPOT_ENABLED": "true",
         "HUBSPOT_SEND_LIVE": "true",

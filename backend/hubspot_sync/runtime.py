@@ -59,10 +59,13 @@ class WorkerHost:
         """Stop the worker; what is in flight is finished first, within the worker's deadline."""
         if self._task is None:
             return
-        if self._worker is not None:
+        if self._worker is None:
+            self._task.cancel()
+        else:
             self._worker.stop()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._status = WorkerStatus(WorkerState.STOPPED, "the application is stopping")
+        if self._status.state is WorkerState.RUNNING:
+            self._status = WorkerStatus(WorkerState.STOPPED, "the application is stopping")
 
     async def _run(self) -> None:
         try:
@@ -70,8 +73,8 @@ class WorkerHost:
                 self._worker = worker
                 log.info("HubSpot sync worker started")
                 await worker.run()
-        except BaseException as error:
-            self._status = WorkerStatus(WorkerState.DEAD, f"the worker ended: {type(error).__name__}: {error}")
+        except Exception as error:
+            self._status = WorkerStatus(WorkerState.DEAD, f"it ended by {type(error).__name__}; see the log")
             log.critical("HubSpot sync worker ended; events wait until the application restarts.", exc_info=error)
             raise
 

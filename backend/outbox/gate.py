@@ -152,6 +152,7 @@ class Gate:
         """Forget earlier outages, and open the gate if the request was its probe."""
         if entry.is_probe or entry.outages:
             await self._do(lambda connection: self._reopen(connection, entry))
+            await self.refresh()
 
     async def _shut(self, state: GateState, wait: timedelta, reason: str) -> None:
         self._shuts += 1
@@ -181,7 +182,7 @@ class Gate:
         connection.execute(update(gate).where(gate.c.state == GateState.HELD.value).values(until=DatabaseNow()))
 
     def _shut_row(self, connection: Connection, state: GateState, wait: timedelta, reason: str) -> bool:
-        """Shut the row unless something stronger holds it; true when its state or reason is new."""
+        """Shut the row unless something stronger holds it; true when its state is new."""
         gate = self._outbox.gate
         before = read_gate(connection, self._outbox)
         until = DatabaseNow(wait.total_seconds())
@@ -194,7 +195,7 @@ class Gate:
             .values(state=state.value, until=until, reason=reason)
         )
         after = read_gate(connection, self._outbox)
-        return (before.state, before.reason) != (after.state, after.reason)
+        return before.state != after.state
 
     def _count_outage(self, connection: Connection) -> int:
         gate = self._outbox.gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -74,15 +75,30 @@ def empty_database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file that tests' files are copied from."""
+    file = tmp_path_factory.mktemp("template") / "nerava.db"
+    migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def migrated_sqlite_url(sqlite_url: str, _migrated_file: Path) -> str:
+    shutil.copy(_migrated_file, sqlite_url.removeprefix("sqlite:///"))
+    return sqlite_url
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres_server: str, _migrated_template: str) -> Iterator[str]:
+    yield from _postgres_database(postgres_server, _migrated_template)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> str:
     """A fresh database migrated to head, once of each kind."""
-    if request.param == "sqlite":
-        migrate(sqlite_url)
-        yield sqlite_url
-        return
-    template = request.getfixturevalue("_migrated_template")
-    yield from _postgres_database(request.getfixturevalue("postgres_server"), template)
+    url: str = request.getfixturevalue("migrated_sqlite_url" if request.param == "sqlite" else "migrated_postgres_url")
+    return url
 
 
 @pytest.fixture

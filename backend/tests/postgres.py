@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def run_postgres() -> Iterator[str]:
             _wait_until_ready(server, port)
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
         finally:
-            server.terminate()
+            # SIGINT ends it at once; SIGTERM would wait for whoever is connected.
+            server.send_signal(signal.SIGINT)
             try:
                 server.wait(10)
             except subprocess.TimeoutExpired:

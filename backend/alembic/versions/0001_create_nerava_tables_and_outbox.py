@@ -6,7 +6,6 @@ Takes no lock that anyone could notice: every table is new.
 from __future__ import annotations
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "0001"

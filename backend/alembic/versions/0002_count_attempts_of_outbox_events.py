@@ -6,7 +6,6 @@ PostgreSQL: ACCESS EXCLUSIVE on outbox_events for milliseconds; a constant defau
 from __future__ import annotations
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "0002"

@@ -8,7 +8,6 @@ event_id, and its payload's user_id as subject.
 from __future__ import annotations
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "0003"

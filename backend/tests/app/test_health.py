@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, text
 
-from alembic import command
 from app.database import head_revision
 from app.main import create_app
 from app.models import OUTBOX

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
 
-from alembic import command
 from app.database import create_database_engine
 from app.models import Base
 from tests.conftest import BACKEND, migrate

@@ -1,0 +1,135 @@
+"""The real worker, over real HTTP, against the sandbox: `hubspot` tracks events, delivers them, and reads contacts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, Row, select
+from sqlalchemy.orm import Session
+
+from app.events import CATALOG
+from app.models import OUTBOX
+from app.services.hubspot import track_event
+from hubspot_sandbox import Sandbox
+from hubspot_sync.integration import Integration
+from hubspot_sync.provisioning import carry_out, plan_provisioning
+from hubspot_sync.settings import HubSpotSettings
+from outbox.gate import Gate, GateStatus, read_gate
+from tests.outbox.queue import Queue
+
+PORTAL_ID = "12345678"
+SIGNED_UP = {"auth_provider": "otp", "created_at": "2026-11-24T18:00:00Z"}
+
+
+@pytest.fixture
+def database_url(migrated_sqlite_url: str) -> str:
+    """One database is enough here: what differs between the two is the outbox's, and proven there."""
+    return migrated_sqlite_url
+
+
+@pytest.fixture(scope="session")
+def _sandbox() -> Iterator[Sandbox]:
+    with Sandbox(seed=1, rate_max=10_000) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(_sandbox: Sandbox) -> Sandbox:
+    """A fresh HubSpot account without our properties."""
+    _sandbox.reset()
+    return _sandbox
+
+
+def settings_for(sandbox: Sandbox, **changes: object) -> HubSpotSettings:
+    values: dict[str, object] = {
+        "hubspot_enabled": True,
+        "hubspot_send_live": True,
+        "hubspot_private_app_token": "pat-na1-0",
+        "hubspot_portal_id": PORTAL_ID,
+        "hubspot_base_url": sandbox.url,
+        "hubspot_requests_per_second": 100,
+    }
+    return HubSpotSettings(**(values | changes))
+
+
+@dataclass
+class HubSpot:
+    """Both ends: what Nerava tracks, and what HubSpot has."""
+
+    engine: Engine
+    sandbox: Sandbox
+    settings: HubSpotSettings
+    queue: Queue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(self.engine, OUTBOX)
+
+    @property
+    def integration(self) -> Integration:
+        return Integration(self.settings, OUTBOX, CATALOG, self.engine)
+
+    def track(self, event_type: str, payload: Mapping[str, object]) -> UUID:
+        with Session(self.engine) as db, db.begin():
+            return track_event(db, event_type, payload)
+
+    def sign_up(self, user_id: str, **payload: object) -> UUID:
+        return self.track("driver_signed_up", {"user_id": user_id, **SIGNED_UP, **payload})
+
+    def earn(self, user_id: str, total: int, **payload: object) -> UUID:
+        earned = {"amount": 1, "earned_at": "2026-11-24T19:00:00Z", "lifetime_earned": total, "new_balance": total}
+        return self.track("nova_earned", {"user_id": user_id, **earned, **payload})
+
+    def provision(self) -> None:
+        asyncio.run(self._provision())
+
+    async def _provision(self) -> None:
+        gate = Gate(OUTBOX, self.engine, 1000)
+        await gate.prepare()
+        async with self.integration.client() as client:
+            plan = await plan_provisioning(client, gate, CATALOG)
+            async for _ in carry_out(plan, client, gate, CATALOG):
+                pass
+
+    def deliver(self) -> None:
+        """Run a worker until nothing more is due or the gate is shut."""
+        asyncio.run(self._deliver())
+
+    async def _deliver(self) -> None:
+        async with self.integration.worker() as worker:
+            await worker.drain()
+
+    def row(self, event_id: UUID) -> Row[Any]:
+        with self.engine.connect() as connection:
+            return connection.execute(select(OUTBOX.events).where(OUTBOX.events.c.event_id == event_id)).one()
+
+    def is_delivered(self, event_id: UUID) -> bool:
+        return self.row(event_id).processed_at is not None
+
+    def gate(self) -> GateStatus:
+        with self.engine.connect() as connection:
+            return read_gate(connection, OUTBOX)
+
+    def contact(self, user_id: str) -> dict[str, str] | None:
+        found = self.sandbox.contact(nerava_user_id=user_id)
+        return None if found is None else found["properties"]
+
+    def upserts(self) -> list[dict[str, Any]]:
+        """The upsert requests that HubSpot received, oldest first."""
+        return [it for it in self.sandbox.requests() if it["path"].endswith("/batch/upsert")]
+
+
+@pytest.fixture
+def bare_hubspot(engine: Engine, sandbox: Sandbox) -> HubSpot:
+    """An account in which nobody has provisioned our properties."""
+    return HubSpot(engine, sandbox, settings_for(sandbox))
+
+
+@pytest.fixture
+def hubspot(bare_hubspot: HubSpot) -> HubSpot:
+    bare_hubspot.provision()
+    return bare_hubspot
