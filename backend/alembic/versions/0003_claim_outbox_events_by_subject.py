@@ -80,7 +80,7 @@ def fill_new_columns() -> None:
         subject = 'substring(payload from \'"user_id"\\s*:\\s*"([^"]+)"\')'
     op.execute(
         f"UPDATE outbox_events SET event_id = {event_id}, subject = {subject}, available_at = created_at, "  # noqa: S608
-        "failed_at = CASE WHEN attempt_count >= 3 THEN created_at END, "
+        "failed_at = CASE WHEN attempt_count >= 3 AND processed_at IS NULL THEN created_at END, "
         "attempt_count = CASE WHEN processed_at IS NULL THEN attempt_count ELSE 0 END"
     )
     op.execute(
