@@ -98,8 +98,12 @@ class Worker:
         await self._gate.prepare()
         renewals = asyncio.create_task(self._keep_leases())
         try:
-            while await self._start_next() or self._deliveries:
-                await self._bell.wait(timedelta(0) if self._has_room() else POLL_INTERVAL)
+            while not self._is_stopping:
+                if await self._start_next():
+                    continue
+                if not self._deliveries:
+                    break
+                await self._bell.wait(POLL_INTERVAL)
         finally:
             await self._finish(renewals)
 
@@ -198,7 +202,7 @@ class Worker:
                 held_before[token].extend(began_at)
 
     async def _finish(self, renewals: asyncio.Task[None]) -> None:
-        self._is_stopping = True
+        """End what is in flight, and hand back what did not end in time."""
         if self._deliveries:
             _, late = await asyncio.wait(self._deliveries, timeout=STOP_DEADLINE.total_seconds())
             for task in late:
@@ -206,8 +210,12 @@ class Worker:
             await asyncio.gather(*late, return_exceptions=True)
         renewals.cancel()
         await asyncio.gather(renewals, return_exceptions=True)
-        for token in list(self._leases):
-            await self._transact(queries.hand_back, self._outbox, token)
+        try:
+            for token in list(self._leases):
+                await self._transact(queries.hand_back, self._outbox, token)
+                del self._leases[token]
+        except (DBAPIError, PoolTimeout) as error:
+            log.warning("Could not hand events back (%s); their leases will run out.", _first_line(error))
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run a step again until the database answers; None when the worker is stopped meanwhile."""
