@@ -1,0 +1,202 @@
+"""Every migration can be taken back, all together make what the models declare, and stored events survive them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, select, text
+
+from app.database import create_database_engine
+from app.models import OUTBOX, Base
+from tests.conftest import BACKEND, migrate
+
+# Who an event of an earlier release is about, by how its payload was written.
+STORED_PAYLOADS = {
+    '{"user_id": "d1", "email": "a@example.com"}': "d1",
+    '{"user_id":"d2"}': "d2",
+    '{"email": "a@example.com", "user_id" : "d1"}': "d1",
+}
+# A payload that names nobody: the event is a subject of its own.
+STORED_PAYLOADS_OF_NOBODY = ['{"email": "a@example.com"}', "no JSON", '{"user_id": ""}']
+
+
+def test_migrated_tables_are_what_the_models_declare(empty_database_url):
+    with opened(empty_database_url) as engine:
+        Base.metadata.create_all(engine)
+        declared = tables(engine)
+        Base.metadata.drop_all(engine)
+        migrate(empty_database_url)
+        assert tables(engine, without="alembic_version") == declared
+
+
+def test_alembic_finds_nothing_to_migrate(database_url):
+    command.check(config(database_url))
+
+
+def test_each_migration_can_be_taken_back_and_made_again(empty_database_url):
+    migrate(empty_database_url)
+    revisions = [it.revision for it in ScriptDirectory.from_config(config(empty_database_url)).walk_revisions()]
+    with opened(empty_database_url) as engine:
+        after = {}
+        for revision in revisions:
+            after[revision] = tables(engine)
+            command.downgrade(config(empty_database_url), "-1")
+        assert inspect(engine).get_table_names() == ["alembic_version"]
+        for revision in reversed(revisions):
+            command.upgrade(config(empty_database_url), "+1")
+            assert tables(engine) == after[revision], revision
+
+
+def test_migration_of_its_own_adds_attempt_count_and_last_error(empty_database_url):
+    with opened(empty_database_url) as engine:
+        migrate(empty_database_url, "0001")
+        before = columns(engine)
+        migrate(empty_database_url, "0002")
+        assert columns(engine) - before == {"attempt_count", "last_error"}
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_stored_events_keep_their_order_and_get_an_id_and_a_subject(empty_database_url, revision):
+    migrate(empty_database_url, revision)
+    payloads = [*STORED_PAYLOADS, *STORED_PAYLOADS_OF_NOBODY]
+    with opened(empty_database_url) as engine:
+        with engine.begin() as connection:
+            for payload in payloads:
+                store(connection, payload)
+        migrate(empty_database_url)
+        c = OUTBOX.events.c
+        with engine.connect() as connection:
+            events = connection.execute(
+                select(c.payload, c.event_id, c.subject, c.created_at, c.available_at).order_by(c.id)
+            ).all()
+    assert [it.payload for it in events] == payloads
+    assert all(isinstance(it.event_id, UUID) for it in events)
+    assert len({it.event_id for it in events}) == len(events)
+    assert all(it.available_at == it.created_at for it in events)
+    subjects = [it.subject for it in events]
+    named = len(STORED_PAYLOADS)
+    assert subjects[:named] == list(STORED_PAYLOADS.values())
+    assert subjects[named:] == [str(it.event_id) for it in events[named:]]
+
+
+@pytest.mark.parametrize(
+    ("attempt_count", "processed_at", "state"),
+    [
+        (0, None, "pending"),
+        (2, None, "pending"),
+        (3, None, "failed"),
+        (5, None, "failed"),
+        (0, "2026-11-24T06:41:03.000Z", "delivered"),
+        (1, "2026-11-24T06:41:03.000Z", "delivered"),
+        pytest.param(
+            3,
+            "2026-11-24T06:41:03.000Z",
+            "delivered",
+            marks=pytest.mark.xfail(
+                reason="0003 sets failed_at from the old attempt_count, and its own CHECK refuses it"
+            ),
+        ),
+    ],
+)
+def test_event_with_attempts_keeps_its_state_there_and_back(empty_database_url, attempt_count, processed_at, state):
+    migrate(empty_database_url, "0002")
+    with opened(empty_database_url) as engine:
+        with engine.begin() as connection:
+            store(connection, '{"user_id": "d1"}', processed_at=processed_at)
+            connection.execute(
+                text("UPDATE outbox_events SET attempt_count = :n, last_error = 'e'"), {"n": attempt_count}
+            )
+        migrate(empty_database_url)
+        with engine.connect() as connection:
+            assert state_of(connection) == state
+        command.downgrade(config(empty_database_url), "0002")
+        with engine.connect() as connection:
+            event = connection.execute(text("SELECT attempt_count, processed_at, last_error FROM outbox_events")).one()
+    assert event.last_error == "e"
+    assert (event.processed_at is None) == (processed_at is None)
+    assert (event.attempt_count >= 3 and event.processed_at is None) == (state == "failed")
+
+
+def test_migration_of_a_filled_outbox_is_all_or_nothing(empty_database_url, monkeypatch):
+    migrate(empty_database_url, "0002")
+    with opened(empty_database_url) as engine:
+        before = tables(engine)
+        with engine.begin() as connection:
+            store(connection, "{}")
+            # In the way of 0003's last step.
+            connection.execute(text("CREATE TABLE outbox_events_gate (id integer)"))
+        with pytest.raises(Exception, match="outbox_events_gate"):
+            migrate(empty_database_url)
+        assert tables(engine, without="outbox_events_gate") == before
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    engine = create_database_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def config(url: str) -> Config:
+    config = Config(BACKEND / "alembic.ini")
+    config.attributes["database_url"] = url
+    return config
+
+
+def store(connection: Connection, payload: str, processed_at: str | None = None) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO outbox_events (event_type, payload, created_at, processed_at) "
+            "VALUES ('driver_signed_up', :payload, '2026-11-24T06:40:02.123Z', :processed_at)"
+        ),
+        {"payload": payload, "processed_at": processed_at},
+    )
+
+
+def state_of(connection: Connection) -> str:
+    c = OUTBOX.events.c
+    event = connection.execute(select(c.processed_at, c.failed_at)).one()
+    if event.processed_at is not None:
+        return "delivered"
+    return "pending" if event.failed_at is None else "failed"
+
+
+def columns(engine: Engine) -> set[str]:
+    return {it["name"] for it in inspect(engine).get_columns("outbox_events")}
+
+
+def tables(engine: Engine, without: str | None = None) -> dict[str, object]:
+    """Every table as the database describes it, in a form that can be compared."""
+    inspector = inspect(engine)
+    return {
+        name: {
+            "columns": {
+                it["name"]: (str(it["type"]), it["nullable"], it["default"]) for it in inspector.get_columns(name)
+            },
+            "primary key": inspector.get_pk_constraint(name)["constrained_columns"],
+            "unique": sorted(str(it["column_names"]) for it in inspector.get_unique_constraints(name)),
+            "checks": {it["name"]: it["sqltext"] for it in inspector.get_check_constraints(name)},
+            "indexes": {
+                it["name"]: (it["column_names"], it["unique"], condition_of(it)) for it in inspector.get_indexes(name)
+            },
+            "references": sorted(
+                str((it["constrained_columns"], it["referred_table"])) for it in inspector.get_foreign_keys(name)
+            ),
+        }
+        for name in inspector.get_table_names()
+        if name != without
+    }
+
+
+def condition_of(index: dict[str, object]) -> str:
+    options = index.get("dialect_options", {})
+    assert isinstance(options, dict)
+    return str(options.get("postgresql_where", options.get("sqlite_where")))
