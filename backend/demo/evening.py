@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import cycle
 from random import Random
 
-from demo.script import Action, Charge, DriverScript, InstallPass, Redeem, Script, address_of
+from demo.script import Action, Charge, InstallPass, Part, Redeem, Script, SignUp, driver, event_type_of
 
 DRIVERS = 360
 EVENTS = 3050
@@ -22,22 +22,22 @@ _REDEMPTION_STEP = 10
 def write_evening(drivers: int = DRIVERS, events: int = EVENTS, seed: int = SEED) -> Script:
     """A script of `drivers` that raises at least `events` events: they keep coming back until it does."""
     random = Random(seed)
-    courses = [_Driver(number, random) for number in range(1, drivers + 1)]
-    for driver in courses:
-        driver.arrive()
-    comers = cycle(courses)
-    while sum(it.events for it in courses) < events:
+    visitors = [_Visitor(number, random) for number in range(1, drivers + 1)]
+    for visitor in visitors:
+        visitor.arrive()
+    comers = cycle(visitors)
+    while sum(it.events for it in visitors) < events:
         next(comers).visit()
-    return Script("an evening at a charging hub", tuple(it.script() for it in courses))
+    return Script("an evening at a charging hub", (tuple(it.part() for it in visitors),))
 
 
-class _Driver:
+class _Visitor:
     """One driver's evening while it is written. They know their balance, as their phone would."""
 
     def __init__(self, number: int, random: Random) -> None:
         self._number = number
         self._random = random
-        self._actions: list[Action] = []
+        self._actions: list[Action] = [SignUp()]
         self._balance = 0
         self._sessions = 0
         self._redemptions = 0
@@ -59,10 +59,11 @@ class _Driver:
 
     @property
     def events(self) -> int:
-        return sum(1 for _ in self.script().event_types())
+        """First redemptions not counted."""
+        return sum(1 for it in self._actions if event_type_of(it))
 
-    def script(self) -> DriverScript:
-        return DriverScript(self._number, *address_of(self._number), tuple(self._actions))
+    def part(self) -> Part:
+        return Part(driver(self._number), tuple(self._actions))
 
     def _charge(self) -> Iterator[Action]:
         self._sessions += 1

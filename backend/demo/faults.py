@@ -25,11 +25,11 @@ class Mishap:
     words: str
 
 
-# The kill comes first: what the dead worker had claimed is free again only when its lease of 20 s ends. The outage comes
-# last, and the others far enough apart that HubSpot has mostly recovered in between: failures in a row make the waits
-# between probes grow.
+# The kill comes early: what the dead worker had claimed is free again only when its lease of 20 s ends. The outage is
+# last, and the others far enough apart that HubSpot has mostly recovered in between: every failure in a row makes the
+# wait for the next probe longer.
 SCHEDULE = (
-    Mishap(0.10, Kill(), "The application is killed by SIGKILL, and started again."),
+    Mishap(0.08, Kill(), "The application is killed by SIGKILL, and started again."),
     Mishap(0.20, Fault("reset_after_applying", requests=2), "HubSpot applies two requests and resets the connection."),
     Mishap(0.30, Fault("throttle", requests=2), "HubSpot answers 429 in a burst."),
     Mishap(0.45, Fault("bad_gateway", requests=3), "HubSpot answers 502 in a burst."),

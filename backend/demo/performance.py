@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
@@ -36,7 +36,7 @@ class Performance:
     """What a played script took: requests to HubSpot, and unknown outcomes that clients tried again."""
 
     usage: Usage
-    retries: int
+    retries: Mapping[str, int]
 
 
 async def prove(
@@ -67,7 +67,7 @@ async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
 
 async def perform(script: Script, mishaps: Sequence[Mishap], stage: Stage, report: Report) -> Performance:
     """Play the script; when this returns, nothing is due and the gate is open."""
-    report.say(f"Playing {script.title}: {len(script.drivers)} drivers, {DRIVERS_AT_A_TIME} at a time.")
+    report.say(f"Playing {script.title}: {script.driver_count} drivers, {DRIVERS_AT_A_TIME} at a time.")
     used_before = await stage.account.usage()
     client = NeravaClient(stage.application_url, SERVICE_KEY, stage.codes, DRIVERS_AT_A_TIME)
     tally = Tally(script.action_count)
@@ -103,7 +103,7 @@ async def _arrival(engine: Engine) -> Status:
     """Return once nothing is due and the gate is open; raise NotArrived when that takes too long."""
     try:
         async with asyncio.timeout(ARRIVAL_DEADLINE.total_seconds()):
-            while not _has_arrived(status := await _status(engine)):
+            while not _has_arrived(status := await _status(engine)):  # noqa: ASYNC110  # Another process does it.
                 await asyncio.sleep(_POLL.total_seconds())
     except TimeoutError:
         status = await _status(engine)

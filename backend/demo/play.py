@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
 
-from demo.client import NeravaClient, SignedInDriver
-from demo.script import DriverScript, Script
+from demo.client import NeravaClient
+from demo.script import Part, Script
 
 DRIVERS_AT_A_TIME = 24
-
-T = TypeVar("T")
 
 
 class Tally:
@@ -38,31 +34,17 @@ class Tally:
 
 
 async def play(script: Script, client: NeravaClient, tally: Tally) -> None:
-    """Sign everybody up, then let them act; `tally` counts each sign-up and action."""
-    signed_in: list[SignedInDriver] = []
+    """Play scene after scene; `tally` counts the actions. The first error ends all."""
+    for scene in script.scenes:
+        waiting = deque(scene)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(DRIVERS_AT_A_TIME):
+                group.create_task(_play_parts(waiting, client, tally))
 
-    async def sign_up(driver: DriverScript) -> None:
-        signed_in.append(await client.sign_up(driver))
-        tally.count()
 
-    async def act(driver: SignedInDriver) -> None:
-        for action in driver.script.actions:
-            await client.act(driver, action)
+async def _play_parts(waiting: deque[Part], client: NeravaClient, tally: Tally) -> None:
+    while waiting:
+        part = waiting.popleft()
+        for action in part.actions:
+            await client.act(part.driver, action)
             tally.count()
-
-    await _for_each(script.drivers, sign_up)
-    # Those with most to do begin, so that the hub is full to the end.
-    await _for_each(sorted(signed_in, key=lambda it: (-len(it.script.actions), it.script.number)), act)
-
-
-async def _for_each(items: Iterable[T], do: Callable[[T], Awaitable[None]]) -> None:
-    """Do it for every item, a fixed number at a time; the first error ends all."""
-    waiting = deque(items)
-
-    async def work() -> None:
-        while waiting:
-            await do(waiting.popleft())
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(DRIVERS_AT_A_TIME):
-            group.create_task(work())

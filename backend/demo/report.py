@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
@@ -54,7 +54,7 @@ class Report:
         ) as progress:
             yield LiveBars(progress, tally, events)
 
-    def show_audit(self, audit: Audit, usage: Usage, retries: int) -> None:
+    def show_audit(self, audit: Audit, usage: Usage, retries: Mapping[str, int]) -> None:
         self.console.print()
         self.console.print(_figures(audit, usage, retries, self.elapsed_seconds))
         self.console.print()
@@ -131,6 +131,10 @@ def percentile(values: Sequence[timedelta], share: float) -> timedelta:
     return sorted(values)[max(0, ceil(len(values) * share) - 1)]
 
 
+def _counts(counts: Mapping[str, int]) -> str:
+    return " · ".join(f"{name} × {count}" for name, count in sorted(counts.items()))
+
+
 def _note(status: Status) -> str:
     if status.gate.state is GateState.OPEN:
         return f"{status.pending + status.claimed} on their way"
@@ -138,9 +142,8 @@ def _note(status: Status) -> str:
     return f"gate {status.gate.state}: {kind}"
 
 
-def _figures(audit: Audit, usage: Usage, retries: int, seconds: float) -> Table:
+def _figures(audit: Audit, usage: Usage, retries: Mapping[str, int], seconds: float) -> Table:
     events = audit.events
-    answers = " · ".join(f"{name} × {count}" for name, count in sorted(usage.by_status.items()))
     p50, p99 = (percentile(events.latencies, it).total_seconds() for it in (0.5, 0.99))
     per_request = events.delivered / usage.requests if usage.requests else 0.0
     rows: list[tuple[str, int | str, str]] = [
@@ -154,10 +157,10 @@ def _figures(audit: Audit, usage: Usage, retries: int, seconds: float) -> Table:
             audit.contacts_that_differ,
             f"of {audit.drivers} drivers, compared property by property",
         ),
-        ("requests used", usage.requests, answers),
+        ("requests used", usage.requests, _counts(usage.by_status)),
         ("events per request", f"{per_request:.1f}", ""),
-        ("commit → HubSpot", f"{p50:.2f} s", f"p50, and {p99:.2f} s p99, the failures on the way included"),
-        ("unknown outcomes", retries, "repeated by their clients with the same key"),
+        ("commit → HubSpot", f"{p50:.2f} s", f"p50; p99 {p99:.2f} s, with all that went wrong"),
+        ("unknown outcomes", sum(retries.values()), f"repeated with the same key: {_counts(retries)}"),
         ("wall time", f"{seconds:.1f} s", ""),
     ]
     table = Table.grid(padding=(0, 2))

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import chain
 from typing import assert_never
 
 NOVA_PER_KWH = 10
+REDEEMED = "nova_redeemed"
+
+
+@dataclass(frozen=True, slots=True)
+class SignUp:
+    """By a one-time code; the driver is known to the application from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,56 +49,69 @@ class Redeem:
     exceeds_balance: bool = False
 
 
-Action = InstallPass | Charge | Redeem
+Action = SignUp | InstallPass | Charge | Redeem
 
 
 @dataclass(frozen=True, slots=True)
-class DriverScript:
-    """One driver, who signs up by phone or by email, and what they do afterwards, in order."""
+class Driver:
+    """Known by a phone number or an email address, never both: `channel` says which."""
 
     number: int
     channel: str
     address: str
-    actions: tuple[Action, ...]
 
-    def event_types(self) -> Iterator[str]:
-        """The lifecycle events that the driver's actions must raise."""
-        yield "driver_signed_up"
-        has_redeemed = False
-        for action in self.actions:
-            match action:
-                case InstallPass():
-                    yield "wallet_pass_installed"
-                case Charge():
-                    if action.nova and not action.is_repeat:
-                        yield "nova_earned"
-                case Redeem():
-                    if action.exceeds_balance:
-                        continue
-                    yield "nova_redeemed"
-                    if not has_redeemed:
-                        yield "first_redemption_completed"
-                    has_redeemed = True
-                case _:
-                    assert_never(action)
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one driver does in a scene, in order."""
+
+    driver: Driver
+    actions: tuple[Action, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    title: str
-    drivers: tuple[DriverScript, ...]
+    """In a scene every driver acts by themselves; the next one begins when all are done."""
 
-    def event_types(self) -> Counter[str]:
-        return Counter(it for driver in self.drivers for it in driver.event_types())
+    title: str
+    scenes: tuple[tuple[Part, ...], ...]
+
+    @property
+    def parts(self) -> Iterator[Part]:
+        return chain.from_iterable(self.scenes)
+
+    @property
+    def driver_count(self) -> int:
+        return len({part.driver.number for part in self.parts})
 
     @property
     def action_count(self) -> int:
-        """Sign-ups included."""
-        return sum(1 + len(driver.actions) for driver in self.drivers)
+        return sum(len(part.actions) for part in self.parts)
+
+    def event_types(self) -> Counter[str]:
+        """The lifecycle events that the script must raise, by type."""
+        counts = Counter(it for part in self.parts for action in part.actions if (it := event_type_of(action)))
+        redeemers = {part.driver.number for part in self.parts for it in part.actions if event_type_of(it) == REDEEMED}
+        return counts + Counter(first_redemption_completed=len(redeemers))
 
 
-def address_of(number: int) -> tuple[str, str]:
-    """The channel and address by which driver `number` signs up: every third by phone, and so without an email."""
+def event_type_of(action: Action) -> str | None:
+    """The event that an action raises; None for one that changes nothing. A first redemption raises one more."""
+    match action:
+        case SignUp():
+            return "driver_signed_up"
+        case InstallPass():
+            return "wallet_pass_installed"
+        case Charge():
+            return "nova_earned" if action.nova and not action.is_repeat else None
+        case Redeem():
+            return None if action.exceeds_balance else REDEEMED
+        case _:
+            assert_never(action)
+
+
+def driver(number: int) -> Driver:
+    """Driver `number`, counted from 1. Every third signs up by phone, and so has no email."""
     if number % 3 == 0:
-        return "phone", f"+1555{number:07d}"
-    return "email", f"driver-{number:04d}@example.com"
+        return Driver(number, "phone", f"+1555{number:07d}")
+    return Driver(number, "email", f"driver-{number:04d}@example.com")

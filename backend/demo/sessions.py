@@ -20,7 +20,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from demo.errors import DemoFailed
-from demo.script import Action, Charge, DriverScript, InstallPass, Redeem, Script, address_of
+from demo.script import Action, Charge, InstallPass, Part, Redeem, Script, SignUp, driver
 
 REDEEM_AT = 200
 COLUMNS = ("sessionId", "userId", "ended", "kwhTotal", "platform", "locationId")
@@ -54,19 +54,24 @@ def read_sessions(path: Path) -> list[Session]:
 
 
 def write_script(sessions: Iterable[Session], title: str) -> Script:
-    by_driver: dict[str, list[Session]] = {}
+    """Everybody signs up and installs their pass; then the sessions begin."""
+    by_user: dict[str, list[Session]] = {}
     for session in sessions:
-        by_driver.setdefault(session.user_id, []).append(session)
-    drivers = (
-        DriverScript(number, *address_of(number), tuple(_actions(its_sessions)))
-        for number, its_sessions in enumerate(by_driver.values(), 1)
-    )
-    return Script(title, tuple(drivers))
+        by_user.setdefault(session.user_id, []).append(session)
+    numbered = [(driver(number), its_sessions) for number, its_sessions in enumerate(by_user.values(), 1)]
+    arrivals = tuple(Part(who, tuple(_arrive(its_sessions[0]))) for who, its_sessions in numbered)
+    charging = [Part(who, tuple(_charge_and_redeem(its_sessions))) for who, its_sessions in numbered]
+    # Those with most to do begin, so that the hub is full to the end.
+    return Script(title, (arrivals, tuple(sorted(charging, key=lambda part: -len(part.actions)))))
 
 
-def _actions(sessions: list[Session]) -> Iterator[Action]:
-    if (pass_type := sessions[0].pass_type) is not None:
-        yield InstallPass(pass_type)
+def _arrive(first_session: Session) -> Iterator[Action]:
+    yield SignUp()
+    if first_session.pass_type is not None:
+        yield InstallPass(first_session.pass_type)
+
+
+def _charge_and_redeem(sessions: list[Session]) -> Iterator[Action]:
     balance = 0
     for session in sorted(sessions, key=lambda it: (it.ended_at, it.session_id)):
         if not session.energy_kwh:
