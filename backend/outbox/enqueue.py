@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from prometheus_client import Counter
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
@@ -48,7 +48,7 @@ class _Buffer:
     """What a session has enqueued and not yet written."""
 
     events: list[_Buffered] = field(default_factory=list)
-    written: set[Outbox] = field(default_factory=set)
+    written: dict[Outbox, Engine] = field(default_factory=dict)
     is_committing: bool = False
     is_rolled_back: bool = False
 
@@ -141,7 +141,7 @@ def _write(session: Session, buffer: _Buffer) -> None:
         buffer.events = [it for it in buffer.events if it.outbox is not outbox]
         connection = session.connection(bind_arguments={"clause": outbox.events})
         if _write_rows(connection, outbox, rows):
-            buffer.written.add(outbox)
+            buffer.written[outbox] = connection.engine
 
 
 def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row]) -> bool:
@@ -178,8 +178,8 @@ def _after_flush(session: Session, _context: object) -> None:
 def _after_commit(session: Session) -> None:
     if (buffer := session.info.get(_BUFFER)) is None or session.in_nested_transaction():
         return
-    for outbox in buffer.written:
-        wakeup.notify(outbox)
+    for outbox, engine in buffer.written.items():
+        wakeup.wake(engine, outbox)
 
 
 @event.listens_for(Session, "after_rollback")

@@ -86,9 +86,10 @@ class Worker:
         await self._patiently(self._gate.prepare)
         renewals = asyncio.create_task(self._keep_leases())
         try:
-            while not self._is_stopping:
-                if not await self._patiently(self._start_next):
-                    await self._patiently(self._sleep)
+            async with wakeup.listening(self._engine, self._outbox, self._bell):
+                while not self._is_stopping:
+                    if not await self._patiently(self._start_next):
+                        await self._patiently(self._sleep)
         finally:
             await self._finish(renewals)
 

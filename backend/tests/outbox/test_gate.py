@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from outbox.gate import OUTAGES_TO_CLOSE, Gate, GateShut, GateStatus, LeaseEnding, read_gate
 from outbox.lease import LEASE, Lease
@@ -40,6 +40,11 @@ async def prepared_gate(queue: Queue, requests_per_second: float = 1000) -> Gate
 def status(queue: Queue) -> GateStatus:
     with queue.engine.connect() as connection:
         return read_gate(connection, queue.outbox)
+
+
+def next_slot(queue: Queue) -> object:
+    with queue.engine.connect() as connection:
+        return connection.execute(select(queue.outbox.gate.c.next_slot_at)).scalar_one()
 
 
 async def test_several_processes_together_keep_to_the_rate(queue: Queue) -> None:
@@ -163,3 +168,15 @@ async def test_person_may_look_at_the_account_during_a_hold_but_not_during_a_thr
     await gate.throttle(timedelta(seconds=30), "429")
     with pytest.raises(GateShut):
         await gate.wait_for_slot()
+
+
+async def test_request_that_waits_for_its_slot_is_not_sent_once_the_gate_was_shut(queue: Queue) -> None:
+    gate = await prepared_gate(queue, requests_per_second=5)
+    await gate.enter(lease())
+    slot_before = next_slot(queue)
+    waiting = asyncio.create_task(gate.enter(lease()))
+    while next_slot(queue) == slot_before:
+        await asyncio.to_thread(lambda: None)
+    await gate.throttle(timedelta(seconds=30), "429")
+    with pytest.raises(GateShut):
+        await waiting

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
@@ -189,3 +192,54 @@ async def test_worker_survives_the_loss_of_all_its_connections(postgres_url: str
         await eventually(lambda: Queue(other, outbox).row(second).processed_at is not None)
         other.dispose()
     engine.dispose()
+
+
+async def test_commit_of_another_process_wakes_a_sleeping_worker(postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(postgres_url)
+    outbox.events.metadata.create_all(engine)
+    queue = Queue(engine, outbox)
+    async with running(worker_of(queue, Recorder(delivered))):
+        await eventually(lambda: listeners(engine) == 1)
+        before = await asyncio.to_thread(enqueue_in_another_process, postgres_url)
+        # Far below the poll of ten seconds.
+        await eventually(lambda: count_delivered(engine) == before, seconds=3)
+    engine.dispose()
+
+
+async def test_lost_listening_connection_is_replaced(postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(postgres_url)
+    outbox.events.metadata.create_all(engine)
+    queue = Queue(engine, outbox)
+    async with running(worker_of(queue, Recorder(delivered))):
+        await eventually(lambda: listeners(engine) == 1)
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^LISTEN'"))
+        await eventually(lambda: listeners(engine) == 0)
+        await eventually(lambda: listeners(engine) == 1)
+        before = await asyncio.to_thread(enqueue_in_another_process, postgres_url)
+        await eventually(lambda: count_delivered(engine) == before, seconds=3)
+    engine.dispose()
+
+
+def listeners(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.execute(
+            text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^LISTEN'")
+        ).scalar_one()
+
+
+def count_delivered(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.execute(
+            text("SELECT count(*) FROM outbox_events WHERE processed_at IS NOT NULL")
+        ).scalar_one()
+
+
+def enqueue_in_another_process(url: str) -> int:
+    program = (
+        "import sys; from sqlalchemy import create_engine; from tests.outbox.conftest import OUTBOX;"
+        "from tests.outbox.queue import Queue; engine = create_engine(sys.argv[1]);"
+        "print(len(Queue(engine, OUTBOX).put('a'))); engine.dispose()"
+    )
+    backend = Path(__file__).parents[2]
+    return int(subprocess.check_output([sys.executable, "-c", program, url], cwd=backend, text=True))
