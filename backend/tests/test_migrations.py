@@ -94,14 +94,7 @@ def test_stored_events_keep_their_order_and_get_an_id_and_a_subject(empty_databa
         (5, None, "failed"),
         (0, "2026-11-24T06:41:03.000Z", "delivered"),
         (1, "2026-11-24T06:41:03.000Z", "delivered"),
-        pytest.param(
-            3,
-            "2026-11-24T06:41:03.000Z",
-            "delivered",
-            marks=pytest.mark.xfail(
-                reason="0003 sets failed_at from the old attempt_count, and its own CHECK refuses it"
-            ),
-        ),
+        (3, "2026-11-24T06:41:03.000Z", "delivered"),
     ],
 )
 def test_event_with_attempts_keeps_its_state_there_and_back(empty_database_url, attempt_count, processed_at, state):
