@@ -43,7 +43,7 @@ def main(
 
 def _prove(script: Script) -> int:
     try:
-        return 0 if run(prove(script, SCHEDULE, free_ports(), Report())) else 1
+        return run(prove(script, SCHEDULE, free_ports(), Report()))
     except Interrupted as interrupted:
         return interrupted.exit_code
 

@@ -45,15 +45,15 @@ async def prove(
     ports: Ports,
     report: Report,
     before_audit: Callable[[Stage], Awaitable[None]] | None = None,
-) -> bool:
-    """Play, audit, print, and leave nothing behind; whether the audit was passed. Tests spoil things `before_audit`."""
+) -> int:
+    """Play, audit, print, and leave nothing behind; the exit code. Tests spoil something `before_audit`."""
     async with set_stage(ports, report.say) as stage:
         performance = await perform(script, mishaps, stage, report)
         if before_audit is not None:
             await before_audit(stage)
         audit = await take_audit(stage.engine, stage.account, script.event_types())
     report.show_audit(audit, performance.usage, performance.retries)
-    return not any(audit.objections())
+    return 1 if any(audit.objections()) else 0
 
 
 async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
