@@ -25,9 +25,8 @@ class Mishap:
     words: str
 
 
-# The kill comes early: what the dead worker had claimed is free again only when its lease of 20 s ends. The outage is
-# last, and the others far enough apart that HubSpot has mostly recovered in between: every failure in a row makes the
-# wait for the next probe longer.
+# The kill comes early, because what the dead worker had claimed is free again only when its lease of 20 s ends; the
+# outage is last, because every failure in a row makes the wait for the next probe longer.
 SCHEDULE = (
     Mishap(0.08, Kill(), "The application is killed by SIGKILL, and started again."),
     Mishap(0.20, Fault("reset_after_applying", requests=2), "HubSpot applies two requests and resets the connection."),
@@ -38,9 +37,10 @@ SCHEDULE = (
 
 
 async def carry_out(schedule: Sequence[Mishap], stage: Stage, tally: Tally, report: Report) -> None:
-    """Let each mishap happen when its share of the script is done."""
+    """Let each mishap happen when its share of the script is done and HubSpot has recovered from the one before."""
     for mishap in schedule:
         await tally.until(mishap.after)
+        await stage.until_gate_is_open()
         report.say(mishap.words, "yellow")
         match mishap.what:
             case Kill():

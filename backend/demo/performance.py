@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
-from sqlalchemy import Engine
-
-from app.models import OUTBOX
 from demo.audit import take_audit
 from demo.client import NeravaClient
 from demo.errors import DemoFailed
@@ -19,12 +16,11 @@ from demo.play import DRIVERS_AT_A_TIME, Tally, play
 from demo.report import Bars, Report
 from demo.sandbox import Usage
 from demo.script import Script
-from demo.stage import SERVICE_KEY, Ports, Stage, set_stage
+from demo.stage import POLL, SERVICE_KEY, Ports, Stage, set_stage
 from outbox.model import GateState
-from outbox.queries import Status, read_status
+from outbox.queries import Status
 
 ARRIVAL_DEADLINE = timedelta(seconds=60)
-_POLL = timedelta(milliseconds=200)
 
 
 class NotArrived(DemoFailed):
@@ -74,10 +70,10 @@ async def perform(script: Script, mishaps: Sequence[Mishap], stage: Stage, repor
     try:
         with report.bars(tally, script.event_types().total()) as bars:
             async with asyncio.TaskGroup() as group:
-                onlookers = [group.create_task(stage.guard()), group.create_task(_watch(stage.engine, bars))]
+                onlookers = [group.create_task(stage.guard()), group.create_task(_watch(stage, bars))]
                 await _play_with_mishaps(script, mishaps, stage, client, tally, report)
                 report.say("The drivers are done; waiting for the last events to arrive.")
-                bars.update(await _arrival(stage.engine))
+                bars.update(await _arrival(stage))
                 for task in onlookers:
                     task.cancel()
     finally:
@@ -93,20 +89,20 @@ async def _play_with_mishaps(
         group.create_task(play(script, client, tally))
 
 
-async def _watch(engine: Engine, bars: Bars) -> None:
+async def _watch(stage: Stage, bars: Bars) -> NoReturn:
     while True:
-        bars.update(await _status(engine))
-        await asyncio.sleep(_POLL.total_seconds())
+        bars.update(await stage.read_status())
+        await asyncio.sleep(POLL.total_seconds())
 
 
-async def _arrival(engine: Engine) -> Status:
+async def _arrival(stage: Stage) -> Status:
     """Return once nothing is due and the gate is open; raise NotArrived when that takes too long."""
     try:
         async with asyncio.timeout(ARRIVAL_DEADLINE.total_seconds()):
-            while not _has_arrived(status := await _status(engine)):  # noqa: ASYNC110  # Another process does it.
-                await asyncio.sleep(_POLL.total_seconds())
+            while not _has_arrived(status := await stage.read_status()):  # noqa: ASYNC110  # Another process does it.
+                await asyncio.sleep(POLL.total_seconds())
     except TimeoutError:
-        status = await _status(engine)
+        status = await stage.read_status()
         raise NotArrived(
             f"{ARRIVAL_DEADLINE.total_seconds():.0f} s after the last action {status.pending} events are pending, "
             f"{status.claimed} claimed, {status.failed} failed, and the gate is {status.gate.state}"
@@ -117,11 +113,3 @@ async def _arrival(engine: Engine) -> Status:
 
 def _has_arrived(status: Status) -> bool:
     return status.pending + status.claimed == 0 and status.gate.state is GateState.OPEN
-
-
-async def _status(engine: Engine) -> Status:
-    def read() -> Status:
-        with engine.connect() as connection:
-            return read_status(connection, OUTBOX)
-
-    return await asyncio.to_thread(read)

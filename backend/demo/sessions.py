@@ -61,8 +61,9 @@ def write_script(sessions: Iterable[Session], title: str) -> Script:
     numbered = [(driver(number), its_sessions) for number, its_sessions in enumerate(by_user.values(), 1)]
     arrivals = tuple(Part(who, tuple(_arrive(its_sessions[0]))) for who, its_sessions in numbered)
     charging = [Part(who, tuple(_charge_and_redeem(its_sessions))) for who, its_sessions in numbered]
-    # Those with most to do begin, so that the hub is full to the end.
-    return Script(title, (arrivals, tuple(sorted(charging, key=lambda part: -len(part.actions)))))
+    # The busiest come last: until a killed worker's lease ends, drivers whose events it had claimed are held up, and
+    # those are then ones with little to deliver.
+    return Script(title, (arrivals, tuple(sorted(charging, key=lambda part: len(part.actions)))))
 
 
 def _arrive(first_session: Session) -> Iterator[Action]:

@@ -17,15 +17,18 @@ import httpx2
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine
 
+from app.models import OUTBOX
 from app.settings import Settings
 from demo.child import Child
 from demo.codes import Codes
 from demo.errors import DemoFailed
 from demo.sandbox import SandboxAccount
+from outbox.model import GateState
+from outbox.queries import Status, read_status
 
 HOST = "127.0.0.1"
 START_DEADLINE = timedelta(seconds=30)
-_POLL = timedelta(milliseconds=50)
+POLL = timedelta(milliseconds=100)
 
 PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
@@ -119,7 +122,18 @@ class Stage:
             for child in (self._application, self._sandbox):
                 if child is not None and child.has_ended:
                     raise child.failure("ended by itself")
-            await asyncio.sleep(_POLL.total_seconds())
+            await asyncio.sleep(POLL.total_seconds())
+
+    async def read_status(self) -> Status:
+        def read() -> Status:
+            with self.engine.connect() as connection:
+                return read_status(connection, OUTBOX)
+
+        return await asyncio.to_thread(read)
+
+    async def until_gate_is_open(self) -> None:
+        while (await self.read_status()).gate.state is not GateState.OPEN:  # noqa: ASYNC110  # Another process does it.
+            await asyncio.sleep(POLL.total_seconds())
 
     async def close(self) -> None:
         """End both processes; afterwards none is left."""
@@ -192,7 +206,7 @@ async def _until_it_answers(child: Child, url: str) -> None:
                 while not await _answers(http, url):
                     if child.has_ended:
                         raise child.failure("ended while it started")
-                    await asyncio.sleep(_POLL.total_seconds())
+                    await asyncio.sleep(POLL.total_seconds())
         except TimeoutError:
             raise child.failure(f"did not answer within {START_DEADLINE.total_seconds():.0f} s") from None
 
