@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 
 from app.database import create_database_engine
 from app.models import OUTBOX, Base
+from outbox.queries import read_event
 from tests.conftest import BACKEND, migrate
 
 # Who an event of an earlier release is about, by how its payload was written.
@@ -24,6 +25,18 @@ STORED_PAYLOADS = {
 }
 # A payload that names nobody: the event is a subject of its own.
 STORED_PAYLOADS_OF_NOBODY = ['{"email": "a@example.com"}', "no JSON", '{"user_id": ""}']
+
+
+PROCESSED_AT = "2026-11-24T06:41:03.000Z"
+EVENTS_WITH_ATTEMPTS = [
+    (0, None, "pending"),
+    (2, None, "pending"),
+    (3, None, "failed"),
+    (5, None, "failed"),
+    (0, PROCESSED_AT, "delivered"),
+    (1, PROCESSED_AT, "delivered"),
+    (3, PROCESSED_AT, "delivered"),
+]
 
 
 def test_migrated_tables_are_what_the_models_declare(empty_database_url):
@@ -85,35 +98,25 @@ def test_stored_events_keep_their_order_and_get_an_id_and_a_subject(empty_databa
     assert subjects[named:] == [str(it.event_id) for it in events[named:]]
 
 
-@pytest.mark.parametrize(
-    ("attempt_count", "processed_at", "state"),
-    [
-        (0, None, "pending"),
-        (2, None, "pending"),
-        (3, None, "failed"),
-        (5, None, "failed"),
-        (0, "2026-11-24T06:41:03.000Z", "delivered"),
-        (1, "2026-11-24T06:41:03.000Z", "delivered"),
-        (3, "2026-11-24T06:41:03.000Z", "delivered"),
-    ],
-)
-def test_event_with_attempts_keeps_its_state_there_and_back(empty_database_url, attempt_count, processed_at, state):
+def test_events_with_attempts_keep_their_state_there_and_back(empty_database_url):
     migrate(empty_database_url, "0002")
     with opened(empty_database_url) as engine:
         with engine.begin() as connection:
-            store(connection, '{"user_id": "d1"}', processed_at=processed_at)
-            connection.execute(
-                text("UPDATE outbox_events SET attempt_count = :n, last_error = 'e'"), {"n": attempt_count}
-            )
+            for attempt_count, processed_at, _ in EVENTS_WITH_ATTEMPTS:
+                store(connection, "{}", attempt_count=attempt_count, last_error="e", processed_at=processed_at)
         migrate(empty_database_url)
         with engine.connect() as connection:
-            assert state_of(connection) == state
+            states = [read_event(connection, OUTBOX, it).state for it in event_ids(connection)]
+        assert states == [state for _, _, state in EVENTS_WITH_ATTEMPTS]
         command.downgrade(config(empty_database_url), "0002")
         with engine.connect() as connection:
-            event = connection.execute(text("SELECT attempt_count, processed_at, last_error FROM outbox_events")).one()
-    assert event.last_error == "e"
-    assert (event.processed_at is None) == (processed_at is None)
-    assert (event.attempt_count >= 3 and event.processed_at is None) == (state == "failed")
+            events = connection.execute(
+                text("SELECT attempt_count, processed_at, last_error FROM outbox_events ORDER BY id")
+            ).all()
+    assert {it.last_error for it in events} == {"e"}
+    assert [it.processed_at is not None for it in events] == [it is not None for _, it, _ in EVENTS_WITH_ATTEMPTS]
+    failed = [it.attempt_count >= 3 and it.processed_at is None for it in events]
+    assert failed == [state == "failed" for _, _, state in EVENTS_WITH_ATTEMPTS]
 
 
 def test_migration_of_a_filled_outbox_is_all_or_nothing(empty_database_url, monkeypatch):
@@ -144,22 +147,15 @@ def config(url: str) -> Config:
     return config
 
 
-def store(connection: Connection, payload: str, processed_at: str | None = None) -> None:
-    connection.execute(
-        text(
-            "INSERT INTO outbox_events (event_type, payload, created_at, processed_at) "
-            "VALUES ('driver_signed_up', :payload, '2026-11-24T06:40:02.123Z', :processed_at)"
-        ),
-        {"payload": payload, "processed_at": processed_at},
-    )
+def store(connection: Connection, payload: str, **columns: object) -> None:
+    """Write an event as an earlier release did."""
+    values = {"event_type": "driver_signed_up", "payload": payload, "created_at": "2026-11-24T06:40:02.123Z"} | columns
+    names = ", ".join(values)
+    connection.execute(text(f"INSERT INTO outbox_events ({names}) VALUES (:{', :'.join(values)})"), values)
 
 
-def state_of(connection: Connection) -> str:
-    c = OUTBOX.events.c
-    event = connection.execute(select(c.processed_at, c.failed_at)).one()
-    if event.processed_at is not None:
-        return "delivered"
-    return "pending" if event.failed_at is None else "failed"
+def event_ids(connection: Connection) -> list[UUID]:
+    return list(connection.execute(select(OUTBOX.events.c.event_id).order_by(OUTBOX.events.c.id)).scalars())
 
 
 def columns(engine: Engine) -> set[str]:

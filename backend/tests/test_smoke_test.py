@@ -44,13 +44,19 @@ class Ended:
     log: str = ""
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+@pytest.fixture(scope="module")
+def _sandbox() -> Iterator[Sandbox]:
     with Sandbox(seed=1) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
+def sandbox(_sandbox: Sandbox) -> Sandbox:
+    _sandbox.reset()
+    return _sandbox
+
+
+@pytest.fixture(scope="module")
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("hubspot_smoke_test", SCRIPT)
     assert spec is not None
