@@ -46,7 +46,7 @@ class LiveDelivery:
         self._throttles_in_a_row = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        translation = translate(claim.events, self._catalog)
+        translation = translate(claim.events, self._catalog, claim.newer)
         outcomes: dict[int, Outcome] = {it.id: Postponed() for it in claim.events}
         outcomes |= translation.rejected
         try:
@@ -157,7 +157,7 @@ class DryRun:
         self._catalog = catalog
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        translation = translate(claim.events, self._catalog)
+        translation = translate(claim.events, self._catalog, claim.newer)
         for upsert in translation.upserts:
             for event in upsert.events:
                 _log_dry_run(event, upsert)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import Engine
 
@@ -54,4 +55,5 @@ class Integration:
             types=self.catalog.types,
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,
+            retention=timedelta(days=self.settings.hubspot_retention_days),
         )

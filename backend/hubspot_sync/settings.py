@@ -52,6 +52,11 @@ class HubSpotSettings(BaseSettings):
         description="Requests in flight per process. Too low, and slow answers keep the rate from being reached.",
     )
 
+    hubspot_retention_days: Annotated[int, Field(ge=1)] = Field(
+        default=30,
+        description="Days that delivered events are kept, with the addresses they hold. Fewer: less to look back on.",
+    )
+
     def missing_for_live(self) -> str | None:
         """What to set before anything can be sent live, in words; None when nothing is missing."""
         if not self.hubspot_send_live:

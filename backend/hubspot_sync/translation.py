@@ -44,18 +44,25 @@ class Translation:
     rejected: dict[int, Rejected]
 
 
-def translate(events: Iterable[Event], catalog: Catalog) -> Translation:
-    """Merge each subject's events into one upsert; an event that cannot be read is rejected alone."""
+def translate(events: Iterable[Event], catalog: Catalog, newer: Iterable[Event] = ()) -> Translation:
+    """Merge each subject's events into one upsert; an event that cannot be read is rejected alone.
+
+    `newer` are delivered events that a retried one precedes. They are not carried again, but what they set stands.
+    """
     rejected: dict[int, Rejected] = {}
     carried: dict[str, list[Event]] = {}
     properties: dict[str, dict[str, str]] = {}
-    for event in events:
+    known = list(newer)
+    known_ids = {it.id for it in known}
+    for event in sorted([*events, *known], key=lambda it: it.id):
         try:
             its_properties = catalog.read(event).contact_properties()
         except UnreadableEvent as error:
-            rejected[event.id] = Rejected(str(error))
+            if event.id not in known_ids:
+                rejected[event.id] = Rejected(str(error))
             continue
-        carried.setdefault(event.subject, []).append(event)
+        if event.id not in known_ids:
+            carried.setdefault(event.subject, []).append(event)
         properties.setdefault(event.subject, {}).update(its_properties)
     upserts = [_upsert(tuple(carried[subject]), properties[subject], catalog) for subject in carried]
     return Translation(upserts, rejected)

@@ -7,6 +7,9 @@
                         │  └─ e retry later ─────┘ │   +1 attempt, backoff (also: the lease ran out)
                         └─ g retry by hand ── failed ◀─ f give up: rejected for good, or the last attempt spent
 
+Delivered events are purged after a time (i), unless a failed event of their subject is older: its retry must not
+move the destination back to what it knew before them.
+
 An outbox serves one destination. Another destination gets a table of its own from `define_outbox`.
 """
 
@@ -85,6 +88,7 @@ class Event:
     attempt_count: int
     last_error: str | None
     traceparent: str | None
+    retried_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +127,7 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("last_error", Text),
         Column("dry_run", Boolean, nullable=False, server_default=false()),
         Column("traceparent", Text),
+        Column("retried_at", Instant),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
         CheckConstraint("(claimed_until IS NULL) = (claim_token IS NULL)", name=f"ck_{name}_claim_is_whole"),
         CheckConstraint(
@@ -163,5 +168,5 @@ def _add_indexes(events: Table) -> None:
     index("open_subject", c.subject, c.id, where=is_open)
     index("backing_off", c.available_at, where=is_open & (c.attempt_count > 0))
     index("claimed", c.claimed_until, where=c.claim_token.is_not(None))
-    index("failed", c.id, where=c.failed_at.is_not(None))
+    index("failed", c.subject, c.id, where=c.failed_at.is_not(None))
     index("delivered", c.processed_at, where=c.processed_at.is_not(None))

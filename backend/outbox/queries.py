@@ -28,6 +28,8 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    delete,
+    false,
     func,
     null,
     or_,
@@ -37,12 +39,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON
 
-from outbox.clock import DatabaseNow, SecondsUntil
+from outbox.clock import DatabaseNow, DatabaseNowExactly, SecondsUntil
 from outbox.gate import GateStatus, read_gate
 from outbox.model import Event, Outbox, State
 from outbox.settlement import Settlement
 
 _NO_LIMIT = 2**62
+# A driver with more newer events than this has them all say the same properties.
+_NEWER_MAX = 1000
 
 
 def claim(
@@ -119,6 +123,84 @@ def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
     c = outbox.events.c
     statement = update(outbox.events).where(c.claim_token == token).values(claim_token=null(), claimed_until=null())
     return connection.execute(statement).rowcount
+
+
+def newer_delivered(connection: Connection, outbox: Outbox, event: Event) -> list[Event]:
+    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand."""
+    c = outbox.events.c
+    statement = (
+        select(*_event_columns(outbox))
+        .where(c.subject == event.subject, c.id > event.id, c.processed_at.is_not(None), c.dry_run.is_(false()))
+        .order_by(c.id.desc())
+        .limit(_NEWER_MAX)
+    )
+    return [_as_event(row) for row in reversed(connection.execute(statement).all())]
+
+
+def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUID]) -> set[UUID]:
+    """Make failed events pending again with all their attempts; those that are not failed are left alone.
+
+    The subject's present head is moved to this moment, so that a claim which began before cannot take it: the retried
+    event, which is older, goes first. Relies on ix_…_open_subject.
+    """
+    c = outbox.events.c
+    retried = connection.execute(
+        update(outbox.events)
+        .where(c.event_id.in_(event_ids), c.failed_at.is_not(None))
+        .values(failed_at=null(), attempt_count=0, available_at=DatabaseNowExactly(), retried_at=DatabaseNowExactly())
+        .returning(c.event_id, c.subject)
+    ).all()
+    subjects = {row.subject for row in retried}
+    open_ = outbox.events.alias("open")
+    heads = (
+        select(func.min(open_.c.id))
+        .where(open_.c.subject.in_(subjects), open_.c.processed_at.is_(None), open_.c.failed_at.is_(None))
+        .where(open_.c.event_id.not_in(event_ids))
+        .group_by(open_.c.subject)
+    )
+    connection.execute(
+        update(outbox.events)
+        .where(c.id.in_(heads), c.claim_token.is_(None), c.available_at < DatabaseNowExactly())
+        .values(available_at=DatabaseNowExactly())
+    )
+    return {row.event_id for row in retried}
+
+
+def purge_delivered(connection: Connection, outbox: Outbox, older_than: timedelta, limit: int) -> int:
+    """Delete up to `limit` events that were delivered longer ago; their number. Relies on ix_…_delivered.
+
+    Events that are newer than a failed one of their subject stay: they say what its retry must not undo.
+    """
+    c = outbox.events.c
+    failed = outbox.events.alias("failed")
+    has_older_failure = (
+        select(failed.c.id)
+        .where(failed.c.subject == c.subject, failed.c.id < c.id, failed.c.failed_at.is_not(None))
+        .correlate(outbox.events)
+        .exists()
+    )
+    waiting = outbox.events.alias("waiting")
+    has_older_retry = (
+        select(waiting.c.id)
+        .where(
+            waiting.c.subject == c.subject,
+            waiting.c.id < c.id,
+            waiting.c.processed_at.is_(None),
+            waiting.c.failed_at.is_(None),
+        )
+        .correlate(outbox.events)
+        .exists()
+    )
+    due = (
+        select(c.id)
+        .where(c.processed_at < DatabaseNow(-older_than.total_seconds()), ~has_older_failure, ~has_older_retry)
+        .order_by(c.processed_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    statement = delete(outbox.events).where(c.id.in_(select(due.c.id))).returning(c.id)
+    return len(connection.execute(statement).all())
 
 
 def seconds_to_next_retry(connection: Connection, outbox: Outbox) -> float | None:
@@ -268,6 +350,18 @@ def _heads(outbox: Outbox) -> Select[tuple[object, ...]]:
         .correlate(outbox.events)
         .exists()
     )
+    claimed = outbox.events.alias("claimed")
+    has_claimed = (
+        select(claimed.c.id)
+        .where(
+            claimed.c.subject == c.subject,
+            claimed.c.claim_token.is_not(None),
+            claimed.c.processed_at.is_(None),
+            claimed.c.failed_at.is_(None),
+        )
+        .correlate(outbox.events)
+        .exists()
+    )
     return (
         select(c.id, c.subject, c.attempt_count)
         .where(
@@ -276,6 +370,8 @@ def _heads(outbox: Outbox) -> Select[tuple[object, ...]]:
             c.available_at <= DatabaseNow(),
             c.event_type.in_(bindparam("types", expanding=True)),
             ~has_earlier,
+            # Only a retry by hand makes an event pending that is older than one in flight.
+            or_(c.retried_at.is_(None), ~has_claimed),
         )
         .order_by(c.id)
         .limit(bindparam("limit", type_=Integer))

@@ -33,17 +33,24 @@ T = TypeVar("T")
 POLL_INTERVAL = timedelta(seconds=10)
 STOP_DEADLINE = timedelta(seconds=10)
 SWEEP_EVERY = timedelta(seconds=5)
+PURGE_EVERY = timedelta(minutes=1)
 _EXPIRED_PER_SWEEP = 1000
+# A delete of this size holds its locks for a moment only.
+_PURGED_AT_ONCE = 1000
 _DATABASE_RETRY_FIRST_SECONDS = 0.5
 _DATABASE_RETRY_MAX_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Events in hand, in order, and the lease under which they may be delivered."""
+    """Events in hand, in order, and the lease under which they may be delivered.
+
+    `newer` are delivered events of their subjects that a retried event precedes: what they said must stand.
+    """
 
     lease: Lease
     events: Sequence[Event]
+    newer: Sequence[Event] = ()
 
 
 Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
@@ -51,7 +58,10 @@ Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
 
 
 class Worker:
-    """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox."""
+    """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox.
+
+    `retention` is how long delivered events are kept; None keeps them for ever.
+    """
 
     def __init__(
         self,
@@ -63,6 +73,7 @@ class Worker:
         types: Sequence[str],
         batch_size: int = 50,
         concurrency: int = 4,
+        retention: timedelta | None = None,
         random: Random | None = None,
     ) -> None:
         self._outbox = outbox
@@ -72,11 +83,13 @@ class Worker:
         self._types = types
         self._batch_size = batch_size
         self._concurrency = concurrency
+        self._retention = retention
         self._random = random or Random()  # noqa: S311  # Jitter is no secret.
         self._bell = wakeup.WakeUp()
         self._leases: dict[str, Lease] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
         self._swept_at = float("-inf")
+        self._purged_at = float("-inf")
         self._is_stopping = False
         self._subject: str | None = None
 
@@ -89,6 +102,7 @@ class Worker:
             async with wakeup.listening(self._engine, self._outbox, self._bell):
                 while not self._is_stopping:
                     if not await self._patiently(self._start_next):
+                        await self._patiently(self._purge)
                         await self._patiently(self._sleep)
         finally:
             await self._finish(renewals)
@@ -126,6 +140,19 @@ class Worker:
         task.add_done_callback(self._forget)
         return True
 
+    async def _purge(self) -> None:
+        """Delete old delivered events, in bounded batches, while there is nothing to deliver."""
+        now = time.monotonic()
+        if self._retention is None or self._deliveries or now - self._purged_at < PURGE_EVERY.total_seconds():
+            return
+        count = await self._transact(queries.purge_delivered, self._outbox, self._retention, _PURGED_AT_ONCE)
+        if count < _PURGED_AT_ONCE:
+            self._purged_at = now
+        else:
+            self._bell.ring()
+        if count:
+            log.info("Purged %d delivered events.", count)
+
     async def _sleep(self) -> None:
         """Sleep until a commit, the end of a delivery, the next retry, the gate, or the poll."""
         wait = POLL_INTERVAL
@@ -141,20 +168,28 @@ class Worker:
     async def _claim(self) -> Claim | None:
         token = uuid4().hex
         began_at = time.monotonic()
-        events = await self._transact(
-            queries.claim,
-            self._outbox,
-            types=self._types,
-            token=token,
-            lease=LEASE,
-            limit=self._batch_size,
-            subject=self._subject,
-        )
+
+        def claim(connection: Connection) -> tuple[list[Event], list[Event]]:
+            events = queries.claim(
+                connection,
+                self._outbox,
+                types=self._types,
+                token=token,
+                lease=LEASE,
+                limit=self._batch_size,
+                subject=self._subject,
+            )
+            retried = {it.subject: it for it in reversed(events) if it.retried_at}
+            return events, [
+                new for it in retried.values() for new in queries.newer_delivered(connection, self._outbox, it)
+            ]
+
+        events, newer = await self._transact(claim)
         if not events:
             return None
         lease = Lease(token, began_at + LEASE.total_seconds())
         self._leases[token] = lease
-        return Claim(lease, events)
+        return Claim(lease, events, newer)
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
         outcomes = await self._outcomes_of(claim)

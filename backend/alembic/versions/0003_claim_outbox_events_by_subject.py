@@ -24,7 +24,7 @@ INDEXES = {
     "open_subject": (["subject", "id"], IS_OPEN),
     "backing_off": (["available_at"], f"{IS_OPEN} AND attempt_count > 0"),
     "claimed": (["claimed_until"], "claim_token IS NOT NULL"),
-    "failed": (["id"], "failed_at IS NOT NULL"),
+    "failed": (["subject", "id"], "failed_at IS NOT NULL"),
     "delivered": (["processed_at"], "processed_at IS NOT NULL"),
 }
 CHECKS = {
@@ -40,6 +40,7 @@ NEW_COLUMNS = (
     ("claim_token", sa.Text()),
     ("failed_at", INSTANT),
     ("traceparent", sa.Text()),
+    ("retried_at", INSTANT),
 )
 
 

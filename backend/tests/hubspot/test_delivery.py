@@ -155,3 +155,31 @@ def test_dry_run_logs_a_line_per_event_and_sends_nothing(hubspot: HubSpot, caplo
     hubspot.settings = hubspot.settings.model_copy(update={"hubspot_send_live": True})
     hubspot.deliver()
     assert hubspot.contact("driver-1") is None
+
+
+def test_event_retried_by_hand_never_moves_the_contact_backwards(hubspot: HubSpot) -> None:
+    """The retried one was refused for its address; what newer events said in the meantime stands."""
+    old = hubspot.track(
+        "nova_redeemed",
+        {
+            "user_id": "driver-1",
+            "email": "not..an@address..example",
+            "amount": 5,
+            "merchant_id": "merchant-9",
+            "redemption_id": "r-1",
+            "redeemed_at": "2026-11-24T18:30:00Z",
+            "new_balance": 5,
+        },
+    )
+    hubspot.deliver()
+    assert hubspot.row(old).failed_at is not None
+    hubspot.earn("driver-1", 60, email="ada@example.com")
+    hubspot.deliver()
+    hubspot.queue.retry(hubspot.row(old).id)
+    hubspot.deliver()
+    assert hubspot.is_delivered(old)
+    contact = hubspot.contact("driver-1")
+    assert contact is not None
+    assert contact["email"] == "ada@example.com"
+    assert contact["nerava_balance"] == "60"
+    assert contact["nerava_last_merchant_id"] == "merchant-9"

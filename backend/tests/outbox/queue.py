@@ -63,9 +63,18 @@ class Queue:
         seconds = -by.total_seconds()
         c, g = self.outbox.events.c, self.outbox.gate.c
         with self.engine.begin() as connection:
-            for column in (c.available_at, c.claimed_until, g.until, g.next_slot_at):
+            for column in (c.available_at, c.claimed_until, c.processed_at, g.until, g.next_slot_at):
                 earlier = DatabaseNow(SecondsUntil(column) + seconds)
                 connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
+
+    def retry(self, *ids: int) -> None:
+        event_ids = [self.row(id_).event_id for id_ in ids]
+        with self.engine.begin() as connection:
+            assert len(queries.retry_failed(connection, self.outbox, event_ids)) == len(ids)
+
+    def purge(self, older_than: timedelta, limit: int = 1000) -> int:
+        with self.engine.begin() as connection:
+            return queries.purge_delivered(connection, self.outbox, older_than, limit)
 
     def row(self, id_: int) -> Row[tuple[object, ...]]:
         with self.engine.connect() as connection:

@@ -1,0 +1,129 @@
+"""Guarantee 10: a failed event may be retried at any time, and never moves its subject backwards."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from outbox import queries
+from outbox.lease import LEASE
+from outbox.model import Outbox
+from outbox.outcome import Delivered, Rejected
+from tests.outbox.conftest import METADATA
+from tests.outbox.queue import TYPES, Queue
+
+
+@pytest.fixture
+def queue(engine: Engine, outbox: Outbox) -> Queue:
+    return Queue(engine, outbox)
+
+
+def fail(queue: Queue, subject: str) -> int:
+    (id_,) = queue.put(subject)
+    token, events = queue.claim()
+    queue.settle(token, events, Rejected("never"))
+    return id_
+
+
+def test_retried_event_has_all_its_attempts_again_and_goes_before_younger_ones(queue: Queue) -> None:
+    failed = fail(queue, "a")
+    (later,) = queue.put("a")
+    queue.retry(failed)
+    row = queue.row(failed)
+    assert (row.attempt_count, row.failed_at, row.last_error) == (0, None, "never")
+    assert queue.claimed_ids() == [failed, later]
+
+
+def test_only_failed_events_are_retried(queue: Queue) -> None:
+    (pending,) = queue.put("a")
+    event_id = queue.row(pending).event_id
+    with queue.engine.begin() as connection:
+        assert queries.retry_failed(connection, queue.outbox, [event_id]) == set()
+
+
+def test_retried_event_waits_for_a_younger_one_that_is_claimed(queue: Queue) -> None:
+    failed = fail(queue, "a")
+    queue.put("a")
+    token, events = queue.claim()
+    queue.retry(failed)
+    assert queue.claimed_ids() == []
+    queue.settle(token, events, Delivered())
+    assert queue.claimed_ids() == [failed]
+
+
+def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_the_subject(
+    postgres_url: str, outbox: Outbox
+) -> None:
+    """Both see a head: the old snapshot the younger event, the new one the retried. One of them must get nothing."""
+    engine = create_engine(postgres_url)
+    METADATA.create_all(engine)
+    queue = Queue(engine, outbox)
+    failed = fail(queue, "a")
+    (younger,) = queue.put("a")
+    blocker_holds, may_end = threading.Event(), threading.Event()
+    claimed: list[list[int]] = []
+
+    def retry_slowly() -> None:
+        with queue.engine.begin() as connection:
+            queries.retry_failed(connection, outbox, [queue.row(failed).event_id])
+            blocker_holds.set()
+            may_end.wait(10)
+
+    def claim() -> None:
+        with queue.engine.begin() as connection:
+            events = queries.claim(connection, outbox, types=TYPES, token="old", lease=LEASE, limit=10)
+        claimed.append([event.id for event in events])
+
+    retrying = threading.Thread(target=retry_slowly)
+    retrying.start()
+    blocker_holds.wait(10)
+    claim()
+    may_end.set()
+    retrying.join(10)
+    claim_after = queue.claimed_ids()
+    assert claimed == [[]]
+    assert claim_after == [failed, younger]
+    engine.dispose()
+
+
+def test_newer_delivered_events_travel_with_a_retried_one(queue: Queue) -> None:
+    failed = fail(queue, "a")
+    (newer, other) = queue.put("a", "b")
+    token, events = queue.claim()
+    queue.settle(token, events, Delivered())
+    queue.retry(failed)
+    _, (event,) = queue.claim()
+    with queue.engine.connect() as connection:
+        assert [it.id for it in queries.newer_delivered(connection, queue.outbox, event)] == [newer]
+    assert other
+
+
+def test_old_delivered_events_are_purged_in_bounded_batches(queue: Queue) -> None:
+    queue.put(*(f"driver-{n}" for n in range(30)))
+    token, events = queue.claim()
+    queue.settle(token, events, Delivered())
+    fail(queue, "failed")
+    queue.put("pending")
+    assert queue.purge(timedelta(days=30)) == 0
+    queue.pass_time(timedelta(days=31))
+    assert [queue.purge(timedelta(days=30), limit=20) for _ in range(3)] == [20, 10, 0]
+    with queue.engine.connect() as connection:
+        status = queries.read_status(connection, queue.outbox)
+    assert (status.pending, status.failed, status.delivered) == (1, 1, 0)
+
+
+def test_delivered_event_that_a_failed_one_precedes_is_not_purged(queue: Queue) -> None:
+    failed = fail(queue, "a")
+    queue.put("a", "b")
+    token, events = queue.claim()
+    queue.settle(token, events, Delivered())
+    queue.pass_time(timedelta(days=31))
+    assert queue.purge(timedelta(days=30)) == 1
+    queue.retry(failed)
+    assert queue.purge(timedelta(days=30)) == 0
+    token, events = queue.claim()
+    queue.settle(token, events, Delivered())
+    assert queue.purge(timedelta(days=30)) == 1
