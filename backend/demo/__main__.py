@@ -33,12 +33,16 @@ def main(
     seed: Annotated[int, typer.Option(hidden=True)] = SEED,
 ) -> None:
     """An evening at a charging hub, HubSpot's failures included, and an audit of what reached HubSpot."""
+    exit_code = 1
     try:
-        sys.exit(_stay(seed) if stay else _prove(_read(sessions) if sessions else write_evening(drivers, events, seed)))
+        if stay:
+            exit_code = _stay(seed)
+        else:
+            exit_code = _prove(_read(sessions) if sessions else write_evening(drivers, events, seed))
     except* DemoFailed as failures:
         for failure in _leaves(failures):
             Console(stderr=True, highlight=False, soft_wrap=True).print(str(failure), style="red", markup=False)
-        sys.exit(1)
+    sys.exit(exit_code)
 
 
 def _prove(script: Script) -> int:

@@ -36,13 +36,13 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 class Demo:
     """The command in a process of its own. Its children inherit a mark, by which they can be found."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, temporary_folder: Path | None = None) -> None:
         self._mark = f"DEMO_UNDER_TEST={uuid4().hex}"
         name, _, value = self._mark.partition("=")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "demo", *arguments],
             cwd=BACKEND,
-            env={**os.environ, name: value},
+            env={**os.environ, name: value, **({"TMPDIR": str(temporary_folder)} if temporary_folder else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -134,8 +134,8 @@ def test_a_signal_ends_the_demo_and_everything_it_started(number: signal.Signals
 
 
 @needs_proc
-def test_a_demo_that_is_killed_leaves_no_process_either() -> None:
-    demo = Demo()
+def test_a_demo_that_is_killed_leaves_no_process_either(tmp_path: Path) -> None:
+    demo = Demo(temporary_folder=tmp_path)
     demo.read_until("the HubSpot sandbox is up")
     until(lambda: len(demo.processes()) == ALL_PROCESSES)
 
