@@ -9,8 +9,10 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -20,10 +22,12 @@ from hubspot_sync.client import HubSpotError
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import Plan, carry_out, plan_provisioning
 from hubspot_sync.runtime import WorkerState, why_no_worker
-from outbox.gate import Gate, GateShut
+from outbox import operations
+from outbox.gate import Gate, GateShut, read_gate
+from outbox.model import GateState
 from outbox.queries import Status, read_status
+from outbox.worker import Worker
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 console = Console(highlight=False, soft_wrap=True)
 
@@ -37,48 +41,89 @@ def create_cli(load: Callable[[], Integration]) -> typer.Typer:
         once: Annotated[bool, typer.Option("--once", help="Deliver what is due, then exit.")] = False,
     ) -> None:
         """Deliver events until stopped by Ctrl-C or SIGTERM."""
-        integration = load()
-        if (status := why_no_worker(integration.settings, in_app=False)) is not None:
-            raise typer.Exit(0 if status.state is WorkerState.DISABLED else 1)
-        _try(_run_worker(integration, once))
+        with _opened(load) as integration:
+            if (status := why_no_worker(integration.settings, in_app=False)) is not None:
+                raise typer.Exit(0 if status.state is WorkerState.DISABLED else 1)
+            asyncio.run(_drain(integration) if once else _run_worker(integration))
 
     @cli.command()
     def status(
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
     ) -> None:
         """Count the events by state, and say whether the gate is open."""
-        integration = load()
-        try:
+        with _opened(load) as integration:
             with integration.engine.connect() as connection:
                 found = read_status(connection, integration.outbox)
-        except DBAPIError as error:
-            raise _no_outbox(error) from error
-        if as_json:
-            typer.echo(json.dumps(found.as_json()))
-        else:
-            _print_status(found, integration)
+            if as_json:
+                typer.echo(json.dumps(found.as_json()))
+            else:
+                _print_status(found, integration)
+
+    @cli.command()
+    def retry(
+        events: Annotated[list[UUID], typer.Argument(metavar="EVENT...", help="Ids of failed events.")],
+    ) -> None:
+        """Try failed events again, with all their attempts. What newer events said of their subjects stands."""
+        with _opened(load) as integration:
+            retried = operations.retry(integration.engine, integration.outbox, events)
+            for event_id in events:
+                console.print(f"{event_id}  {'pending again' if event_id in retried else 'left alone: not failed'}")
+            if len(retried) < len(set(events)):
+                raise typer.Exit(1)
 
     @cli.command()
     def provision(
         plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
     ) -> None:
         """Create the property group and the contact properties that the events set. Repeatable; deletes nothing."""
-        integration = load()
-        if not integration.settings.hubspot_private_app_token.get_secret_value():
-            raise _fail("HUBSPOT_PRIVATE_APP_TOKEN is empty; set it to look at the account.")
-        if _try(_provision(integration, only_plan=plan)).differences:
-            raise typer.Exit(1)
+        with _opened(load) as integration:
+            if not integration.settings.hubspot_private_app_token.get_secret_value():
+                raise _fail("HUBSPOT_PRIVATE_APP_TOKEN is empty; set it to look at the account.")
+            if asyncio.run(_provision(integration, only_plan=plan)).differences:
+                raise typer.Exit(1)
 
     return cli
 
 
-async def _run_worker(integration: Integration, once: bool) -> None:
+@contextmanager
+def _opened(load: Callable[[], Integration]) -> Iterator[Integration]:
+    """The integration for one command; what a person can mend ends it with exit code 1 and one line."""
+    integration = load()
+    try:
+        yield integration
+    except DBAPIError as error:
+        first_line = str(error.orig).splitlines()[0]
+        raise _fail(
+            f"The database does not serve the outbox ({first_line}). Is it there, and migrated to head?"
+        ) from error
+    except (HubSpotError, GateShut) as error:
+        raise _fail(str(error)) from error
+    finally:
+        integration.engine.dispose()
+
+
+async def _run_worker(integration: Integration) -> None:
     async with integration.worker() as worker:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+        _stop_on_signal(worker)
         log.info("HubSpot sync worker started")
-        await (worker.drain() if once else worker.run())
+        await worker.run()
         log.info("HubSpot sync worker stopped")
+
+
+async def _drain(integration: Integration) -> None:
+    """Deliver what is due; raise GateShut when the gate kept some of it back."""
+    async with integration.worker() as worker:
+        _stop_on_signal(worker)
+        await worker.drain()
+    with integration.engine.connect() as connection:
+        gate = read_gate(connection, integration.outbox)
+    if gate.state is not GateState.OPEN:
+        raise GateShut(gate)
+
+
+def _stop_on_signal(worker: Worker) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop)
 
 
 async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
@@ -94,16 +139,6 @@ async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
     # What held deliveries may be mended: let the next one find out.
     await gate.prepare()
     return plan
-
-
-def _try(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, or exit 1 with what went wrong."""
-    try:
-        return asyncio.run(coroutine)
-    except (HubSpotError, GateShut) as error:
-        raise _fail(str(error)) from error
-    except DBAPIError as error:
-        raise _no_outbox(error) from error
 
 
 def _print_status(status: Status, integration: Integration) -> None:
@@ -130,8 +165,3 @@ def _print_status(status: Status, integration: Integration) -> None:
 def _fail(message: str) -> typer.Exit:
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red")
     return typer.Exit(1)
-
-
-def _no_outbox(error: DBAPIError) -> typer.Exit:
-    first_line = str(error.orig).splitlines()[0]
-    return _fail(f"The database does not serve the outbox ({first_line}). Is it there, and migrated to head?")

@@ -11,10 +11,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.cli import cli
+from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
-from outbox.queries import read_event
+from outbox.lease import LEASE
+from outbox.model import State
+from outbox.queries import claim, read_event
 from tests.conftest import BACKEND
 
 ROOT = BACKEND.parent
@@ -60,22 +64,30 @@ def test_every_variable_of_the_example_has_its_consequence_above_it():
 
 def test_statements_of_the_readme_run(engine):
     statements = _sql(README)
-    assert len(statements) >= 5
+    assert len(statements) >= 4
     with engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
 
 
-def test_readmes_statement_makes_a_failed_event_pending_and_the_other_fails_it_again(engine):
+def test_readmes_statement_fails_an_event_that_is_claimed(engine):
+    payload = {"user_id": "d1", "created_at": "2026-11-24T06:40:02Z"}
     with Session(engine) as db, db.begin():
-        event_id = track_event(db, "no_such_event", {"user_id": "d1"})
-    retry, fail = (it for it in _sql(README) if it.startswith("UPDATE"))
-    for statement, state in ((retry, "pending"), (fail, "failed")):
-        with engine.begin() as connection:
-            assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1
-            event = read_event(connection, OUTBOX, event_id)
-        assert event is not None
-        assert event.state == state
+        event_id = track_event(db, "driver_signed_up", payload)
+    with engine.begin() as connection:
+        assert claim(connection, OUTBOX, types=CATALOG.types, token="t", lease=LEASE, limit=1)
+    [statement] = (it for it in _sql(README) if it.startswith("UPDATE"))
+    with engine.begin() as connection:
+        assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1
+        event = read_event(connection, OUTBOX, event_id)
+    assert event is not None
+    assert event.state is State.FAILED
+
+
+def test_commands_that_the_documents_name_exist():
+    commands = {it.name or it.callback.__name__ for it in cli.registered_commands if it.callback}
+    named = {name for it in DOCUMENTS for name in re.findall(r"python -m app\.cli ([a-z]+)", it.read_text())}
+    assert named == commands
 
 
 def test_every_guarantee_names_tests_that_exist():

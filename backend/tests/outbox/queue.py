@@ -11,7 +11,7 @@ from uuid import uuid4
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
-from outbox import queries, settlement
+from outbox import operations, queries, settlement
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.enqueue import enqueue
 from outbox.gate import Gate
@@ -69,12 +69,16 @@ class Queue:
 
     def retry(self, *ids: int) -> None:
         event_ids = [self.row(id_).event_id for id_ in ids]
-        with self.engine.begin() as connection:
-            assert len(queries.retry_failed(connection, self.outbox, event_ids)) == len(ids)
+        assert operations.retry(self.engine, self.outbox, event_ids) == set(event_ids)
 
     def purge(self, older_than: timedelta, limit: int = 1000) -> int:
         with self.engine.begin() as connection:
             return queries.purge_delivered(connection, self.outbox, older_than, limit)
+
+    def exists(self, id_: int) -> bool:
+        with self.engine.connect() as connection:
+            c = self.outbox.events.c
+            return connection.execute(select(c.id).where(c.id == id_)).one_or_none() is not None
 
     def row(self, id_: int) -> Row[tuple[object, ...]]:
         with self.engine.connect() as connection:

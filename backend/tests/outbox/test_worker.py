@@ -243,3 +243,18 @@ def enqueue_in_another_process(url: str) -> int:
     )
     backend = Path(__file__).parents[2]
     return int(subprocess.check_output([sys.executable, "-c", program, url], cwd=backend, text=True))
+
+
+async def test_idle_worker_purges_what_is_older_than_its_retention(queue: Queue) -> None:
+    ids = queue.put("a", "b")
+    token, events = queue.claim()
+    queue.settle(token, events, Delivered())
+    queue.pass_time(timedelta(days=31))
+    gate = Gate(queue.outbox, queue.engine, requests_per_second=1000)
+    recorder = Recorder(delivered)
+    worker = Worker(queue.outbox, queue.engine, recorder, gate, types=TYPES, retention=timedelta(days=30))
+    async with running(worker):
+        await eventually(lambda: not any(queue.exists(id_) for id_ in ids))
+        (kept,) = await asyncio.to_thread(queue.put, "a")
+        await eventually(lambda: queue.row(kept).processed_at is not None)
+    assert queue.exists(kept)
