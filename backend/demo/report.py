@@ -21,8 +21,8 @@ from outbox.model import GateState
 from outbox.queries import Status
 
 _OBJECTIONS_SHOWN = 12
-# Without a terminal: a line whenever another share of all actions and deliveries is done.
-_SHARE_PER_LINE = 0.1
+# Without a terminal: so many lines, evenly over all actions and deliveries.
+_LINES = 10
 
 
 class Report:
@@ -108,13 +108,13 @@ class PlainBars:
         self._report = report
         self._tally = tally
         self._events = events
-        self._next_share = _SHARE_PER_LINE
+        self._lines = 0
 
     def update(self, status: Status) -> None:
-        share = (self._tally.done + status.delivered) / (self._tally.total + self._events)
-        if share < self._next_share:
+        lines = _LINES * (self._tally.done + status.delivered) // (self._tally.total + self._events)
+        if lines <= self._lines:
             return
-        self._next_share = (share // _SHARE_PER_LINE + 1) * _SHARE_PER_LINE
+        self._lines = lines
         self._report.say(
             f"{self._tally.done} of {self._tally.total} actions, "
             f"{status.delivered} of {self._events} events in HubSpot, {_note(status)}"
