@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
@@ -14,11 +13,9 @@ from sqlalchemy.orm import Session
 from outbox import operations, queries, settlement
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.enqueue import enqueue
-from outbox.gate import Gate
 from outbox.lease import LEASE
 from outbox.model import Event, Outbox
 from outbox.outcome import Outcome
-from outbox.worker import Claim
 
 TYPES = ["something_happened"]
 
@@ -83,20 +80,3 @@ class Queue:
     def row(self, id_: int) -> Row[tuple[object, ...]]:
         with self.engine.connect() as connection:
             return connection.execute(select(self.outbox.events).where(self.outbox.events.c.id == id_)).one()
-
-
-@dataclass
-class Recorder:
-    """A destination that notes what it got, in order, and answers as it is told; delivered if it is told nothing."""
-
-    answer: Callable[[Event], Outcome]
-    batches: list[list[Event]] = field(default_factory=list)
-
-    async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        await gate.enter(claim.lease)
-        self.batches.append(list(claim.events))
-        return {event.id: self.answer(event) for event in claim.events}
-
-    @property
-    def ids(self) -> list[int]:
-        return [event.id for batch in self.batches for event in batch]

@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from outbox.gate import Gate
-from outbox.model import Event, Outbox
+from outbox.model import Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.testing import RecordingDestination
 from outbox.worker import Claim, Deliver, Worker
-from tests.outbox.queue import TYPES, Queue, Recorder
+from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)
 
@@ -32,10 +33,6 @@ def worker_of(queue: Queue, deliver: Deliver, *, batch_size: int = 50, concurren
     return Worker(
         queue.outbox, queue.engine, deliver, gate, types=TYPES, batch_size=batch_size, concurrency=concurrency
     )
-
-
-def delivered(_event: Event) -> Outcome:
-    return Delivered()
 
 
 async def eventually(condition: object, seconds: float = 10) -> None:
@@ -57,22 +54,22 @@ async def running(worker: Worker) -> AsyncIterator[None]:
 
 async def test_drain_delivers_all_that_is_due(queue: Queue) -> None:
     ids = queue.put(*(f"driver-{n % 20}" for n in range(200)))
-    recorder = Recorder(delivered)
+    recorder = RecordingDestination()
     await worker_of(queue, recorder).drain()
-    assert sorted(recorder.ids) == ids
+    assert sorted([it.id for it in recorder.events]) == ids
     assert max(len(batch) for batch in recorder.batches) <= 50
 
 
 async def test_events_of_a_subject_arrive_in_order_whatever_happens_to_them(queue: Queue) -> None:
     ids = queue.put(*["a"] * 12)
     answers = iter([Delivered(), Retry("no"), Postponed(), Retry("no")])
-    recorder = Recorder(lambda event: next(answers, Delivered()))
+    recorder = RecordingDestination(lambda event: next(answers, Delivered()))
     worker = worker_of(queue, recorder, batch_size=3)
     for _ in range(4):
         await worker.drain()
         queue.pass_time(LONG)
         worker = worker_of(queue, recorder, batch_size=3)
-    firsts = list(dict.fromkeys(recorder.ids))
+    firsts = list(dict.fromkeys([it.id for it in recorder.events]))
     assert firsts == ids
     assert all(queue.row(id_).processed_at for id_ in ids)
 
@@ -101,14 +98,14 @@ async def test_event_without_an_outcome_is_charged(queue: Queue) -> None:
 
 async def test_one_bad_event_hurts_only_itself(queue: Queue) -> None:
     ids = queue.put("a", "bad", "b", "a")
-    recorder = Recorder(lambda event: Rejected("bad") if event.subject == "bad" else Delivered())
+    recorder = RecordingDestination(lambda event: Rejected("bad") if event.subject == "bad" else Delivered())
     await worker_of(queue, recorder).drain()
     assert [queue.row(id_).processed_at is not None for id_ in ids] == [True, False, True, True]
     assert queue.row(ids[1]).last_error == "bad"
 
 
 async def test_commit_wakes_a_sleeping_worker_at_once(queue: Queue) -> None:
-    recorder = Recorder(delivered)
+    recorder = RecordingDestination()
     async with running(worker_of(queue, recorder)):
         await eventually(lambda: not queue.claimed_ids())
         (id_,) = await asyncio.to_thread(queue.put, "a")
@@ -119,7 +116,7 @@ async def test_commit_wakes_a_sleeping_worker_at_once(queue: Queue) -> None:
 async def test_retry_is_made_when_it_is_due_and_not_at_the_poll(queue: Queue) -> None:
     (id_,) = queue.put("a")
     answers = iter([Retry("no")])
-    recorder = Recorder(lambda event: next(answers, Delivered()))
+    recorder = RecordingDestination(lambda event: next(answers, Delivered()))
     async with running(worker_of(queue, recorder)):
         await eventually(lambda: queue.row(id_).processed_at is not None, seconds=6)
 
@@ -165,7 +162,7 @@ async def test_stop_hands_back_uncharged_what_does_not_finish_in_time(
 
 async def test_worker_waits_for_a_table_that_is_not_there_yet(queue: Queue) -> None:
     queue.outbox.gate.drop(queue.engine)
-    recorder = Recorder(delivered)
+    recorder = RecordingDestination()
     async with running(worker_of(queue, recorder)):
         (id_,) = await asyncio.to_thread(queue.put, "a")
         await asyncio.to_thread(queue.outbox.gate.create, queue.engine)
@@ -176,7 +173,7 @@ async def test_worker_survives_the_loss_of_all_its_connections(postgres_url: str
     engine = create_engine(postgres_url)
     outbox.events.metadata.create_all(engine)
     queue = Queue(engine, outbox)
-    recorder = Recorder(delivered)
+    recorder = RecordingDestination()
     async with running(worker_of(queue, recorder)):
         first, *_ = await asyncio.to_thread(queue.put, "a")
         await eventually(lambda: queue.row(first).processed_at is not None)
@@ -198,7 +195,7 @@ async def test_commit_of_another_process_wakes_a_sleeping_worker(postgres_url: s
     engine = create_engine(postgres_url)
     outbox.events.metadata.create_all(engine)
     queue = Queue(engine, outbox)
-    async with running(worker_of(queue, Recorder(delivered))):
+    async with running(worker_of(queue, RecordingDestination())):
         await eventually(lambda: listeners(engine) == 1)
         before = await asyncio.to_thread(enqueue_in_another_process, postgres_url)
         # Far below the poll of ten seconds.
@@ -210,7 +207,7 @@ async def test_lost_listening_connection_is_replaced(postgres_url: str, outbox: 
     engine = create_engine(postgres_url)
     outbox.events.metadata.create_all(engine)
     queue = Queue(engine, outbox)
-    async with running(worker_of(queue, Recorder(delivered))):
+    async with running(worker_of(queue, RecordingDestination())):
         await eventually(lambda: listeners(engine) == 1)
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^LISTEN'"))
@@ -251,7 +248,7 @@ async def test_idle_worker_purges_what_is_older_than_its_retention(queue: Queue)
     queue.settle(token, events, Delivered())
     queue.pass_time(timedelta(days=31))
     gate = Gate(queue.outbox, queue.engine, requests_per_second=1000)
-    recorder = Recorder(delivered)
+    recorder = RecordingDestination()
     worker = Worker(queue.outbox, queue.engine, recorder, gate, types=TYPES, retention=timedelta(days=30))
     async with running(worker):
         await eventually(lambda: not any(queue.exists(id_) for id_ in ids))

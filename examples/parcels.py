@@ -1,0 +1,57 @@
+"""A warehouse tells its carrier about parcels: the outbox with a table and a destination of another domain.
+
+The carrier is down at first; each order's parcels still arrive in order, and only those that were committed.
+Run it with `backend/` on the path: `PYTHONPATH=backend python examples/parcels.py`.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Mapping
+
+from sqlalchemy import MetaData, create_engine
+from sqlalchemy.orm import Session
+
+from outbox.enqueue import enqueue
+from outbox.gate import Gate
+from outbox.model import define_outbox
+from outbox.outcome import Delivered, Outcome, Postponed
+from outbox.sqlite import configure_engine
+from outbox.worker import Claim, Worker
+
+parcel_events = define_outbox(MetaData(), "parcel_events")
+
+
+class Carrier:
+    """Refuses the first call, then takes what it is given."""
+
+    calls = 0
+
+    async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        entry = await gate.enter(claim.lease)  # At most so many calls a second, from all workers together.
+        self.calls += 1
+        if self.calls == 1:
+            await gate.record_outage(entry, "the carrier does not answer")
+            return dict.fromkeys((event.id for event in claim.events), Postponed())
+        for event in claim.events:
+            print(event.subject, event.event_type, json.loads(event.payload)["parcel"])
+        return {event.id: Delivered() for event in claim.events}
+
+
+async def main(folder: str) -> None:
+    engine = create_engine(f"sqlite:///{folder}/warehouse.db")
+    configure_engine(engine)
+    parcel_events.events.metadata.create_all(engine)
+    with Session(engine) as db, db.begin():
+        enqueue(db, parcel_events, "packed", "order-1", {"parcel": "A"})
+        enqueue(db, parcel_events, "handed_over", "order-1", {"parcel": "A"})
+    with Session(engine) as db:
+        enqueue(db, parcel_events, "packed", "order-2", {"parcel": "B"})
+        db.rollback()
+    gate = Gate(parcel_events, engine, requests_per_second=5)
+    await Worker(parcel_events, engine, Carrier(), gate, types=["packed", "handed_over"]).drain()
+    engine.dispose()
+
+
+with tempfile.TemporaryDirectory() as folder:
+    asyncio.run(main(folder))
