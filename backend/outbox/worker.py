@@ -56,8 +56,8 @@ class Claim:
 Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
 """A destination: try to deliver the claim's events, and return an outcome for each event's `id`.
 
-Each request first passes `gate.enter(claim.lease)`. Of a subject, the destination delivers in order, and nothing behind an
-event that did not get through; or merges the subject's events into one request, and gives all of them its outcome.
+Each request first passes `gate.enter(claim.lease)`. A subject's events are delivered in order, and nothing behind one that
+did not get through; or they are merged into one request, and all of them get its outcome.
 """
 
 
