@@ -203,13 +203,20 @@ def purge_delivered(connection: Connection, outbox: Outbox, older_than: timedelt
     return len(connection.execute(statement).all())
 
 
-def seconds_to_next_retry(connection: Connection, outbox: Outbox) -> float | None:
-    """How long until the first event that backs off is due; None when none does. Relies on ix_…_backing_off."""
+def seconds_to_next_due(connection: Connection, outbox: Outbox) -> float | None:
+    """Seconds until the first event that backs off is due, or the first lease runs out; None when neither will.
+
+    Negative when a lease has run out. Relies on ix_…_backing_off and ix_…_claimed.
+    """
     c = outbox.events.c
-    statement = select(SecondsUntil(func.min(c.available_at))).where(
-        outbox.is_open(), c.attempt_count > 0, c.claim_token.is_(None), c.available_at > DatabaseNow()
+    next_retry = (
+        select(func.min(c.available_at))
+        .where(outbox.is_open(), c.attempt_count > 0, c.claim_token.is_(None), c.available_at > DatabaseNow())
+        .scalar_subquery()
     )
-    return connection.execute(statement).scalar_one()
+    next_lease_end = select(func.min(c.claimed_until)).where(c.claim_token.is_not(None)).scalar_subquery()
+    row = connection.execute(select(SecondsUntil(next_retry), SecondsUntil(next_lease_end))).one()
+    return min((seconds for seconds in row if seconds is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,10 @@ T = TypeVar("T")
 
 POLL_INTERVAL = timedelta(seconds=10)
 STOP_DEADLINE = timedelta(seconds=10)
-SWEEP_EVERY = timedelta(seconds=5)
+# A busy worker looks for leases that ran out this often, and one that wakes at the end of one at once.
+SWEEP_EVERY = timedelta(seconds=1)
+# What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
+SLEEP_MIN = timedelta(milliseconds=50)
 PURGE_EVERY = timedelta(minutes=1)
 _EXPIRED_PER_SWEEP = 1000
 # A delete of this size holds its locks for a moment only.
@@ -56,8 +59,8 @@ class Claim:
 Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
 """A destination: try to deliver the claim's events, and return an outcome for each event's `id`.
 
-Each request first passes `gate.enter(claim.lease)`. A subject's events are delivered in order, and nothing behind one that
-did not get through; or they are merged into one request, and all of them get its outcome.
+Each request first passes `gate.enter(claim.lease)`. A subject's events are delivered in order, and nothing behind one
+that did not get through; or they are merged into one request, and all of them get its outcome.
 """
 
 
@@ -118,11 +121,14 @@ class Worker:
         renewals = asyncio.create_task(self._keep_leases())
         try:
             while not self._is_stopping:
+                was_delivering = bool(self._deliveries)
                 if await self._start_next():
                     continue
-                if not self._deliveries:
+                # A delivery that ended during the claim may have made its subjects' next events claimable.
+                if not was_delivering:
                     break
-                await self._bell.wait(POLL_INTERVAL)
+                if self._deliveries:
+                    await self._bell.wait(POLL_INTERVAL)
         finally:
             await self._finish(renewals)
 
@@ -158,13 +164,14 @@ class Worker:
             log.info("Purged %d delivered events.", count)
 
     async def _sleep(self) -> None:
-        """Sleep until a commit, the end of a delivery, the next retry, the gate, or the poll."""
+        """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll."""
         wait = POLL_INTERVAL
         if (shut_for := self._gate.shut_for()) > timedelta(0):
             wait = min(wait, shut_for)
         elif self._has_room():
-            next_retry = await self._transact(queries.seconds_to_next_retry, self._outbox)
-            wait = min(wait, timedelta(seconds=next_retry)) if next_retry is not None else wait
+            seconds = await self._transact(queries.seconds_to_next_due, self._outbox)
+            if seconds is not None:
+                wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
         await self._bell.wait(wait)
         if shut_for > timedelta(0):
             await self._gate.refresh()

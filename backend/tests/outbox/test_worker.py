@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from outbox.gate import Gate
+from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.testing import RecordingDestination
@@ -255,3 +256,12 @@ async def test_idle_worker_purges_what_is_older_than_its_retention(queue: Queue)
         (kept,) = await asyncio.to_thread(queue.put, "a")
         await eventually(lambda: queue.row(kept).processed_at is not None)
     assert queue.exists(kept)
+
+
+async def test_lease_that_a_dead_worker_left_is_noticed_when_it_runs_out(queue: Queue) -> None:
+    """Not at the poll: the sleeping worker knows when the lease ends."""
+    (id_,) = queue.put("a")
+    queue.claim()
+    queue.pass_time(LEASE - timedelta(seconds=1))
+    async with running(worker_of(queue, RecordingDestination())):
+        await eventually(lambda: queue.row(id_).attempt_count == 1, seconds=5)
