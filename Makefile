@@ -21,7 +21,7 @@ run: .venv/run ## Sandbox and application with the demo's data, staying up until
 	@$(IN_BACKEND) $(BIN)/python -m demo --stay
 
 test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
-	@$(IN_BACKEND) $(BIN)/python -m pytest $(ARGS)
+	@$(IN_BACKEND) $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 check: .venv/dev ## Lint, types, and the arrows between the rooms
 	@$(IN_BACKEND) $(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -15,7 +15,13 @@ from app.cli import cli
 from hubspot_sandbox import Sandbox
 from tests.hubspot.conftest import HubSpot, settings_for
 
-pytest_plugins = ["tests.hubspot.conftest"]
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Both: what a person sees must not depend on the database."""
+    kind = "migrated_sqlite_url" if request.param == "sqlite" else "migrated_postgres_url"
+    url: str = request.getfixturevalue(kind)
+    return url
 
 
 @pytest.fixture(autouse=True)
