@@ -8,6 +8,7 @@ HubSpotError
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -167,9 +168,13 @@ class HubSpotClient:
     async def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
         headers = {"Authorization": f"Bearer {self._token.get_secret_value()}", "Accept": "application/json"}
         try:
-            async with self._http.stream(method, path, json=body, headers=headers) as response:
+            # Over all, because the HTTP client's own timeouts begin anew with each byte.
+            async with (
+                asyncio.timeout(REQUEST_DEADLINE.total_seconds()),
+                self._http.stream(method, path, json=body, headers=headers) as response,
+            ):
                 content = await _read_bounded(response)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, TimeoutError) as error:
             raise NoAnswer(f"{method} {path}: {type(error).__name__}") from error
         return Answer(response.status_code, response.headers, _as_json(content))
 

@@ -152,6 +152,18 @@ def test_input_that_no_result_names_is_not_delivered(hubspot: HubSpot, kind: str
     assert len(hubspot.sandbox.contacts()) == 1
 
 
+def test_answer_that_does_not_come_in_time_is_an_unknown_outcome_and_repeated(
+    hubspot: HubSpot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubspot_sync.client.REQUEST_DEADLINE", timedelta(milliseconds=300))
+    event_id = hubspot.sign_up("driver-1", email="ada@example.com")
+    hubspot.sandbox.faults.add("slow", requests=1, delay=1.0, path="/batch/upsert")
+    hubspot.deliver()
+    assert hubspot.is_delivered(event_id)
+    assert hubspot.row(event_id).attempt_count == 0
+    assert len(hubspot.sandbox.contacts()) == 1
+
+
 def test_locked_record_is_waited_for(hubspot: HubSpot) -> None:
     event_id = hubspot.sign_up("driver-1", email="ada@example.com")
     hubspot.sandbox.faults.add("locked", requests=1, path="/batch/upsert")
