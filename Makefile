@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lock clean
+.PHONY: help demo run test soak check lock clean
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -22,6 +22,9 @@ run: .venv/run ## Sandbox and application with the demo's data, staying up until
 
 test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
 	@$(IN_BACKEND) $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+soak: .venv/dev ## The long proofs, up to ten minutes: that the state machine finds planted faults
+	@$(IN_BACKEND) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
 
 check: .venv/dev ## Lint, types, and the arrows between the rooms
 	@$(IN_BACKEND) $(BIN)/ruff format --check . && $(BIN)/ruff check .

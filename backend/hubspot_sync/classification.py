@@ -95,7 +95,7 @@ def classify_refusal(answer: Answer, *, now: datetime, time_zone: ZoneInfo) -> T
         case 403 if answer.body is None:
             return Unavailable(summary)
         case 403:
-            return Held(f"{summary}. Grant the token crm.objects.contacts.write and the scopes that doctor names.")
+            return Held(f"{summary}. Grant the token crm.objects.contacts.write and crm.schemas.contacts.write.")
         case 402:
             return Held(f"{summary}. The account's subscription does not cover this call.")
         case 400:

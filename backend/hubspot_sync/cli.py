@@ -15,6 +15,7 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
@@ -65,9 +66,10 @@ def create_cli(load: Callable[[], Integration]) -> typer.Typer:
     ) -> None:
         """Try failed events again, with all their attempts. What newer events said of their subjects stands."""
         with _opened(load) as integration:
-            retried = operations.retry(integration.engine, integration.outbox, events)
+            retried = operations.retry(integration.engine, integration.outbox, events, integration.catalog.types)
             for event_id in events:
-                console.print(f"{event_id}  {'pending again' if event_id in retried else 'left alone: not failed'}")
+                answer = "pending again" if event_id in retried else "left alone: not failed, or of no known type"
+                console.print(f"{event_id}  {answer}")
             if len(retried) < len(set(events)):
                 raise typer.Exit(1)
 
@@ -88,7 +90,11 @@ def create_cli(load: Callable[[], Integration]) -> typer.Typer:
 @contextmanager
 def _opened(load: Callable[[], Integration]) -> Iterator[Integration]:
     """The integration for one command; what a person can mend ends it with exit code 1 and one line."""
-    integration = load()
+    try:
+        integration = load()
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors(include_input=False))
+        raise _fail("\n".join(problems)) from None
     try:
         yield integration
     except DBAPIError as error:

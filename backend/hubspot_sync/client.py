@@ -3,7 +3,7 @@
 HubSpotError
 ├── NoAnswer       no usable answer: the connection failed or timed out, or the answer was cut off or too large;
 │                  whether HubSpot applied the request is unknown
-└── Refused        an answer that a call outside delivery cannot use (provisioning, doctor)
+└── Refused        an answer that a call outside delivery cannot use (provisioning)
 """
 
 from __future__ import annotations

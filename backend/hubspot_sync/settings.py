@@ -18,7 +18,7 @@ class HubSpotSettings(BaseSettings):
     hubspot_send_live: bool = Field(
         default=False,
         description="False: a dry run, which logs what it would send and marks the events delivered. They are never "
-        "sent later: `resync` sends the drivers' present state.",
+        "sent later.",
     )
     hubspot_private_app_token: SecretStr = Field(
         default=SecretStr(""), description="A private app's token or a service key. Required to send live."

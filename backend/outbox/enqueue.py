@@ -28,7 +28,7 @@ AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session
 
 log = logging.getLogger(__name__)
 
-EVENTS_LOST = Counter("outbox_events_lost", "Events whose transaction committed without them; mend by resync.")
+EVENTS_LOST = Counter("outbox_events_lost", "Events whose transaction committed without them.")
 
 # A longer subject would not fit PostgreSQL's index; ours are ids.
 SUBJECT_CHARS_MAX = 255
@@ -95,7 +95,7 @@ def lose(event_id: UUID | str, event_type: str, subject: str | None, error: Base
     """Count and log an event that its committed transaction will not have."""
     EVENTS_LOST.inc()
     log.error(
-        "Event %s (%s of %s) is lost: %s; mend it by resync of that subject.",
+        "Event %s (%s of %s) is lost: %s. Its transaction committed without it.",
         *(event_id, event_type, subject, _reason(error)),
         extra={"event_id": str(event_id), "event_type": event_type, "subject": subject},
     )

@@ -11,12 +11,14 @@ from outbox import queries, wakeup
 from outbox.model import Outbox
 
 
-def retry(engine: Engine, outbox: Outbox, event_ids: Sequence[UUID]) -> set[UUID]:
-    """Make failed events pending again with all their attempts; return those that were failed.
+def retry(engine: Engine, outbox: Outbox, event_ids: Sequence[UUID], types: Sequence[str]) -> set[UUID]:
+    """Make failed events pending again with all their attempts; return their ids.
 
-    Others are left alone. A retry never moves its subject backwards: see `queries.newer_delivered`.
+    Others are left alone: those that have not failed, and those of no type in `types`, which no worker would claim and
+    which would keep their subject's later events waiting. A retry never moves its subject backwards: see
+    `queries.newer_delivered`.
     """
     with engine.begin() as connection:
-        retried = queries.retry_failed(connection, outbox, event_ids)
+        retried = queries.retry_failed(connection, outbox, event_ids, types)
     wakeup.wake(engine, outbox)
     return retried

@@ -137,8 +137,8 @@ def newer_delivered(connection: Connection, outbox: Outbox, event: Event) -> lis
     return [_as_event(row) for row in reversed(connection.execute(statement).all())]
 
 
-def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUID]) -> set[UUID]:
-    """Make failed events pending again with all their attempts; those that are not failed are left alone.
+def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUID], types: Sequence[str]) -> set[UUID]:
+    """Make failed events of these types pending again with all their attempts; others are left alone.
 
     The subject's present head is moved to this moment, so that a claim which began before cannot take it: the retried
     event, which is older, goes first. Relies on ix_…_open_subject.
@@ -146,7 +146,7 @@ def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUI
     c = outbox.events.c
     retried = connection.execute(
         update(outbox.events)
-        .where(c.event_id.in_(event_ids), c.failed_at.is_not(None))
+        .where(c.event_id.in_(event_ids), c.event_type.in_(types), c.failed_at.is_not(None))
         .values(failed_at=null(), attempt_count=0, available_at=DatabaseNowExactly(), retried_at=DatabaseNowExactly())
         .returning(c.event_id, c.subject)
     ).all()

@@ -32,6 +32,15 @@ CHECKS = {
     "failed_is_spent": "(attempt_count >= 3) = (failed_at IS NOT NULL)",
     "claim_is_open": "claim_token IS NULL OR (processed_at IS NULL AND failed_at IS NULL)",
 }
+# A payload that is no JSON has no user_id, rather than stopping the migration.
+USER_ID_OF = """
+CREATE FUNCTION pg_temp.user_id_of(payload text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN payload::json ->> 'user_id';
+EXCEPTION WHEN others THEN
+    RETURN NULL;
+END $$
+"""
 NEW_COLUMNS = (
     ("event_id", ID),
     ("subject", sa.Text()),
@@ -78,7 +87,8 @@ def fill_new_columns() -> None:
         subject = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.user_id') END"
     else:
         event_id = "gen_random_uuid()"
-        subject = 'substring(payload from \'"user_id"\\s*:\\s*"([^"]+)"\')'
+        op.execute(USER_ID_OF)
+        subject = "pg_temp.user_id_of(payload)"
     op.execute(
         f"UPDATE outbox_events SET event_id = {event_id}, subject = {subject}, available_at = created_at, "  # noqa: S608
         "failed_at = CASE WHEN attempt_count >= 3 AND processed_at IS NULL THEN created_at END, "

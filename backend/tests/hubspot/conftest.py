@@ -67,7 +67,7 @@ class HubSpot:
     queue: Queue = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.engine, OUTBOX)
+        self.queue = Queue(self.engine, OUTBOX, tuple(CATALOG.types))
 
     @property
     def integration(self) -> Integration:

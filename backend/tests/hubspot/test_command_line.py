@@ -116,12 +116,14 @@ def test_account_is_planned_then_provisioned_then_delivered_to(live: Sandbox, hu
 
 
 def test_retry_makes_failed_events_pending_and_names_those_that_were_not(hubspot: HubSpot) -> None:
-    failed: UUID = hubspot.track("no_such_event", {"user_id": "driver-1"})
+    failed: UUID = hubspot.track("nova_earned", {"user_id": "driver-1"})
+    of_no_known_type = hubspot.track("no_such_event", {"user_id": "driver-1"})
     unknown = uuid4()
-    result = run("retry", str(failed), str(unknown))
+    result = run("retry", str(failed), str(unknown), str(of_no_known_type))
     assert result.exit_code == 1
     assert f"{failed}  pending again" in result.output
     assert f"{unknown}  left alone" in result.output
+    assert f"{of_no_known_type}  left alone" in result.output
     assert run("retry", str(failed)).exit_code == 1
 
 
@@ -140,3 +142,10 @@ def test_unreachable_hubspot_ends_provisioning_with_one_line(live: Sandbox) -> N
     assert result.exit_code == 1
     assert result.output.strip().splitlines()[-1] == "GET /crm/properties/2026-09/contacts/groups: ReadError"
     assert "Traceback" not in result.output
+
+
+def test_setting_that_makes_no_sense_is_named_with_what_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBSPOT_BATCH_SIZE", "0")
+    result = run("status")
+    assert result.exit_code == 1
+    assert result.output.strip() == "HUBSPOT_BATCH_SIZE: Input should be greater than or equal to 1"

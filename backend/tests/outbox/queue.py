@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from random import Random
 from uuid import uuid4
@@ -24,6 +24,7 @@ TYPES = ["something_happened"]
 class Queue:
     engine: Engine
     outbox: Outbox
+    types: tuple[str, ...] = tuple(TYPES)
     random: Random = field(default_factory=lambda: Random(1))
 
     def put(self, *subjects: str, event_type: str = TYPES[0]) -> list[int]:
@@ -66,7 +67,16 @@ class Queue:
 
     def retry(self, *ids: int) -> None:
         event_ids = [self.row(id_).event_id for id_ in ids]
-        assert operations.retry(self.engine, self.outbox, event_ids) == set(event_ids)
+        assert operations.retry(self.engine, self.outbox, event_ids, self.types) == set(event_ids)
+
+    def hand_back(self, token: str) -> None:
+        with self.engine.begin() as connection:
+            queries.hand_back(connection, self.outbox, token)
+
+    def event(self, id_: int) -> Event:
+        """The event as a claim would return it."""
+        row = self.row(id_)
+        return Event(**{it.name: getattr(row, it.name) for it in fields(Event)})
 
     def purge(self, older_than: timedelta, limit: int = 1000) -> int:
         with self.engine.begin() as connection:

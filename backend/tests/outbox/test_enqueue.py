@@ -266,7 +266,8 @@ def test_missing_table_costs_the_event_and_not_the_request(engine: Engine, caplo
         event_id = add(session, "driver-7")
     assert count_orders(engine) == 1
     assert lost_count() == before + 1
-    (record,) = caplog.records
+    # psycopg may add a warning of its own about the pipeline that was cut short.
+    (record,) = [it for it in caplog.records if it.name == "outbox.enqueue"]
     assert record.levelno == logging.ERROR
     assert str(event_id) in record.getMessage()
     assert "something_happened of driver-7" in record.getMessage()

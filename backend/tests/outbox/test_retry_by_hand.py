@@ -41,7 +41,7 @@ def test_only_failed_events_are_retried(queue: Queue) -> None:
     (pending,) = queue.put("a")
     event_id = queue.row(pending).event_id
     with queue.engine.begin() as connection:
-        assert queries.retry_failed(connection, queue.outbox, [event_id]) == set()
+        assert queries.retry_failed(connection, queue.outbox, [event_id], TYPES) == set()
 
 
 def test_retried_event_waits_for_a_younger_one_that_is_claimed(queue: Queue) -> None:
@@ -68,7 +68,7 @@ def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_t
 
     def retry_slowly() -> None:
         with queue.engine.begin() as connection:
-            queries.retry_failed(connection, outbox, [queue.row(failed).event_id])
+            queries.retry_failed(connection, outbox, [queue.row(failed).event_id], TYPES)
             blocker_holds.set()
             may_end.wait(10)
 

@@ -1,0 +1,279 @@
+"""One behaviour, two databases: a state machine drives SQLite and PostgreSQL side by side with a model of a few lines.
+
+The model says what the design says: who may be claimed, who is charged, what a lost lease costs. After every step both
+databases must hold exactly what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine, create_engine, delete, select
+from sqlalchemy.orm import Session
+
+from outbox.enqueue import enqueue
+from outbox.model import ATTEMPTS_MAX, Event
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.sqlite import configure_engine
+from tests.outbox.conftest import METADATA, OUTBOX
+from tests.outbox.queue import TYPES, Queue
+
+# Beyond every backoff and lease.
+LONG = timedelta(minutes=10)
+SUBJECTS = st.sampled_from("abc")
+OUTCOMES = st.sampled_from([Delivered(), Delivered(), Retry("no"), Rejected("never"), Postponed()])
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """What the model knows of an event; ids are the same in both databases, as nothing else uses the sequence."""
+
+    id: int
+    subject: str
+    state: str = "pending"
+    attempts: int = 0
+    is_backing_off: bool = False
+    token: str | None = None
+    is_retried: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("pending", "claimed")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A claim as its worker knows it: whether it still holds is for the queue to say."""
+
+    token: str
+    ids: tuple[int, ...]
+
+
+class Machine(RuleBasedStateMachine):
+    claims = Bundle("claims")
+    engines: tuple[Engine, Engine]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queues = [Queue(engine, OUTBOX) for engine in self.engines]
+        self.model: dict[int, Modelled] = {}
+        for engine in self.engines:
+            with engine.begin() as connection:
+                connection.execute(delete(OUTBOX.events))
+        self.offsets = [max(queue.put("offset")) for queue in self.queues]
+        for queue in self.queues:
+            with queue.engine.begin() as connection:
+                connection.execute(delete(OUTBOX.events))
+        self.count = 0
+
+    # What a person and an application do.
+
+    @rule(subjects=st.lists(SUBJECTS, min_size=1, max_size=4))
+    def enqueue(self, subjects: list[str]) -> None:
+        for queue in self.queues:
+            queue.put(*subjects)
+        for subject in subjects:
+            self.count += 1
+            self.model[self.count] = Modelled(self.count, subject)
+
+    @rule(subject=SUBJECTS)
+    def roll_back(self, subject: str) -> None:
+        for queue in self.queues:
+            with Session(queue.engine) as session:
+                enqueue(session, OUTBOX, TYPES[0], subject, {})
+                session.rollback()
+
+    @rule(data=st.data())
+    def retry_by_hand(self, data: st.DataObject) -> None:
+        failed = [it.id for it in self.model.values() if it.state == "failed"]
+        if failed:
+            id_ = data.draw(st.sampled_from(failed))
+            for n, queue in enumerate(self.queues):
+                queue.retry(id_ + self.offsets[n])
+            self.change(id_, state="pending", attempts=0, is_backing_off=False, is_retried=True)
+
+    @rule(limit=st.integers(1, 5))
+    def purge(self, limit: int) -> None:
+        due = [it.id for it in self.model.values() if it.state == "delivered" and not self.is_needed(it)]
+        counts = [queue.purge(timedelta(0), limit=1000) for queue in self.queues]
+        assert counts == [len(due)] * 2
+        for id_ in due:
+            del self.model[id_]
+
+    @rule()
+    def pass_time(self) -> None:
+        """Backoffs are over and leases have run out, and nobody has noticed yet."""
+        for queue in self.queues:
+            queue.pass_time(LONG)
+        for id_ in self.model:
+            self.change(id_, is_backing_off=False)
+
+    # What workers do.
+
+    @rule(target=claims, limit=st.integers(1, 6))
+    def claim(self, limit: int) -> object:
+        token = uuid4().hex
+        expected = self.claimable(limit)
+        for n, queue in enumerate(self.queues):
+            _, events = queue.claim(token, limit)
+            assert [event.id - self.offsets[n] for event in events] == expected
+        for id_ in expected:
+            self.change(id_, state="claimed", token=token)
+        return Held(token, tuple(expected)) if expected else multiple()
+
+    @rule(held=consumes(claims), outcome=OUTCOMES)
+    def settle(self, held: Held, outcome: Outcome) -> None:
+        """Also after the lease was lost: then it must settle nothing."""
+        still_held = [id_ for id_ in held.ids if id_ in self.model and self.model[id_].token == held.token]
+        for n, queue in enumerate(self.queues):
+            settled = queue.settle(held.token, self.events(n, held.ids), outcome)
+            assert sorted(id_ - self.offsets[n] for id_ in settled) == still_held
+        charged: set[str] = set()
+        for id_ in still_held:
+            self.settle_one(id_, Postponed() if self.model[id_].subject in charged else outcome, charged)
+
+    @rule()
+    def lose_leases(self) -> None:
+        """Every claim's worker dies, time passes, and another worker notices."""
+        for queue in self.queues:
+            queue.pass_time(LONG)
+            queue.charge_lost_leases()
+        charged: set[str] = set()
+        for it in sorted(self.model.values(), key=lambda it: it.id):
+            self.change(it.id, is_backing_off=False)
+            if it.state == "claimed":
+                self.settle_one(it.id, Postponed() if it.subject in charged else Retry("lost"), charged)
+
+    @rule(held=consumes(claims))
+    def stop(self, held: Held) -> None:
+        """A worker that stops hands back, uncharged, what it still holds."""
+        for queue in self.queues:
+            queue.hand_back(held.token)
+        for it in list(self.model.values()):
+            if it.token == held.token:
+                self.change(it.id, state="pending", token=None)
+
+    @invariant()
+    def databases_hold_what_the_model_holds(self) -> None:
+        expected = [
+            (it.id, it.subject, it.state, it.attempts) for it in sorted(self.model.values(), key=lambda it: it.id)
+        ]
+        for n, queue in enumerate(self.queues):
+            assert stored(queue, self.offsets[n]) == expected
+
+    # The model.
+
+    def change(self, id_: int, **values: object) -> None:
+        self.model[id_] = replace(self.model[id_], **values)  # type: ignore[arg-type]
+
+    def settle_one(self, id_: int, outcome: Outcome, charged: set[str]) -> None:
+        it = self.model[id_]
+        match outcome:
+            case Delivered():
+                self.change(id_, state="delivered", token=None)
+            case Rejected():
+                self.change(id_, state="failed", attempts=ATTEMPTS_MAX, token=None)
+            case Postponed():
+                self.change(id_, state="pending", token=None)
+            case Retry():
+                charged.add(it.subject)
+                attempts = it.attempts + 1
+                is_spent = attempts >= ATTEMPTS_MAX
+                state = "failed" if is_spent else "pending"
+                self.change(id_, state=state, attempts=attempts, is_backing_off=not is_spent, token=None)
+
+    def claimable(self, limit: int) -> list[int]:
+        """The heads that are due, each with the run behind it; a charged head alone, when it is the oldest."""
+        by_subject: dict[str, list[Modelled]] = {}
+        for it in sorted(self.model.values(), key=lambda it: it.id):
+            if it.is_open:
+                by_subject.setdefault(it.subject, []).append(it)
+        runs = [its for its in by_subject.values() if self.is_claimable_head(its)]
+        runs.sort(key=lambda its: its[0].id)
+        if runs and runs[0][0].attempts:
+            return [runs[0][0].id]
+        claimed: list[int] = []
+        for its in runs[:limit]:
+            if its[0].attempts:
+                continue
+            for it in its:
+                if it.attempts or it.is_backing_off or it.state != "pending":
+                    break
+                claimed.append(it.id)
+        return sorted(claimed[:limit])
+
+    def is_claimable_head(self, its: list[Modelled]) -> bool:
+        is_due = its[0].state == "pending" and not its[0].is_backing_off
+        return is_due and not (its[0].is_retried and any(it.state == "claimed" for it in its))
+
+    def is_needed(self, delivered: Modelled) -> bool:
+        """A delivered event stays while an older one of its subject has failed or is open."""
+        return any(
+            it.subject == delivered.subject and it.id < delivered.id and it.state != "delivered"
+            for it in self.model.values()
+        )
+
+    def events(self, n: int, ids: tuple[int, ...]) -> list[Event]:
+        """The events of a claim as its worker got them."""
+        return [self.queues[n].event(id_ + self.offsets[n]) for id_ in ids if id_ in self.model]
+
+
+def stored(queue: Queue, offset: int) -> list[tuple[int, str, str, int]]:
+    c = OUTBOX.events.c
+    with queue.engine.connect() as connection:
+        rows = connection.execute(select(OUTBOX.events).order_by(c.id)).all()
+    return [(row.id - offset, row.subject, state_of(row), row.attempt_count) for row in rows]
+
+
+def state_of(row: object) -> str:
+    if row.processed_at is not None:  # type: ignore[attr-defined]
+        return "delivered"
+    if row.failed_at is not None:  # type: ignore[attr-defined]
+        return "failed"
+    return "claimed" if row.claim_token is not None else "pending"  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def engines(postgres_url: str) -> Iterator[tuple[Engine, Engine]]:
+    with TemporaryDirectory() as folder:
+        engines = (create_engine(f"sqlite:///{Path(folder) / 'outbox.db'}"), create_engine(postgres_url))
+        for engine in engines:
+            configure_engine(engine)
+            METADATA.create_all(engine)
+        yield engines
+        for engine in engines:
+            engine.dispose()
+
+
+def test_both_databases_behave_as_the_model_says(engines: tuple[Engine, Engine]) -> None:
+    Machine.engines = engines
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "25")),
+            stateful_step_count=25,
+            phases=[Phase.generate] if "STATE_MACHINE_EXAMPLES" in os.environ else list(Phase),
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
