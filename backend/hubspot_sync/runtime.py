@@ -54,6 +54,7 @@ class WorkerHost:
             return
         self._status = WorkerStatus(WorkerState.RUNNING)
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._note_end)
 
     async def stop(self) -> None:
         """Stop the worker; what is in flight is finished first, within the worker's deadline."""
@@ -68,15 +69,16 @@ class WorkerHost:
             self._status = WorkerStatus(WorkerState.STOPPED, "the application is stopping")
 
     async def _run(self) -> None:
-        try:
-            async with self._integration.worker() as worker:
-                self._worker = worker
-                log.info("HubSpot sync worker started")
-                await worker.run()
-        except Exception as error:
-            self._status = WorkerStatus(WorkerState.DEAD, f"it ended by {type(error).__name__}; see the log")
-            log.critical("HubSpot sync worker ended; events wait until the application restarts.", exc_info=error)
-            raise
+        async with self._integration.worker() as worker:
+            self._worker = worker
+            log.info("HubSpot sync worker started")
+            await worker.run()
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self._status = WorkerStatus(WorkerState.DEAD, f"it ended by {type(error).__name__}; see the log")
+        log.critical("HubSpot sync worker ended; events wait until the application restarts.", exc_info=error)
 
 
 def why_no_worker(settings: HubSpotSettings, *, in_app: bool) -> WorkerStatus | None:
