@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 import psycopg
 
 _START_DEADLINE_SECONDS = 30
+_PR_SET_PDEATHSIG = 1
 
 
 class PostgresMissing(Exception):
@@ -101,7 +103,14 @@ def _start(bin_dir: Path, data: Path, port: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         # Ctrl-C in the terminal ends the tests, which end the server; not the server first.
         start_new_session=True,
+        preexec_fn=_die_with_parent,
     )
+
+
+def _die_with_parent() -> None:
+    """Tests that are killed can stop nothing, so Linux is asked to end their server. Runs after the change of user."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _server_user() -> pwd.struct_passwd | None:
