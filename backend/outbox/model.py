@@ -15,7 +15,7 @@ An outbox serves one destination. Another destination gets a table of its own fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -31,6 +31,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Row,
     SmallInteger,
     Table,
     Text,
@@ -170,3 +171,13 @@ def _add_indexes(events: Table) -> None:
     index("claimed", c.claimed_until, where=c.claim_token.is_not(None))
     index("failed", c.subject, c.id, where=c.failed_at.is_not(None))
     index("delivered", c.processed_at, where=c.processed_at.is_not(None))
+
+
+def event_columns(outbox: Outbox) -> list[Column[Any]]:
+    """The columns that `as_event` reads, in its order."""
+    return [outbox.events.c[it.name] for it in fields(Event)]
+
+
+def as_event(row: Row[Any]) -> Event:
+    values: tuple[Any, ...] = tuple(row)
+    return Event(*values)

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from outbox import queries, settlement, wakeup
+from outbox import claims, queries, settlement, wakeup
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
@@ -181,7 +181,7 @@ class Worker:
         began_at = time.monotonic()
 
         def claim(connection: Connection) -> tuple[list[Event], list[Event]]:
-            events = queries.claim(
+            events = claims.claim(
                 connection,
                 self._outbox,
                 types=self._types,
@@ -206,7 +206,7 @@ class Worker:
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
         settled = await self._patiently(
-            partial(self._transact, queries.settle, self._outbox, claim.lease.token, settlements)
+            partial(self._transact, claims.settle, self._outbox, claim.lease.token, settlements)
         )
         del self._leases[claim.lease.token]
         if settled is not None and (lost := len(settlements) - len(settled)):
@@ -232,9 +232,9 @@ class Worker:
         token = uuid4().hex
 
         def take_and_charge(connection: Connection) -> int:
-            events = queries.take_expired(connection, self._outbox, token=token, lease=LEASE, limit=_EXPIRED_PER_SWEEP)
+            events = claims.take_expired(connection, self._outbox, token=token, lease=LEASE, limit=_EXPIRED_PER_SWEEP)
             charges = settlement.charge_lost_leases(events, self._random)
-            return len(queries.settle(connection, self._outbox, token, charges))
+            return len(claims.settle(connection, self._outbox, token, charges))
 
         if count := await self._transact(take_and_charge):
             log.warning("Took %d events back from a worker that stopped answering.", count)
@@ -244,7 +244,7 @@ class Worker:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
             held_before = dict(self._leases)
             began_at = time.monotonic()
-            held = await self._patiently(partial(self._transact, queries.renew, self._outbox, list(held_before), LEASE))
+            held = await self._patiently(partial(self._transact, claims.renew, self._outbox, list(held_before), LEASE))
             for token in held or ():
                 held_before[token].extend(began_at)
 
@@ -259,7 +259,7 @@ class Worker:
         await asyncio.gather(renewals, return_exceptions=True)
         try:
             for token in list(self._leases):
-                await self._transact(queries.hand_back, self._outbox, token)
+                await self._transact(claims.hand_back, self._outbox, token)
                 del self._leases[token]
         except (DBAPIError, PoolTimeout) as error:
             log.warning("Could not hand events back (%s); their leases will run out.", _first_line(error))

@@ -16,9 +16,10 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
+from outbox.claims import claim
 from outbox.lease import LEASE
 from outbox.model import State
-from outbox.queries import claim, read_event
+from outbox.queries import read_event
 from tests.conftest import BACKEND
 
 ROOT = BACKEND.parent

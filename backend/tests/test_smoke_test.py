@@ -24,7 +24,7 @@ from app.settings import Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.settings import HubSpotSettings
-from outbox import queries
+from outbox import claims, queries
 from outbox.lease import LEASE
 from outbox.model import State
 from outbox.queries import EventState
@@ -168,7 +168,7 @@ async def test_an_event_that_a_running_worker_has_claimed_is_waited_for(engine, 
     done, _ = await asyncio.wait([waiting], timeout=0.2)
     assert not done
     with engine.begin() as connection:
-        queries.settle(connection, OUTBOX, "another", [Settlement(claimed.id, State.DELIVERED, 0, None)])
+        claims.settle(connection, OUTBOX, "another", [Settlement(claimed.id, State.DELIVERED, 0, None)])
     await asyncio.wait_for(waiting, 10)
 
 
@@ -217,4 +217,4 @@ def count_events(engine: Engine) -> int:
 
 def claim_as_another_worker(engine: Engine) -> list[queries.Event]:
     with engine.begin() as connection:
-        return queries.claim(connection, OUTBOX, types=CATALOG.types, token="another", lease=LEASE, limit=50)
+        return claims.claim(connection, OUTBOX, types=CATALOG.types, token="another", lease=LEASE, limit=50)

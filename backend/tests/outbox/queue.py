@@ -10,7 +10,7 @@ from uuid import uuid4
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
-from outbox import operations, queries, settlement
+from outbox import claims, operations, queries, settlement
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.enqueue import enqueue
 from outbox.lease import LEASE
@@ -45,7 +45,7 @@ class Queue:
     def claim(self, token: str | None = None, limit: int = 50) -> tuple[str, list[Event]]:
         token = token or uuid4().hex
         with self.engine.begin() as connection:
-            return token, queries.claim(connection, self.outbox, types=TYPES, token=token, lease=LEASE, limit=limit)
+            return token, claims.claim(connection, self.outbox, types=TYPES, token=token, lease=LEASE, limit=limit)
 
     def claimed_ids(self, limit: int = 50) -> list[int]:
         return [event.id for event in self.claim(limit=limit)[1]]
@@ -54,14 +54,14 @@ class Queue:
         """Settle all events with one outcome; the ids that the token still held."""
         rows = settlement.settle(events, {event.id: outcome for event in events}, self.random)
         with self.engine.begin() as connection:
-            return queries.settle(connection, self.outbox, token, rows)
+            return claims.settle(connection, self.outbox, token, rows)
 
     def charge_lost_leases(self) -> None:
         token = uuid4().hex
         with self.engine.begin() as connection:
-            events = queries.take_expired(connection, self.outbox, token=token, lease=LEASE, limit=100)
+            events = claims.take_expired(connection, self.outbox, token=token, lease=LEASE, limit=100)
             rows = settlement.charge_lost_leases(events, self.random)
-            queries.settle(connection, self.outbox, token, rows)
+            claims.settle(connection, self.outbox, token, rows)
 
     def pass_time(self, by: timedelta) -> None:
         """Move every stored instant that something waits for back, as if time had passed."""
@@ -78,7 +78,7 @@ class Queue:
 
     def hand_back(self, token: str) -> None:
         with self.engine.begin() as connection:
-            queries.hand_back(connection, self.outbox, token)
+            claims.hand_back(connection, self.outbox, token)
 
     def event(self, id_: int) -> Event:
         """The event as a claim would return it."""

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox import queries
+from outbox import claims, queries
 from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Rejected
@@ -74,7 +74,7 @@ def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_t
 
     def claim() -> None:
         with queue.engine.begin() as connection:
-            events = queries.claim(connection, outbox, types=TYPES, token="old", lease=LEASE, limit=10)
+            events = claims.claim(connection, outbox, types=TYPES, token="old", lease=LEASE, limit=10)
         claimed.append([event.id for event in events])
 
     retrying = threading.Thread(target=retry_slowly)

@@ -26,25 +26,25 @@ class Fault:
 
 FAULTS = {
     "the fence is dropped": Fault(
-        "queries.py", 'c.id == rows.c.id, c.claim_token == bindparam("token", type_=Text)', "c.id == rows.c.id"
+        "claims.py", 'c.id == rows.c.id, c.claim_token == bindparam("token", type_=Text)', "c.id == rows.c.id"
     ),
-    "the subject rule is dropped": Fault("queries.py", "            ~has_earlier,\n", ""),
+    "the subject rule is dropped": Fault("claims.py", "            ~has_earlier,\n", ""),
     "followers of a head that backs off are taken": Fault(
-        "queries.py", "candidates.c.unbroken == 1, travels_now", "travels_now"
+        "claims.py", "candidates.c.unbroken == 1, travels_now", "travels_now"
     ),
     "a charged event takes others along": Fault(
-        "queries.py", "candidates.c.unbroken == 1, travels_now", "candidates.c.unbroken == 1"
+        "claims.py", "candidates.c.unbroken == 1, travels_now", "candidates.c.unbroken == 1"
     ),
     "a retried event does not wait for a younger claimed one": Fault(
-        "queries.py", "            or_(c.retried_at.is_(None), ~has_claimed),\n", ""
+        "claims.py", "            or_(c.retried_at.is_(None), ~has_claimed),\n", ""
     ),
     "claimed events are claimed again": Fault(
-        "queries.py",
+        "claims.py",
         "            outbox.is_open(),\n            c.claim_token.is_(None),\n",
         "            outbox.is_open(),\n",
     ),
     "backoff is not waited for": Fault(
-        "queries.py",
+        "claims.py",
         "            c.claim_token.is_(None),\n            c.available_at <= DatabaseNow(),\n            c.event_type",
         "            c.claim_token.is_(None),\n            c.event_type",
     ),
@@ -60,7 +60,7 @@ FAULTS = {
     "four attempts are made": Fault("settlement.py", "if attempts >= ATTEMPTS_MAX", "if attempts > ATTEMPTS_MAX"),
     "a rolled back event is kept": Fault("enqueue.py", "        buffer.drop(previous)\n", "        pass\n"),
     "the claim exceeds its limit": Fault(
-        "queries.py",
+        "claims.py",
         '        .limit(bindparam("limit", type_=Integer))\n        .cte("batch")',
         '        .cte("batch")',
     ),
