@@ -148,7 +148,7 @@ def _claim(outbox: Outbox, is_of_one_subject: bool) -> Update:
             unbroken.label("unbroken"),
         )
         .join_from(heads, f, and_(f.c.subject == heads.c.subject, f.c.id >= heads.c.id))
-        .where(f.c.processed_at.is_(None), f.c.failed_at.is_(None), f.c.id < _end_of_reach(outbox, heads))
+        .where(outbox.is_open(f), f.c.id < _end_of_reach(outbox, heads))
         .cte("candidates")
     )
     # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
@@ -184,8 +184,7 @@ def _heads(outbox: Outbox) -> Select[tuple[object, ...]]:
         .where(
             earlier.c.subject == c.subject,
             earlier.c.id < c.id,
-            earlier.c.processed_at.is_(None),
-            earlier.c.failed_at.is_(None),
+            outbox.is_open(earlier),
         )
         .correlate(outbox.events)
         .exists()
@@ -196,8 +195,7 @@ def _heads(outbox: Outbox) -> Select[tuple[object, ...]]:
         .where(
             claimed.c.subject == c.subject,
             claimed.c.claim_token.is_not(None),
-            claimed.c.processed_at.is_(None),
-            claimed.c.failed_at.is_(None),
+            outbox.is_open(claimed),
         )
         .correlate(outbox.events)
         .exists()
@@ -227,8 +225,7 @@ def _end_of_reach(outbox: Outbox, heads: FromClause) -> ColumnElement[int]:
         .where(
             beyond.c.subject == heads.c.subject,
             beyond.c.id >= heads.c.id,
-            beyond.c.processed_at.is_(None),
-            beyond.c.failed_at.is_(None),
+            outbox.is_open(beyond),
         )
         .order_by(beyond.c.id)
         .limit(1)

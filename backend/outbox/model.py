@@ -28,6 +28,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Dialect,
+    FromClause,
     Index,
     Integer,
     MetaData,
@@ -103,9 +104,10 @@ class Outbox:
     def name(self) -> str:
         return self.events.name
 
-    def is_open(self) -> ColumnElement[bool]:
-        """Neither delivered nor failed: what a later event of the subject waits for."""
-        return self.events.c.processed_at.is_(None) & self.events.c.failed_at.is_(None)
+    def is_open(self, events: FromClause | None = None) -> ColumnElement[bool]:
+        """Neither delivered nor failed: what a later event of the subject waits for. `events` may be an alias."""
+        c = (self.events if events is None else events).c
+        return c.processed_at.is_(None) & c.failed_at.is_(None)
 
 
 def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:

@@ -56,7 +56,7 @@ def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUI
     open_ = outbox.events.alias("open")
     heads = (
         select(func.min(open_.c.id))
-        .where(open_.c.subject.in_(subjects), open_.c.processed_at.is_(None), open_.c.failed_at.is_(None))
+        .where(open_.c.subject.in_(subjects), outbox.is_open(open_))
         .where(open_.c.event_id.not_in(event_ids))
         .group_by(open_.c.subject)
     )
@@ -87,8 +87,7 @@ def purge_delivered(connection: Connection, outbox: Outbox, older_than: timedelt
         .where(
             waiting.c.subject == c.subject,
             waiting.c.id < c.id,
-            waiting.c.processed_at.is_(None),
-            waiting.c.failed_at.is_(None),
+            outbox.is_open(waiting),
         )
         .correlate(outbox.events)
         .exists()

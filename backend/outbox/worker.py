@@ -242,7 +242,8 @@ class Worker:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
-            held_before = dict(self._leases)
+            if not (held_before := dict(self._leases)):
+                continue
             began_at = time.monotonic()
             held = await self._patiently(partial(self._transact, claims.renew, self._outbox, list(held_before), LEASE))
             for token in held or ():
