@@ -118,6 +118,9 @@ class _PipelinedSavepoint:
             _run_pipelined(dbapi_connection, statements)
 
     def roll_back(self) -> None:
+        # psycopg takes for prepared what it sent behind the error and the server skipped; to use it would fail.
+        driver: Any = self._connection.connection.driver_connection
+        driver.prepare_threshold = None
         # Through SQLAlchemy, which tells a lost connection from a refused statement, and renews the pool.
         self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")

@@ -273,6 +273,31 @@ def test_missing_table_costs_the_event_and_not_the_request(engine: Engine, caplo
     assert "something_happened of driver-7" in record.getMessage()
 
 
+@pytest.mark.parametrize("commits_before", [0, 2, 5, 6])
+def test_table_that_is_missing_for_long_breaks_no_request_and_takes_events_again_once_it_is_back(
+    engine: Engine, commits_before: int
+) -> None:
+    """All on one connection, whose driver begins to prepare statements at their sixth execution."""
+
+    def request(item: str) -> UUID:
+        with Session(engine) as session, session.begin():
+            order(session, item)
+            return add(session)
+
+    other = create_engine(engine.url)
+    kept = [request(f"before {n}") for n in range(commits_before)]
+    with other.begin() as connection:
+        connection.execute(text("ALTER TABLE outbox_events RENAME TO away"))
+    for n in range(8):
+        request(f"meanwhile {n}")
+    with other.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO outbox_events"))
+    kept += [request(f"after {n}") for n in range(8)]
+    assert count_orders(engine) == commits_before + 16
+    assert stored_ids(engine) == kept
+    other.dispose()
+
+
 def test_refused_row_costs_all_its_transactions_events_and_not_the_request(engine: Engine) -> None:
     before = lost_count()
     with Session(engine) as session, session.begin():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import event, insert, make_url, select
+from sqlalchemy import create_engine, event, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -89,3 +89,28 @@ async def test_missing_table_leaves_the_async_transaction_committable(async_engi
         enqueue(session, OUTBOX, "lost", "driver-1", {})
     async with async_engine.connect() as connection:
         assert len((await connection.execute(select(ORDERS))).all()) == 1
+
+
+async def test_table_that_was_missing_for_long_takes_async_events_again_once_it_is_back(postgres_url: str) -> None:
+    """Drivers begin to prepare statements at their sixth execution; what is prepared in vain must not be used."""
+    async_engine = create_async_engine(postgres_url)
+    engine = create_engine(postgres_url)
+    METADATA.create_all(engine)
+
+    async def request(event_type: str) -> None:
+        async with AsyncSession(async_engine) as session, session.begin():
+            enqueue(session, OUTBOX, event_type, "driver-1", {})
+
+    for _ in range(4):
+        await request("before")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE outbox_events RENAME TO away"))
+    for _ in range(8):
+        await request("meanwhile")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO outbox_events"))
+    for _ in range(8):
+        await request("after")
+    assert await stored_types(async_engine) == ["before"] * 4 + ["after"] * 8
+    engine.dispose()
+    await async_engine.dispose()
