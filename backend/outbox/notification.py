@@ -103,7 +103,7 @@ async def _listen_once(engine: Engine, channel: str, ring: Callable[[], None]) -
     async with asyncio.timeout(PING_DEADLINE.total_seconds()):
         connection = await psycopg.AsyncConnection.connect(**_connect_arguments(engine), autocommit=True)
     async with connection:
-        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        await _ask(connection, sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         # Whatever was committed before this moment was notified to nobody.
         ring()
         while True:
@@ -112,8 +112,20 @@ async def _listen_once(engine: Engine, channel: str, ring: Callable[[], None]) -
                 has_heard = True
                 ring()
             if not has_heard:
-                async with asyncio.timeout(PING_DEADLINE.total_seconds()):
-                    await connection.execute("SELECT 1")
+                await _ask(connection, sql.SQL("SELECT 1"))
+
+
+async def _ask(connection: psycopg.AsyncConnection[Any], statement: sql.SQL | sql.Composed) -> None:
+    """Have the server answer within the deadline, or close the connection and raise TimeoutError."""
+    answer = asyncio.create_task(connection.execute(statement))
+    try:
+        async with asyncio.timeout(PING_DEADLINE.total_seconds()):
+            await asyncio.shield(answer)
+    except (TimeoutError, asyncio.CancelledError):
+        # Cancelled while the connection is open, psycopg would first wait for what the server says to that.
+        await connection.close()
+        answer.cancel()
+        raise
 
 
 def _connect_arguments(engine: Engine) -> dict[str, Any]:
