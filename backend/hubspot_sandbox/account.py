@@ -2,10 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -13,23 +12,11 @@ from hubspot_sandbox.contacts import ContactStore
 from hubspot_sandbox.faults import Faults
 from hubspot_sandbox.journal import Journal
 from hubspot_sandbox.limits import DailyLimit, RollingLimit
+from hubspot_sandbox.rules import AccountRules
 from hubspot_sandbox.standard_properties import standard_schema
+from hubspot_sandbox.switches import Switches
 
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Switches:
-    """What nobody outside HubSpot knows; a client should be right either way.
-
-    The defaults are the likelier reading.
-    """
-
-    identical_write_bumps_lastmodifieddate: bool = False
-    echo_trace_ids: bool = True
-    # How an address of another contact is refused when a contact is addressed by a custom key.
-    email_conflict: Literal["conflict", "coordinates"] = "conflict"
-    retry_after_on_throttle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +27,10 @@ class AccountSettings:
     requests_per_ten_seconds: int = 190
     requests_per_day: int = 625_000
     time_zone: str = "US/Eastern"
+    search_lag: timedelta = timedelta(seconds=3)
+    """How long after a write search finds it; seconds, up to half a minute, have been seen."""
     seed: int | None = None
+    rules: AccountRules = field(default_factory=AccountRules)
     switches: Switches = field(default_factory=Switches)
 
 
@@ -53,15 +43,19 @@ class Account:
     def reset(self) -> None:
         """Afterwards the account is fresh: standard properties, no contacts, no faults, unused limits."""
         settings = self.settings
+        self.switches = settings.switches
         self.random = random.Random(settings.seed)  # noqa: S311 (repeatable on purpose, guards nothing)
         self.schema = standard_schema(self.clock())
-        self.contacts = ContactStore(
-            self.schema, identical_write_bumps=settings.switches.identical_write_bumps_lastmodifieddate
-        )
+        self.contacts = ContactStore(self.schema, settings.switches, settings.search_lag)
         self.faults = Faults()
         self.journal = Journal()
         self.daily_limit = DailyLimit(settings.requests_per_day, ZoneInfo(settings.time_zone))
         self._rolling_limits: dict[str, RollingLimit] = {}
+
+    def switch(self, changes: Mapping[str, object]) -> None:
+        """Turn some switches; those not named stay as they are."""
+        self.switches = Switches.model_validate({**self.switches.model_dump(), **changes})
+        self.contacts.switches = self.switches
 
     def accepts(self, token: str) -> bool:
         return bool(token) and (not self.settings.tokens or token in self.settings.tokens)

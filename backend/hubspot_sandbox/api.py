@@ -1,30 +1,18 @@
 """HubSpot's routes. One set of handlers serves v3, 2026-03 and 2026-09: only the paths differ."""
 
 import re
-from collections.abc import Iterator
 
 from starlette.routing import Route
 
-from hubspot_sandbox import errors
+from hubspot_sandbox import contact_reads, contact_writes, errors
 from hubspot_sandbox.account import Account
-from hubspot_sandbox.batches import (
-    Answer,
-    batch_answer,
-    check_size,
-    read_contacts,
-    read_properties,
-    stored_values,
-    upsert_contacts,
-    write_contact,
-)
-from hubspot_sandbox.contacts import Contact
+from hubspot_sandbox.batches import batch_answer, check_size
+from hubspot_sandbox.call import Call
 from hubspot_sandbox.errors import HubSpotError
-from hubspot_sandbox.gateway import Call, Gateway, Handler
+from hubspot_sandbox.gateway import Gateway, Handler
 from hubspot_sandbox.wire import (
+    Answer,
     BatchPropertyCreate,
-    BatchRead,
-    BatchUpsert,
-    ContactWrite,
     GroupCreate,
     GroupPatch,
     JsonObject,
@@ -47,49 +35,6 @@ def routes(gateway: Gateway) -> list[Route]:
         for method, tail, handler in endpoints
     ]
     return [*served, Route("/{path:path}", gateway.endpoint(unknown_path), methods=EVERY_METHOD)]
-
-
-# Contacts
-
-
-def upsert_batch(account: Account, call: Call) -> Answer:
-    return upsert_contacts(account, read_body(BatchUpsert, call.body).inputs)
-
-
-def read_batch(account: Account, call: Call) -> Answer:
-    return read_contacts(account, read_body(BatchRead, call.body))
-
-
-def create_contact(account: Account, call: Call) -> Answer:
-    values = stored_values(account, read_body(ContactWrite, call.body).properties)
-    return Answer(201, write_contact(account, None, values).as_json())
-
-
-def get_contact(account: Account, call: Call) -> Answer:
-    contact = _addressed_contact(account, call)
-    return Answer(200, contact.as_json(read_properties(account, contact, _listed(call, "properties"))))
-
-
-def patch_contact(account: Account, call: Call) -> Answer:
-    contact = _addressed_contact(account, call)
-    values = stored_values(account, read_body(ContactWrite, call.body).properties)
-    return Answer(200, write_contact(account, contact, values).as_json())
-
-
-def _addressed_contact(account: Account, call: Call) -> Contact:
-    key_property = call.query.get("idProperty")
-    if key_property is not None:
-        account.schema.key_property(key_property, "read" if call.method == "GET" else "update/upsert")
-    contact = account.contacts.find(key_property, call.parameters["id"])
-    if contact is None:
-        raise errors.not_found()
-    return contact
-
-
-def _listed(call: Call, name: str) -> Iterator[str]:
-    """A list parameter: repeated, or with commas."""
-    for value in call.query.getlist(name):
-        yield from value.split(",")
 
 
 # Properties and groups
@@ -177,11 +122,18 @@ def unknown_path(_: Account, call: Call) -> Answer:
 Endpoint = tuple[str, str, Handler]
 
 _CONTACTS: list[Endpoint] = [
-    ("POST", "/batch/upsert", upsert_batch),
-    ("POST", "/batch/read", read_batch),
-    ("POST", "", create_contact),
-    ("GET", "/{id}", get_contact),
-    ("PATCH", "/{id}", patch_contact),
+    ("POST", "/batch/upsert", contact_writes.upsert_batch),
+    ("POST", "/batch/create", contact_writes.create_batch),
+    ("POST", "/batch/update", contact_writes.update_batch),
+    ("POST", "/batch/archive", contact_writes.archive_batch),
+    ("POST", "/batch/read", contact_reads.read_batch),
+    ("POST", "/merge", contact_writes.merge_contacts),
+    ("POST", "/gdpr-delete", contact_writes.erase_contact),
+    ("GET", "", contact_reads.list_contacts),
+    ("POST", "", contact_writes.create_contact),
+    ("GET", "/{id}", contact_reads.get_contact),
+    ("PATCH", "/{id}", contact_writes.patch_contact),
+    ("DELETE", "/{id}", contact_writes.archive_contact),
 ]
 _PROPERTIES: list[Endpoint] = [
     ("GET", "", list_properties),

@@ -1,27 +1,15 @@
 """`/sandbox/…`: switching faults and looking inside, without a token and without counting as an API request."""
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubspot_sandbox.account import Account
-from hubspot_sandbox.faults import FaultKind
+from hubspot_sandbox.faults import FaultWanted
 from hubspot_sandbox.wire import JsonObject
 
 PAGE_LIMIT_MAX = 10_000
-
-
-class FaultWanted(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    kind: FaultKind
-    seconds: PositiveFloat | None = None
-    requests: PositiveInt | None = None
-    delay: PositiveFloat = 1.0
-    retry_after: PositiveInt | None = None
-    scopes: tuple[str, ...] = ("crm.objects.contacts.write",)
-    path: str = ""
 
 
 class Control:
@@ -48,7 +36,7 @@ class Control:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
             return JSONResponse({"errors": problems}, 400)
         now = self._account.clock()
-        fault = self._account.faults.add(now=now, **wanted.model_dump())
+        fault = self._account.faults.add(wanted, now)
         return JSONResponse(fault.as_json(now), 201)
 
     async def list_faults(self, _: Request) -> Response:

@@ -82,6 +82,15 @@ def contact_exists(existing_id: str) -> HubSpotError:
     )
 
 
+def required_property_missing(code: str, names: Sequence[str]) -> HubSpotError:
+    problems = [ValueProblem(name, code, f'Property "{name}" is required') for name in names]
+    return property_values_invalid(problems)
+
+
+def blocked_email() -> HubSpotError:
+    return validation_error("email has been GDPR blacklisted")
+
+
 def duplicate_ids(ids: Sequence[str]) -> HubSpotError:
     return validation_error(
         f"Duplicate IDs found in batch input: [{', '.join(ids)}]. IDs must be unique",
@@ -133,19 +142,22 @@ def expired() -> HubSpotError:
     )
 
 
-def missing_scopes(scopes: Sequence[str]) -> HubSpotError:
-    detail = {
+def missing_scopes(scopes: Sequence[str], named_in: str = "errors") -> HubSpotError:
+    named = {
         "message": "One or more of the following scopes are required.",
         "context": {"requiredGranularScopes": list(scopes)},
     }
+    links = {"scopes": "https://developers.hubspot.com/scopes"}
+    if named_in == "context":
+        return HubSpotError(403, {**named, "category": "MISSING_SCOPES", "links": links})
     return HubSpotError(
         403,
         {
             "message": "This app hasn't been granted all required scopes to make this call. Read more about required "
             "scopes here: https://developers.hubspot.com/scopes.",
             "category": "MISSING_SCOPES",
-            "errors": [detail],
-            "links": {"scopes": "https://developers.hubspot.com/scopes"},
+            "errors": [named],
+            "links": links,
         },
     )
 
@@ -181,6 +193,41 @@ def group_exists(name: str) -> HubSpotError:
     )
 
 
+def conflict() -> HubSpotError:
+    """A 409 as a batch gets it that lost a race: it does not say which input, nor which contact."""
+    return HubSpotError(409, {"message": "Contact already exists.", "category": "CONFLICT"})
+
+
+def record_full() -> HubSpotError:
+    return HubSpotError(414, {"message": "Cannot have more than 250 identities on a profile"})
+
+
+def throttled_input() -> HubSpotError:
+    return HubSpotError(429, {"message": "You have reached your secondly limit.", "category": "RATE_LIMITS"})
+
+
+def failed_input() -> HubSpotError:
+    """What goes wrong on HubSpot's side with one input; it has no category."""
+    return HubSpotError(500, {"message": "internal error"})
+
+
+def payment_required() -> HubSpotError:
+    return HubSpotError(402, {"message": "This account's subscription has lapsed", "category": "PAYMENT_REQUIRED"})
+
+
+def forbidden() -> HubSpotError:
+    return HubSpotError(
+        403, {"message": "This account's subscription does not include this feature", "category": "FORBIDDEN"}
+    )
+
+
+def unknown_limit() -> HubSpotError:
+    return HubSpotError(
+        429,
+        {"message": "You have reached your concurrent limit.", "errorType": "RATE_LIMIT", "policyName": "CONCURRENT"},
+    )
+
+
 def locked() -> HubSpotError:
     return HubSpotError(423, {"message": "The resource is locked; try again in 2 seconds", "category": "LOCKED"})
 
@@ -191,10 +238,6 @@ def migrating(retry_after_seconds: int) -> HubSpotError:
         {"message": "This account is being migrated between data centres", "category": "MIGRATION_IN_PROGRESS"},
         {"Retry-After": str(retry_after_seconds)},
     )
-
-
-def too_large() -> HubSpotError:
-    return HubSpotError(413, {"message": "Request entity too large"})
 
 
 def wrong_hublet() -> HubSpotError:

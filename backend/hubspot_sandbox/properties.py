@@ -146,6 +146,10 @@ class ContactSchema:
             raise errors.non_unique_key(verb, name)
         return name
 
+    def key_properties(self) -> set[str]:
+        """All that `idProperty` may name."""
+        return {"email", *self.unique_properties}
+
     def rank(self, name: str, value: str) -> int:
         """Where `value` stands among the options of `name`, later stages higher; one since removed comes first."""
         values = [option.value for option in self._definitions[name].options]
