@@ -56,10 +56,6 @@ class Call:
         """Whether this version holds writes to the properties that the account's admin requires."""
         return any(f"/{version}/" in self.path for version in VERSIONS_WITH_ACCOUNT_RULES)
 
-    @property
-    def is_search(self) -> bool:
-        return self.path.endswith("/search")
-
     @cached_property
     def json(self) -> object:
         """The body, parsed; None if it is no JSON."""

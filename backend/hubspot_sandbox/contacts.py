@@ -3,7 +3,6 @@
 Every lookup is one dictionary access, so that a hundred thousand stored contacts cost no more than ten.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from datetime import timedelta
 from itertools import islice
 
 from hubspot_sandbox.properties import ContactSchema
+from hubspot_sandbox.search_index import SearchIndex
 from hubspot_sandbox.switches import Switches
 from hubspot_sandbox.values import email_key
 from hubspot_sandbox.wire import JsonObject, iso
@@ -72,41 +72,6 @@ class Contact:
         return {**self.properties, **{name: self.value(name) for name in own}}
 
 
-class SearchIndex:
-    """What search finds: the contacts as they were a while ago."""
-
-    def __init__(self, lag: timedelta) -> None:
-        self._lag_seconds = lag.total_seconds()
-        self._found: dict[int, Contact] = {}
-        self._coming: deque[tuple[float, int, Contact | None]] = deque()
-
-    def note(self, record_id: int, contact: Contact | None, now: float) -> None:
-        """`contact`, or that there is none any more, will be found from now on plus the lag."""
-        self._coming.append((now + self._lag_seconds, record_id, contact))
-
-    def forget_last(self, count: int) -> None:
-        """The last `count` notes never happened."""
-        for _ in range(count):
-            self._coming.pop()
-
-    def contacts(self, now: float) -> list[Contact]:
-        """Oldest first."""
-        self.catch_up(now)
-        return list(self._found.values())
-
-    def catch_up(self, now: float) -> None:
-        while self._coming and self._coming[0][0] <= now:
-            _, record_id, contact = self._coming.popleft()
-            if contact is None:
-                self._found.pop(record_id, None)
-            else:
-                self._found[record_id] = contact
-
-    def clear(self) -> None:
-        self._found.clear()
-        self._coming.clear()
-
-
 @dataclass(eq=False)
 class ValueTaken(Exception):
     """Another contact holds the unique value; nothing was written."""
@@ -122,7 +87,7 @@ class Blocked(Exception):
 
 class ContactStore:
     def __init__(self, schema: ContactSchema, switches: Switches, search_lag: timedelta) -> None:
-        self.index = SearchIndex(search_lag)
+        self.index: SearchIndex[Contact] = SearchIndex(search_lag)
         self._schema = schema
         self.switches = switches
         self._contacts: dict[int, Contact] = {}

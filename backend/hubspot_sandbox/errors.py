@@ -182,6 +182,22 @@ def property_exists(name: str) -> HubSpotError:
     )
 
 
+def property_in_use(name: str) -> HubSpotError:
+    message = f"Property {name} is in use and cannot be deleted"
+    return validation_error(message, subCategory="PropertyValidationError.CANNOT_DELETE_PROPERTY_IN_USE")
+
+
+def group_with_properties(name: str) -> HubSpotError:
+    """As observed, the error proper is JSON in the text of `message`."""
+    sub_category = "PropertyGroupError.GROUP_WITH_ACTIVE_PROPERTIES"
+    nested = {"message": f"Group {name} has active properties", "subCategory": sub_category}
+    return validation_error(json.dumps(nested), subCategory=sub_category)
+
+
+def event_exists(name: str) -> HubSpotError:
+    return HubSpotError(409, {"message": f"Event {name} already exists", "category": "OBJECT_ALREADY_EXISTS"})
+
+
 def group_exists(name: str) -> HubSpotError:
     return HubSpotError(
         409,
@@ -267,6 +283,7 @@ def daily_limit(request_id: str) -> HubSpotError:
     )
 
 
-def secondly_limit() -> HubSpotError:
-    """The search limit's body, which has neither `policyName` nor `errorType`."""
-    return HubSpotError(429, {"message": "You have reached your secondly limit.", "category": "RATE_LIMITS"})
+def secondly_limit(*, with_policy_name: bool = False) -> HubSpotError:
+    """The search limit's body; as recorded it has neither `policyName` nor `errorType`."""
+    policy = {"policyName": "SECONDLY"} if with_policy_name else {}
+    return HubSpotError(429, {"message": "You have reached your secondly limit.", "category": "RATE_LIMITS", **policy})

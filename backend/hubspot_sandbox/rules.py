@@ -24,6 +24,11 @@ class AccountRules(BaseModel):
     """What a new contact must have a value in."""
     conditional: tuple[ConditionalRule, ...] = ()
 
+    def properties(self) -> set[str]:
+        """Every property that a rule names."""
+        conditional = {name for rule in self.conditional for name in (rule.when, rule.require)}
+        return {*self.required, *conditional}
+
     def check(self, properties: Mapping[str, str], *, is_new: bool) -> None:
         """Refuse a contact that would have these properties."""
         if is_new and (missing := [name for name in self.required if not properties.get(name)]):

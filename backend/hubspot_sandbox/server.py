@@ -88,19 +88,24 @@ class Sandbox:
         tokens: Iterable[str] = (),
         time_zone: str = "US/Eastern",
         switches: Switches | None = None,
+        settings: AccountSettings | None = None,
         clock: Clock = time.time,
         port: int = 0,
     ) -> None:
-        settings = AccountSettings(
-            portal_id=portal_id,
-            tokens=frozenset(tokens),
-            requests_per_ten_seconds=rate_max,
-            requests_per_day=daily_max,
-            time_zone=time_zone,
-            seed=seed,
-            switches=switches or Switches(),
+        """`settings` has everything an account can be told; the arguments before it are its most used fields."""
+        self._account = Account(
+            settings
+            or AccountSettings(
+                portal_id=portal_id,
+                tokens=frozenset(tokens),
+                requests_per_ten_seconds=rate_max,
+                requests_per_day=daily_max,
+                time_zone=time_zone,
+                seed=seed,
+                switches=switches or Switches(),
+            ),
+            clock,
         )
-        self._account = Account(settings, clock)
         self._port = port
         self.faults = SandboxFaults(self)
 
@@ -156,9 +161,13 @@ class Sandbox:
         """The last API requests, oldest first; each has time, method, path, status, inputs and more."""
         return self.run(lambda account: [record.as_json() for record in account.journal.last()])
 
+    def change(self, **settings: object) -> None:
+        """Change some of the account's settings (`AccountSettings` lists them) until it is reset."""
+        self.run(lambda account: account.change(settings))
+
     def switch(self, **switches: object) -> None:
         """Turn some of the account's switches (`Switches` lists them) until it is reset."""
-        self.run(lambda account: account.switch(switches))
+        self.change(switches=switches)
 
     def wait_until(self, is_true: Callable[[Account], bool], seconds: float = 10.0) -> None:
         """Return once it is; `TimeoutError` after so many seconds."""

@@ -31,3 +31,7 @@ class Switches(BaseModel):
     """Whether a search's 429 has `policyName: SECONDLY`, as in older recordings."""
     duplicate_event: Literal["accepted", "refused"] = "accepted"
     """What a custom event with a uuid seen before gets: 204 and no second occurrence, or 400."""
+    bad_event_in_batch: Literal["refuses_all", "dropped"] = "refuses_all"
+    """What one bad event does to a batch of them: 400 for all, or 204 and it alone is lost."""
+    event_creates_contact: bool = False
+    """Whether an event for an address nobody has creates a contact."""

@@ -115,6 +115,18 @@ class BatchPropertyCreate(Body):
     inputs: list[PropertyCreate]
 
 
+class PropertyName(Body):
+    name: str
+
+
+class BatchPropertyNames(Body):
+    inputs: list[PropertyName]
+
+
+class BatchPropertyRead(BatchPropertyNames):
+    archived: bool = False
+
+
 class PropertyPatch(Body):
     label: str | None = None
     type: str | None = None
@@ -136,6 +148,10 @@ class GroupCreate(Body):
 class GroupPatch(Body):
     label: str | None = None
     display_order: int | None = None
+
+
+class TokenInfo(Body):
+    token_key: str
 
 
 B = TypeVar("B", bound=Body)
