@@ -11,8 +11,9 @@ It shares no code with the rest of the repository: it is a second, independent r
 mistake would pass on both sides.
 """
 
-from hubspot_sandbox.account import Account, AccountSettings, Switches
+from hubspot_sandbox.account import Account, AccountSettings
 from hubspot_sandbox.faults import FaultKind
 from hubspot_sandbox.server import Sandbox
+from hubspot_sandbox.switches import Switches
 
 __all__ = ["Account", "AccountSettings", "FaultKind", "Sandbox", "Switches"]

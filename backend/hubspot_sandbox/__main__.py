@@ -7,6 +7,7 @@ from contextlib import suppress
 import typer
 
 from hubspot_sandbox.account import Account, AccountSettings
+from hubspot_sandbox.rules import AccountRules
 from hubspot_sandbox.server import SandboxServer
 
 
@@ -19,6 +20,8 @@ def main(
     portal_id: int = typer.Option(12345678, help="The account's id."),
     token: list[str] = typer.Option([], help="A token to accept; repeatable. Without any, every token is accepted."),
     time_zone: str = typer.Option("US/Eastern", help="Where the account's day ends at midnight."),
+    search_lag: float = typer.Option(3.0, help="Seconds until search finds a write."),
+    require: list[str] = typer.Option([], help="A property that a new contact must have, from 2026-09 on; repeatable."),
     quiet: bool = typer.Option(False, "--quiet", help="Do not log requests."),
 ) -> None:
     """A HubSpot on your laptop: contacts, properties, limits and faults on request. Ctrl-C ends it."""
@@ -31,6 +34,8 @@ def main(
         requests_per_day=daily_max,
         time_zone=time_zone,
         seed=seed,
+        search_lag_seconds=search_lag,
+        rules=AccountRules(required=tuple(require)),
     )
 
     def announce(url: str) -> None:

@@ -1,27 +1,17 @@
 """`/sandbox/…`: switching faults and looking inside, without a token and without counting as an API request."""
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubspot_sandbox.account import Account
-from hubspot_sandbox.faults import FaultKind
+from hubspot_sandbox.faults import FaultWanted
+from hubspot_sandbox.openapi import openapi_document
 from hubspot_sandbox.wire import JsonObject
 
 PAGE_LIMIT_MAX = 10_000
-
-
-class FaultWanted(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    kind: FaultKind
-    seconds: PositiveFloat | None = None
-    requests: PositiveInt | None = None
-    delay: PositiveFloat = 1.0
-    retry_after: PositiveInt | None = None
-    scopes: tuple[str, ...] = ("crm.objects.contacts.write",)
-    path: str = ""
+_CHANGES = TypeAdapter(dict[str, object])
 
 
 class Control:
@@ -34,6 +24,9 @@ class Control:
             Route("/sandbox/faults", self.list_faults, methods=["GET"]),
             Route("/sandbox/faults", self.clear_faults, methods=["DELETE"]),
             Route("/sandbox/faults/{id:int}", self.remove_fault, methods=["DELETE"]),
+            Route("/sandbox/account", self.show_account, methods=["GET"]),
+            Route("/sandbox/account", self.change_account, methods=["PATCH"]),
+            Route("/sandbox/openapi.json", self.show_openapi, methods=["GET"]),
             Route("/sandbox/contacts", self.list_contacts, methods=["GET"]),
             Route("/sandbox/contacts", self.delete_contacts, methods=["DELETE"]),
             Route("/sandbox/requests", self.list_requests, methods=["GET"]),
@@ -45,10 +38,9 @@ class Control:
         try:
             wanted = FaultWanted.model_validate_json(await request.body())
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False, include_input=False)
-            return JSONResponse({"errors": problems}, 400)
+            return _refused(error)
         now = self._account.clock()
-        fault = self._account.faults.add(now=now, **wanted.model_dump())
+        fault = self._account.faults.add(wanted, now)
         return JSONResponse(fault.as_json(now), 201)
 
     async def list_faults(self, _: Request) -> Response:
@@ -62,6 +54,20 @@ class Control:
     async def remove_fault(self, request: Request) -> Response:
         self._account.faults.remove(request.path_params["id"])
         return Response(status_code=204)
+
+    async def show_account(self, _: Request) -> Response:
+        return JSONResponse(self._account.settings.model_dump(mode="json"))
+
+    async def change_account(self, request: Request) -> Response:
+        """Some settings, and of the switches some, until the account is reset."""
+        try:
+            self._account.change(_CHANGES.validate_json(await request.body()))
+        except ValidationError as error:
+            return _refused(error)
+        return await self.show_account(request)
+
+    async def show_openapi(self, _: Request) -> Response:
+        return JSONResponse(openapi_document())
 
     async def list_contacts(self, request: Request) -> Response:
         """`?limit=` and `?after=` page through; each `?property=` names one to show instead of all that are set."""
@@ -99,6 +105,11 @@ class Control:
     async def reset(self, _: Request) -> Response:
         self._account.reset()
         return Response(status_code=204)
+
+
+def _refused(error: ValidationError) -> Response:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return JSONResponse({"errors": problems}, 400)
 
 
 def _number(request: Request, name: str, default: int, maximum: int | None = None) -> int:

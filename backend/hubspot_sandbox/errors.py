@@ -82,6 +82,15 @@ def contact_exists(existing_id: str) -> HubSpotError:
     )
 
 
+def required_property_missing(code: str, names: Sequence[str]) -> HubSpotError:
+    problems = [ValueProblem(name, code, f'Property "{name}" is required') for name in names]
+    return property_values_invalid(problems)
+
+
+def blocked_email() -> HubSpotError:
+    return validation_error("email has been GDPR blacklisted")
+
+
 def duplicate_ids(ids: Sequence[str]) -> HubSpotError:
     return validation_error(
         f"Duplicate IDs found in batch input: [{', '.join(ids)}]. IDs must be unique",
@@ -133,19 +142,22 @@ def expired() -> HubSpotError:
     )
 
 
-def missing_scopes(scopes: Sequence[str]) -> HubSpotError:
-    detail = {
+def missing_scopes(scopes: Sequence[str], named_in: str = "errors") -> HubSpotError:
+    named = {
         "message": "One or more of the following scopes are required.",
         "context": {"requiredGranularScopes": list(scopes)},
     }
+    links = {"scopes": "https://developers.hubspot.com/scopes"}
+    if named_in == "context":
+        return HubSpotError(403, {**named, "category": "MISSING_SCOPES", "links": links})
     return HubSpotError(
         403,
         {
             "message": "This app hasn't been granted all required scopes to make this call. Read more about required "
             "scopes here: https://developers.hubspot.com/scopes.",
             "category": "MISSING_SCOPES",
-            "errors": [detail],
-            "links": {"scopes": "https://developers.hubspot.com/scopes"},
+            "errors": [named],
+            "links": links,
         },
     )
 
@@ -170,6 +182,22 @@ def property_exists(name: str) -> HubSpotError:
     )
 
 
+def property_in_use(name: str) -> HubSpotError:
+    message = f"Property {name} is in use and cannot be deleted"
+    return validation_error(message, subCategory="PropertyValidationError.CANNOT_DELETE_PROPERTY_IN_USE")
+
+
+def group_with_properties(name: str) -> HubSpotError:
+    """As observed, the error proper is JSON in the text of `message`."""
+    sub_category = "PropertyGroupError.GROUP_WITH_ACTIVE_PROPERTIES"
+    nested = {"message": f"Group {name} has active properties", "subCategory": sub_category}
+    return validation_error(json.dumps(nested), subCategory=sub_category)
+
+
+def event_exists(name: str) -> HubSpotError:
+    return HubSpotError(409, {"message": f"Event {name} already exists", "category": "OBJECT_ALREADY_EXISTS"})
+
+
 def group_exists(name: str) -> HubSpotError:
     return HubSpotError(
         409,
@@ -178,6 +206,41 @@ def group_exists(name: str) -> HubSpotError:
             "category": "OBJECT_ALREADY_EXISTS",
             "subCategory": "Properties.PROPERTY_GROUP_WITH_NAME_EXISTS",
         },
+    )
+
+
+def conflict() -> HubSpotError:
+    """A 409 as a batch gets it that lost a race: it does not say which input, nor which contact."""
+    return HubSpotError(409, {"message": "Contact already exists.", "category": "CONFLICT"})
+
+
+def record_full() -> HubSpotError:
+    return HubSpotError(414, {"message": "Cannot have more than 250 identities on a profile"})
+
+
+def throttled_input() -> HubSpotError:
+    return HubSpotError(429, {"message": "You have reached your secondly limit.", "category": "RATE_LIMITS"})
+
+
+def failed_input() -> HubSpotError:
+    """What goes wrong on HubSpot's side with one input; it has no category."""
+    return HubSpotError(500, {"message": "internal error"})
+
+
+def payment_required() -> HubSpotError:
+    return HubSpotError(402, {"message": "This account's subscription has lapsed", "category": "PAYMENT_REQUIRED"})
+
+
+def forbidden() -> HubSpotError:
+    return HubSpotError(
+        403, {"message": "This account's subscription does not include this feature", "category": "FORBIDDEN"}
+    )
+
+
+def unknown_limit() -> HubSpotError:
+    return HubSpotError(
+        429,
+        {"message": "You have reached your concurrent limit.", "errorType": "RATE_LIMIT", "policyName": "CONCURRENT"},
     )
 
 
@@ -191,10 +254,6 @@ def migrating(retry_after_seconds: int) -> HubSpotError:
         {"message": "This account is being migrated between data centres", "category": "MIGRATION_IN_PROGRESS"},
         {"Retry-After": str(retry_after_seconds)},
     )
-
-
-def too_large() -> HubSpotError:
-    return HubSpotError(413, {"message": "Request entity too large"})
 
 
 def wrong_hublet() -> HubSpotError:
@@ -224,6 +283,7 @@ def daily_limit(request_id: str) -> HubSpotError:
     )
 
 
-def secondly_limit() -> HubSpotError:
-    """The search limit's body, which has neither `policyName` nor `errorType`."""
-    return HubSpotError(429, {"message": "You have reached your secondly limit.", "category": "RATE_LIMITS"})
+def secondly_limit(*, with_policy_name: bool = False) -> HubSpotError:
+    """The search limit's body; as recorded it has neither `policyName` nor `errorType`."""
+    policy = {"policyName": "SECONDLY"} if with_policy_name else {}
+    return HubSpotError(429, {"message": "You have reached your secondly limit.", "category": "RATE_LIMITS", **policy})

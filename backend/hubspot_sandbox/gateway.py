@@ -1,56 +1,55 @@
 """What stands in front of HubSpot's API: the journal, faults, tokens and limits, in the order a request meets them.
 
-request ─▶ faults that answer at once ─▶ token ─▶ daily limit ─▶ ten-second limit ─▶ handler
-                                                                                      │
-client ◀─ delay ◀─ journal ◀─ faults that spoil the answer of work already done ◀──────┘
+request ─▶ delay ─▶ faults at the edge ─▶ token ─▶ daily limit ─▶ ten-second limit ─▶ faults of the API ─▶ handler
+                                                                                                            │
+client ◀─ delay ◀─ journal ◀─ faults that spoil the answer of work already done ◀───────────────────────────┘
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TypeAlias
 
-from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from hubspot_sandbox import errors
-from hubspot_sandbox.account import Account
-from hubspot_sandbox.batches import Answer
+from hubspot_sandbox.account import Account, is_public_app
+from hubspot_sandbox.call import Call
 from hubspot_sandbox.errors import HubSpotError
-from hubspot_sandbox.faults import Fault, FaultKind, MetFaults
+from hubspot_sandbox.fault_answers import CORRELATION_ID, answer_instead, json_response, refuse_input, spoil
+from hubspot_sandbox.faults import MetFaults, Stage
 from hubspot_sandbox.journal import RequestRecord
-from hubspot_sandbox.limits import WINDOW_SECONDS
+from hubspot_sandbox.limits import SEARCH_WINDOW_SECONDS, WINDOW_SECONDS
 from hubspot_sandbox.transport import Reset
+from hubspot_sandbox.wire import Answer
 
 logger = logging.getLogger("hubspot_sandbox")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One API request as the handlers see it."""
-
-    method: str
-    path: str
-    parameters: Mapping[str, str]
-    query: QueryParams
-    headers: Headers
-    body: bytes
-
-    @property
-    def token(self) -> str:
-        scheme, _, token = self.headers.get("authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
-
-    @property
-    def is_batch(self) -> bool:
-        return "/batch/" in self.path
-
-
 Handler: TypeAlias = Callable[[Account, Call], Answer]
+
+
+class Admission(Enum):
+    """Which limits a request counts against."""
+
+    NORMAL = auto()
+    SEARCH = auto()
+    """The day's, and the account's limit for searches in place of the token's ten-second limit."""
+    EXEMPT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a request must have to reach its handler."""
+
+    scopes: tuple[str, ...] = ()
+    """One of them is enough; none are needed where there are none."""
+    admission: Admission = Admission.NORMAL
 
 
 class Gateway:
@@ -62,7 +61,7 @@ class Gateway:
         """Answers that a fault delays are sent now."""
         self._closing.set()
 
-    def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(self, handler: Handler, needs: Needs) -> Callable[[Request], Awaitable[Response]]:
         """`handler` as a Starlette endpoint that HubSpot's front door protects."""
 
         async def answer(request: Request) -> Response:
@@ -70,63 +69,93 @@ class Gateway:
                 call = await _read_call(request)
             except ClientDisconnect:
                 return Response()  # Nobody reads it.
-            response, delay_seconds = self._answer(call, handler)
-            if delay_seconds:
-                await self._delay(delay_seconds)
+            met = self._meet(call)
+            call.meet_fault = _input_fault(met)
+            await self._pause(met.delay_before_seconds)
+            response = self._answer(call, handler, needs, met)
+            await self._pause(met.delay_after_seconds)
             return response
 
         return answer
 
-    def _answer(self, call: Call, handler: Handler) -> tuple[Response, float]:
+    def _meet(self, call: Call) -> MetFaults:
+        account = self._account
+        return account.faults.meet(
+            call, account.clock(), account.random, account.schema.key_properties(), account.contacts.names_of
+        )
+
+    def _answer(self, call: Call, handler: Handler, needs: Needs, met: MetFaults) -> Response:
         now, started = self._account.clock(), time.perf_counter()
         correlation_id = self._account.new_uuid()
-        met = self._account.faults.meet(call.path, now)
-        response = self._respond(call, handler, met.answering, correlation_id)
-        duration_ms = (time.perf_counter() - started) * 1000
-        self._record(call, response, met, now, duration_ms, correlation_id)
-        return response, met.delay_seconds
+        response = self._respond(call, handler, needs, met, correlation_id)
+        self._record(call, response, met, now, (time.perf_counter() - started) * 1000, correlation_id)
+        return response
 
-    def _respond(self, call: Call, handler: Handler, fault: Fault | None, correlation_id: str) -> Response:
-        headers = {"X-HubSpot-Correlation-Id": correlation_id}
+    def _respond(self, call: Call, handler: Handler, needs: Needs, met: MetFaults, correlation_id: str) -> Response:
+        headers = {CORRELATION_ID: correlation_id}
+        fault = met.answering
+        stage = fault and fault.kind.stage
+        if fault and stage is Stage.EDGE:
+            if fault.wanted.after_applying:
+                self._carry_out(call, handler, correlation_id)
+            return answer_instead(fault, headers, self._account.switches)
         try:
-            if fault is not None and (response := _answer_at_once(call, fault)):
-                return response
-            self._admit(call, headers)
-            if fault is not None and (response := _unapplied_answer(call, fault, headers)):
-                return response
-            answer = handler(self._account, call)
-            response = _json(answer.status, answer.body, headers)
+            self._admit(call, needs, headers)
         except HubSpotError as error:
-            response = _json(error.status, error.as_body(correlation_id), {**headers, **error.headers})
-        return _spoilt(fault) or response
+            return json_response(_refused(error, correlation_id), headers)
+        if fault and stage is Stage.API and not fault.wanted.after_applying:
+            return answer_instead(fault, headers, self._account.switches)
+        answer = self._carry_out(call, handler, correlation_id)
+        if fault is None:
+            return json_response(answer, headers)
+        if stage is Stage.API:
+            return answer_instead(fault, headers, self._account.switches)
+        return spoil(fault, answer, headers, self._pause)
 
-    def _admit(self, call: Call, headers: dict[str, str]) -> None:
-        """Count the request against the limits and fill in their headers, or refuse it."""
+    def _carry_out(self, call: Call, handler: Handler, correlation_id: str) -> Answer:
+        try:
+            return handler(self._account, call)
+        except HubSpotError as error:
+            return _refused(error, correlation_id)
+
+    def _admit(self, call: Call, needs: Needs, headers: dict[str, str]) -> None:
+        """Count the request against its limits and fill in their headers, or refuse it."""
         if not self._account.accepts(call.token):
             raise errors.unauthenticated()
-        now = self._account.clock()
-        daily, rolling = self._account.daily_limit, self._account.rolling_limit(call.token)
+        if needs.admission is not Admission.EXEMPT:
+            self._count(call, needs.admission, headers)
+        if needs.scopes and self._account.settings.scopes.isdisjoint(needs.scopes):
+            raise errors.missing_scopes(needs.scopes, self._account.switches.missing_scopes_in)
+
+    def _count(self, call: Call, admission: Admission, headers: dict[str, str]) -> None:
+        account, now = self._account, self._account.clock()
+        is_search = admission is Admission.SEARCH
+        daily = account.daily_limit
+        window = account.search_limit if is_search else account.rolling_limit(call.token)
         within_day = daily.remaining(now) > 0
-        within_window = within_day and rolling.take(now) and daily.take(now)
-        headers |= {
-            "X-HubSpot-RateLimit-Max": str(rolling.maximum),
-            "X-HubSpot-RateLimit-Remaining": str(rolling.remaining(now)),
-            "X-HubSpot-RateLimit-Interval-Milliseconds": str(int(WINDOW_SECONDS * 1000)),
-            "X-HubSpot-RateLimit-Daily": str(daily.maximum),
-            "X-HubSpot-RateLimit-Daily-Remaining": str(daily.remaining(now)),
-        }
-        if within_window:
+        passes = within_day and window.take(now) and daily.take(now)
+        # As recorded: a search shows no burst headers, a public app's request no daily ones.
+        if not is_search:
+            headers |= _burst_headers(window.maximum, window.remaining(now))
+        if not is_public_app(call.token):
+            headers["X-HubSpot-RateLimit-Daily"] = str(daily.maximum)
+            headers["X-HubSpot-RateLimit-Daily-Remaining"] = str(daily.remaining(now))
+        if passes:
             return
-        if self._account.settings.switches.retry_after_on_throttle:
-            headers["Retry-After"] = str(int(WINDOW_SECONDS))
-        raise errors.ten_secondly_limit() if within_day else errors.daily_limit(self._account.new_uuid())
+        if not within_day:
+            raise errors.daily_limit(account.new_uuid())
+        if account.switches.retry_after_on_throttle:
+            headers["Retry-After"] = str(int(SEARCH_WINDOW_SECONDS if is_search else WINDOW_SECONDS))
+        if is_search:
+            raise errors.secondly_limit(with_policy_name=account.switches.search_policy_name)
+        raise errors.ten_secondly_limit()
 
     def _record(
         self, call: Call, response: Response, met: MetFaults, now: float, duration_ms: float, correlation_id: str
     ) -> None:
         status = None if isinstance(response, Reset) else response.status_code
-        inputs = _count_inputs(call)
-        kind = met.answering.kind.value if met.answering else (FaultKind.SLOW.value if met.delay_seconds else None)
+        inputs = None if call.inputs is None else len(call.inputs)
+        kind = met.shown and met.shown.value
         self._account.journal.add(
             RequestRecord(now, call.method, call.path, status, inputs, duration_ms, correlation_id, kind)
         )
@@ -140,11 +169,10 @@ class Gateway:
             f", fault {kind}" if kind else "",
         )
 
-    async def _delay(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return
+    async def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), seconds)
 
 
 async def _read_call(request: Request) -> Call:
@@ -158,101 +186,24 @@ async def _read_call(request: Request) -> Call:
     )
 
 
-def _answer_at_once(call: Call, fault: Fault) -> Response | None:
-    """The answer of what stands before the API, which looks at no token and counts against no limit."""
-    match fault.kind:
-        case FaultKind.DOWN | FaultKind.RESET:
-            return Reset()
-        case FaultKind.SERVER_ERROR | FaultKind.BAD_GATEWAY | FaultKind.UNAVAILABLE | FaultKind.GATEWAY_TIMEOUT:
-            return _cdn_page(_CDN_STATUS[fault.kind])
-        case FaultKind.BLOCKED:
-            return _cdn_page(403)
-        case FaultKind.REVOKED:
-            raise errors.unauthenticated()
-        case FaultKind.EXPIRED:
-            raise errors.expired()
-        case FaultKind.WRONG_HUBLET:
-            raise errors.wrong_hublet()
-        case FaultKind.MIGRATING:
-            raise errors.migrating(fault.retry_after_seconds or 60)
-        case FaultKind.TOO_LARGE if (_count_inputs(call) or 0) > 1:
-            raise errors.too_large()
-        case _:
-            return None
+def _burst_headers(maximum: int, remaining: int) -> dict[str, str]:
+    """The `Secondly` pair is still sent and no longer enforced."""
+    return {
+        "X-HubSpot-RateLimit-Max": str(maximum),
+        "X-HubSpot-RateLimit-Remaining": str(remaining),
+        "X-HubSpot-RateLimit-Interval-Milliseconds": str(int(WINDOW_SECONDS * 1000)),
+        "X-HubSpot-RateLimit-Secondly": str(maximum // 10),
+        "X-HubSpot-RateLimit-Secondly-Remaining": str(min(maximum // 10, remaining)),
+    }
 
 
-def _unapplied_answer(call: Call, fault: Fault, headers: dict[str, str]) -> Response | None:
-    """The answer of an API that received the request and did nothing with it."""
-    if fault.retry_after_seconds is not None:
-        headers["Retry-After"] = str(fault.retry_after_seconds)
-    match fault.kind:
-        case FaultKind.THROTTLE:
-            raise errors.ten_secondly_limit()
-        case FaultKind.THROTTLE_DAILY:
-            raise errors.daily_limit(headers["X-HubSpot-Correlation-Id"])
-        case FaultKind.THROTTLE_SECONDLY:
-            raise errors.secondly_limit()
-        case FaultKind.LOCKED:
-            raise errors.locked()
-        case FaultKind.MISSING_SCOPES:
-            raise errors.missing_scopes(fault.scopes)
-        case FaultKind.EMPTY_RESULTS if call.is_batch:
-            return _json(200, {"status": "COMPLETE", "results": []}, headers)
-        case FaultKind.CANCELED if call.is_batch:
-            return _json(200, {"status": "CANCELED", "results": []}, headers)
-        case _:
-            return None
+def _input_fault(met: MetFaults) -> Callable[[int], None]:
+    def meet(position: int) -> None:
+        if fault := met.spoilt_inputs.get(position):
+            refuse_input(fault)
+
+    return meet
 
 
-def _spoilt(fault: Fault | None) -> Response | None:
-    """What the client gets in place of the answer to work already done."""
-    if fault is None:
-        return None
-    match fault.kind:
-        case FaultKind.RESET_AFTER_APPLYING:
-            return Reset()
-        case FaultKind.GATEWAY_TIMEOUT_AFTER_APPLYING:
-            return _cdn_page(524)
-        case _:
-            return None
-
-
-_CDN_STATUS = {
-    FaultKind.SERVER_ERROR: 500,
-    FaultKind.BAD_GATEWAY: 502,
-    FaultKind.UNAVAILABLE: 503,
-    FaultKind.GATEWAY_TIMEOUT: 504,
-}
-_CDN_TITLES = {
-    403: "Sorry, you have been blocked",
-    500: "Internal server error",
-    502: "Bad gateway",
-    503: "Service temporarily unavailable",
-    504: "Gateway time-out",
-    524: "A timeout occurred",
-}
-
-
-def _cdn_page(status: int) -> Response:
-    title = f"{status}: {_CDN_TITLES[status]}"
-    page = (
-        f"<!DOCTYPE html>\n<html><head><title>hubapi.com | {title}</title></head><body><h1>{title}</h1></body></html>"
-    )
-    return HTMLResponse(page, status, {"server": "cloudflare"})
-
-
-def _json(status: int, body: Mapping[str, object], headers: Mapping[str, str]) -> Response:
-    content = json.dumps(body, separators=(",", ":"))
-    return Response(content, status, headers, media_type="application/json;charset=utf-8")
-
-
-def _count_inputs(call: Call) -> int | None:
-    """How many inputs a batch carries; None for other requests and for what is no batch."""
-    if not call.is_batch:
-        return None
-    try:
-        body = json.loads(call.body)
-    except ValueError:
-        return None
-    inputs = body.get("inputs") if isinstance(body, dict) else None
-    return len(inputs) if isinstance(inputs, list) else None
+def _refused(error: HubSpotError, correlation_id: str) -> Answer:
+    return Answer(error.status, error.as_body(correlation_id), error.headers)

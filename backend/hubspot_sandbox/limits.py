@@ -1,17 +1,21 @@
-"""HubSpot's two limits: a rolling ten seconds per token, and a day that ends at midnight of the account's time zone."""
+"""HubSpot's limits: rolling windows, and a day that ends at midnight of the account's time zone."""
 
 from collections import deque
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 WINDOW_SECONDS = 10.0
 
 
-class RollingLimit:
-    """At most `maximum` requests in any ten seconds; a refused request does not count."""
+SEARCH_WINDOW_SECONDS = 1.0
 
-    def __init__(self, maximum: int) -> None:
+
+class RollingLimit:
+    """At most `maximum` requests in any window; a refused request does not count."""
+
+    def __init__(self, maximum: int, window_seconds: float = WINDOW_SECONDS) -> None:
         self.maximum = maximum
+        self._window_seconds = window_seconds
         self._taken: deque[float] = deque()
 
     def take(self, now: float) -> bool:
@@ -22,9 +26,9 @@ class RollingLimit:
         return True
 
     def remaining(self, now: float) -> int:
-        while self._taken and self._taken[0] <= now - WINDOW_SECONDS:
+        while self._taken and self._taken[0] <= now - self._window_seconds:
             self._taken.popleft()
-        return self.maximum - len(self._taken)
+        return max(0, self.maximum - len(self._taken))
 
 
 class DailyLimit:
@@ -47,4 +51,14 @@ class DailyLimit:
         day = datetime.fromtimestamp(now, self._time_zone).date().isoformat()
         if day != self._day:
             self._day, self.used = day, 0
-        return self.maximum - self.used
+        return max(0, self.maximum - self.used)
+
+    def change(self, maximum: int, time_zone: ZoneInfo) -> None:
+        """From now on; what was used of the day stays used."""
+        self.maximum, self._time_zone = maximum, time_zone
+
+    def resets_at(self, now: float) -> float:
+        """The next midnight of the account's time zone."""
+        today = datetime.fromtimestamp(now, self._time_zone).date()
+        midnight = datetime.combine(today + timedelta(days=1), datetime.min.time(), self._time_zone)
+        return midnight.timestamp()

@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from hubspot_sandbox.account import Account
-from hubspot_sandbox.faults import FaultKind
+from hubspot_sandbox.faults import FaultKind, FaultWanted
 from hubspot_sandbox.wire import iso
 
 CONTACTS_SHOWN = 50
@@ -58,7 +58,8 @@ class Page:
         kind = form.get("kind", [""])[0]
         if kind not in FaultKind.__members__.values():
             return HTMLResponse("No such fault.", 400)
-        self._account.faults.add(FaultKind(kind), self._account.clock(), seconds=FAULT_SECONDS)
+        wanted = FaultWanted(kind=FaultKind(kind), seconds=FAULT_SECONDS)
+        self._account.faults.add(wanted, self._account.clock())
         return RedirectResponse("/", 303)
 
     async def switch_off(self, request: Request) -> Response:

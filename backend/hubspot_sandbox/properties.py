@@ -20,6 +20,8 @@ from hubspot_sandbox.wire import (
 )
 
 UNIQUE_PROPERTIES_MAX = 10
+CUSTOM_PROPERTIES_MAX = 1_000
+CUSTOM_PROPERTIES_OF_ACCOUNT_MAX = 10_000
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _CALCULATED = "calculation_equation"
@@ -52,6 +54,7 @@ class PropertyDefinition:
     form_field: bool = False
     hubspot_defined: bool = False
     read_only_value: bool = False
+    archived_at: float | None = None
 
     @property
     def is_key(self) -> bool:
@@ -68,7 +71,9 @@ class PropertyDefinition:
         )
 
     def as_json(self) -> JsonObject:
+        archived_at = {} if self.archived_at is None else {"archivedAt": iso(self.archived_at)}
         return {
+            **archived_at,
             "name": self.name,
             "label": self.label,
             "type": self.type,
@@ -83,7 +88,7 @@ class PropertyDefinition:
             "hubspotDefined": self.hubspot_defined,
             "calculated": self.field_type == _CALCULATED,
             "externalOptions": False,
-            "archived": False,
+            "archived": self.archived_at is not None,
             "dataSensitivity": "non_sensitive",
             "createdAt": iso(self.created_at),
             "updatedAt": iso(self.updated_at),
@@ -113,6 +118,7 @@ class ContactSchema:
         self._definitions = {definition.name: definition for definition in definitions}
         self._groups = {group.name: group for group in groups}
         self._rules = {name: definition.rule for name, definition in self._definitions.items()}
+        self._archived: dict[str, PropertyDefinition] = {}
         self.unique_properties: set[str] = set()
 
     # Values
@@ -146,6 +152,10 @@ class ContactSchema:
             raise errors.non_unique_key(verb, name)
         return name
 
+    def key_properties(self) -> set[str]:
+        """All that `idProperty` may name."""
+        return {"email", *self.unique_properties}
+
     def rank(self, name: str, value: str) -> int:
         """Where `value` stands among the options of `name`, later stages higher; one since removed comes first."""
         values = [option.value for option in self._definitions[name].options]
@@ -160,15 +170,27 @@ class ContactSchema:
     def __contains__(self, name: object) -> bool:
         return name in self._definitions
 
-    def definitions(self) -> list[PropertyDefinition]:
-        return list(self._definitions.values())
+    def definitions(self, *, archived: bool = False) -> list[PropertyDefinition]:
+        return list((self._archived if archived else self._definitions).values())
 
-    def get(self, name: str) -> PropertyDefinition:
-        if name not in self._definitions:
+    def get(self, name: str, *, archived: bool = False) -> PropertyDefinition:
+        definition = (self._archived if archived else self._definitions).get(name)
+        if definition is None:
             raise errors.not_found(f"Property {name} does not exist")
-        return self._definitions[name]
+        return definition
+
+    def custom_count(self) -> int:
+        return sum(not definition.hubspot_defined for definition in self._definitions.values())
+
+    def archive(self, name: str, now: float) -> None:
+        definition = self.get(name)
+        if definition.hubspot_defined:
+            raise errors.property_in_use(name)
+        del self._definitions[name]
+        self._archived[name] = replace(definition, archived_at=now)
 
     def create(self, wanted: PropertyCreate, now: float) -> PropertyDefinition:
+        """A new property, or an archived one restored with the definition posted."""
         if wanted.name in self._definitions:
             raise errors.property_exists(wanted.name)
         if not _NAME.fullmatch(wanted.name):
@@ -176,7 +198,9 @@ class ContactSchema:
                 f"Property name {wanted.name!r} must be lower-case, start with a letter and hold only letters, "
                 "digits and underscores"
             )
-        if wanted.has_unique_value:
+        if self.custom_count() >= CUSTOM_PROPERTIES_MAX:
+            raise errors.validation_error(f"Contacts already have {CUSTOM_PROPERTIES_MAX} custom properties")
+        if wanted.has_unique_value and wanted.name not in self.unique_properties:
             self._check_another_unique(wanted)
         definition = PropertyDefinition(
             **wanted.model_dump(exclude={"options"}),
@@ -199,6 +223,7 @@ class ContactSchema:
         if definition.group_name not in self._groups:
             raise errors.validation_error(f"Property group {definition.group_name} does not exist")
         self._definitions[definition.name] = definition
+        self._archived.pop(definition.name, None)
         self._rules[definition.name] = definition.rule
         if definition.has_unique_value:
             self.unique_properties.add(definition.name)
@@ -225,6 +250,12 @@ class ContactSchema:
             raise errors.group_exists(wanted.name)
         self._groups[wanted.name] = PropertyGroup(**wanted.model_dump())
         return self._groups[wanted.name]
+
+    def delete_group(self, name: str) -> None:
+        self.group(name)
+        if any(definition.group_name == name for definition in self._definitions.values()):
+            raise errors.group_with_properties(name)
+        del self._groups[name]
 
     def patch_group(self, name: str, changes: GroupPatch) -> PropertyGroup:
         self._groups[name] = replace(self.group(name), **changes.model_dump(exclude_none=True))

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import uvicorn
 
-from hubspot_sandbox.account import Account, AccountSettings, Clock, Switches
+from hubspot_sandbox.account import Account, AccountSettings, Clock
 from hubspot_sandbox.application import create_application
 from hubspot_sandbox.contacts import Contact
-from hubspot_sandbox.faults import FaultKind
+from hubspot_sandbox.faults import FaultKind, FaultOptions, FaultWanted
 from hubspot_sandbox.gateway import Gateway
+from hubspot_sandbox.switches import Switches
 from hubspot_sandbox.transport import TransportInScope
 from hubspot_sandbox.wire import JsonObject
 
@@ -87,19 +88,24 @@ class Sandbox:
         tokens: Iterable[str] = (),
         time_zone: str = "US/Eastern",
         switches: Switches | None = None,
+        settings: AccountSettings | None = None,
         clock: Clock = time.time,
         port: int = 0,
     ) -> None:
-        settings = AccountSettings(
-            portal_id=portal_id,
-            tokens=frozenset(tokens),
-            requests_per_ten_seconds=rate_max,
-            requests_per_day=daily_max,
-            time_zone=time_zone,
-            seed=seed,
-            switches=switches or Switches(),
+        """`settings` has everything an account can be told; the arguments before it are its most used fields."""
+        self._account = Account(
+            settings
+            or AccountSettings(
+                portal_id=portal_id,
+                tokens=frozenset(tokens),
+                requests_per_ten_seconds=rate_max,
+                requests_per_day=daily_max,
+                time_zone=time_zone,
+                seed=seed,
+                switches=switches or Switches(),
+            ),
+            clock,
         )
-        self._account = Account(settings, clock)
         self._port = port
         self.faults = SandboxFaults(self)
 
@@ -155,6 +161,22 @@ class Sandbox:
         """The last API requests, oldest first; each has time, method, path, status, inputs and more."""
         return self.run(lambda account: [record.as_json() for record in account.journal.last()])
 
+    def change(self, **settings: object) -> None:
+        """Change some of the account's settings (`AccountSettings` lists them) until it is reset."""
+        self.run(lambda account: account.change(settings))
+
+    def switch(self, **switches: object) -> None:
+        """Turn some of the account's switches (`Switches` lists them) until it is reset."""
+        self.change(switches=switches)
+
+    def wait_until(self, is_true: Callable[[Account], bool], seconds: float = 10.0) -> None:
+        """Return once it is; `TimeoutError` after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not self.run(is_true):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Not so within {seconds} s")
+            time.sleep(0.01)
+
     def reset(self) -> None:
         """Make the account fresh again: no contacts, faults, requests or own properties."""
         self.run(lambda account: account.reset())
@@ -174,30 +196,10 @@ class SandboxFaults:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
-    def add(
-        self,
-        kind: FaultKind | str,
-        *,
-        seconds: float | None = None,
-        requests: int | None = None,
-        delay: float = 1.0,
-        retry_after: int | None = None,
-        scopes: tuple[str, ...] = ("crm.objects.contacts.write",),
-        path: str = "",
-    ) -> None:
-        """Switch a fault on, as `Faults.add` says."""
-        self._sandbox.run(
-            lambda account: account.faults.add(
-                FaultKind(kind),
-                account.clock(),
-                seconds=seconds,
-                requests=requests,
-                delay=delay,
-                retry_after=retry_after,
-                scopes=scopes,
-                path=path,
-            )
-        )
+    def add(self, kind: FaultKind | str, **options: Unpack[FaultOptions]) -> None:
+        """Switch a fault on; `FaultWanted` says what the options mean."""
+        wanted = FaultWanted(kind=FaultKind(kind), **options)
+        self._sandbox.run(lambda account: account.faults.add(wanted, account.clock()))
 
     def active(self) -> list[JsonObject]:
         return self._sandbox.run(

@@ -1,5 +1,7 @@
 """What travels: request bodies on the way in, instants on the way out."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -11,6 +13,16 @@ from hubspot_sandbox import errors
 
 JsonObject = dict[str, object]
 
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler answers; without a body it is empty, as with a 204."""
+
+    status: int
+    body: Mapping[str, object] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 # HubSpot reads JSON numbers and booleans as their text. What it makes of null is unknown, so null is refused here:
 # better that a client which sends it finds out on a laptop.
 PropertyValues = dict[str, str | bool | int | float]
@@ -20,29 +32,61 @@ class Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
 
-class UpsertInput(Body):
-    id: str
+class ContactWrite(Body):
     properties: PropertyValues
-    id_property: str | None = None
+
+
+class TracedInput(ContactWrite):
     object_write_trace_id: str | None = None
+
+
+class CreateInput(TracedInput):
+    pass
+
+
+class UpsertInput(TracedInput):
+    id: str
+    id_property: str | None = None
+
+
+class UpdateInput(UpsertInput):
+    pass
+
+
+class BatchCreate(Body):
+    inputs: list[CreateInput]
 
 
 class BatchUpsert(Body):
     inputs: list[UpsertInput]
 
 
-class ReadInput(Body):
+class BatchUpdate(Body):
+    inputs: list[UpdateInput]
+
+
+class IdInput(Body):
     id: str
 
 
-class BatchRead(Body):
-    inputs: list[ReadInput]
+class BatchIds(Body):
+    inputs: list[IdInput]
+
+
+class BatchRead(BatchIds):
     properties: list[str] = Field(default_factory=list)
+    properties_with_history: list[str] = Field(default_factory=list)
     id_property: str | None = None
 
 
-class ContactWrite(Body):
-    properties: PropertyValues
+class Merge(Body):
+    primary_object_id: str
+    object_id_to_merge: str
+
+
+class GdprDelete(Body):
+    object_id: str
+    id_property: str | None = None
 
 
 class Option(Body):
@@ -71,6 +115,18 @@ class BatchPropertyCreate(Body):
     inputs: list[PropertyCreate]
 
 
+class PropertyName(Body):
+    name: str
+
+
+class BatchPropertyNames(Body):
+    inputs: list[PropertyName]
+
+
+class BatchPropertyRead(BatchPropertyNames):
+    archived: bool = False
+
+
 class PropertyPatch(Body):
     label: str | None = None
     type: str | None = None
@@ -92,6 +148,10 @@ class GroupCreate(Body):
 class GroupPatch(Body):
     label: str | None = None
     display_order: int | None = None
+
+
+class TokenInfo(Body):
+    token_key: str
 
 
 B = TypeVar("B", bound=Body)
