@@ -167,7 +167,8 @@ class LiveDelivery:
         is_repeat: bool,
     ) -> None:
         """Find the guilty input of a refused request: repeat what may pass by itself, then divide."""
-        if refusal.repeat_after is not None and not is_repeat:
+        has_repeated = is_repeat or any(it.conflicts for it in upserts)
+        if refusal.repeat_after is not None and not has_repeated:
             await self._wait(refusal.repeat_after)
             await self._send(upserts, course, lease, gate, is_repeat=True)
         elif len(upserts) > 1:
