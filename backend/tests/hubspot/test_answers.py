@@ -1,4 +1,4 @@
-"""Each answer that HubSpot can give has one consequence: the real worker meets it, and events, gate and contacts show it.
+"""Each answer of HubSpot has one consequence: the real worker meets it; events, gate and contacts show it.
 
 Three drivers sign up, one with a bad luck of her own; the fault meets the requests that carry contacts, or only hers.
 """
