@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
@@ -84,7 +84,8 @@ def until_midnight(now: datetime, time_zone: ZoneInfo | None) -> timedelta:
     if time_zone is None:
         return DAILY_WAIT_UNKNOWN
     tomorrow = now.astimezone(time_zone).date() + timedelta(days=1)
-    return datetime.combine(tomorrow, datetime.min.time(), time_zone) - now
+    # Between two instants of one zone Python subtracts wall clocks, which are an hour off on some days.
+    return datetime.combine(tomorrow, datetime.min.time(), time_zone).astimezone(UTC) - now.astimezone(UTC)
 
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:
