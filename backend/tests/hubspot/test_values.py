@@ -1,4 +1,4 @@
-"""Values reach HubSpot in its notation, or the event fails before it is sent, with a reason that a person understands."""
+"""Values reach HubSpot in its notation, or the event fails before it is sent, with a reason for a person."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_value_is_written_as_hubspot_wants_it(type_: PropertyType, value: object
     ],
 )
 def test_value_that_hubspot_could_not_take_is_refused(type_: PropertyType, value: object) -> None:
-    with pytest.raises(UnwritableValue, match="^p: "):
+    with pytest.raises(UnwritableValue, match=r"^p: "):
         written(of(type_), value)
 
 
