@@ -23,7 +23,7 @@ def database_url(migrated_sqlite_url: str) -> str:
 
 
 @settings(
-    max_examples=12,
+    max_examples=4,
     deadline=None,
     database=None,
     phases=[Phase.generate],
