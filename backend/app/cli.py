@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.database import create_database_engine
+from app.database import create_database_engine, migration_missing
 from app.events import CATALOG
 from app.logs import configure_logging
 from app.models import OUTBOX
@@ -14,7 +14,7 @@ from hubspot_sync.integration import Integration
 def load_integration() -> Integration:
     """Nerava's integration, as the environment sets it."""
     settings = Settings()
-    return Integration(settings, OUTBOX, CATALOG, create_database_engine(settings.database_url))
+    return Integration(settings, OUTBOX, CATALOG, create_database_engine(settings.database_url), migration_missing)
 
 
 def _load() -> Integration:

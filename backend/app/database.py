@@ -61,3 +61,9 @@ def head_revision() -> str | None:
 def current_revision(connection: Connection) -> str | None:
     """The newest migration that the database has; None when it has none."""
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def migration_missing(connection: Connection) -> str | None:
+    """Which migration the database lacks, in words; None when it has the newest."""
+    revision, head = current_revision(connection), head_revision()
+    return None if revision == head else f"The database is at revision {revision or 'none'}, the application at {head}."

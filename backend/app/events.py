@@ -22,11 +22,12 @@ AuthProvider = Literal["otp", "email", "google", "apple", "local", "partner"]
 Nova = Annotated[int, Field(ge=0, le=2**53)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
-STRING, NUMBER, DATETIME, BOOL, ENUMERATION = PropertyType
+STRING, NUMBER, DATETIME = PropertyType.STRING, PropertyType.NUMBER, PropertyType.DATETIME
+BOOL, ENUMERATION = PropertyType.BOOL, PropertyType.ENUMERATION
 
 USER_ID = ContactProperty("nerava_user_id", "Nerava driver id", STRING, is_unique=True)
-EMAIL = ContactProperty("email", "Email", STRING, is_standard=True)
-PHONE = ContactProperty("phone", "Phone Number", STRING, is_standard=True)
+EMAIL = ContactProperty("email", "Email", STRING, is_standard=True, is_personal=True)
+PHONE = ContactProperty("phone", "Phone Number", STRING, is_standard=True, is_personal=True)
 STAGE = ContactProperty("nerava_stage", "Nerava stage", ENUMERATION, options=tuple(Stage))
 SIGNED_UP_AT = ContactProperty("nerava_signed_up_at", "Nerava signed up at", DATETIME)
 AUTH_PROVIDER = ContactProperty(

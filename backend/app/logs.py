@@ -39,8 +39,9 @@ def configure_logging() -> None:
 
 
 def formatter(*, is_terminal: bool) -> logging.Formatter:
+    """Tracebacks show no local variables: among them are tokens and addresses."""
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if is_terminal
         else [
             structlog.processors.format_exc_info,

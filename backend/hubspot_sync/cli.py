@@ -19,12 +19,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
+from hubspot_sync.account import objection_to
 from hubspot_sync.client import HubSpotError
+from hubspot_sync.doctor import Check, Finding, examine
 from hubspot_sync.integration import Integration
-from hubspot_sync.provisioning import Plan, carry_out, plan_provisioning
+from hubspot_sync.provisioning import Plan, carry_out, look_at_account, plan_provisioning
 from hubspot_sync.runtime import WorkerState, why_no_worker
 from outbox import operations
-from outbox.gate import Gate, GateShut, read_gate
+from outbox.gate import GateShut, read_gate
 from outbox.model import GateState
 from outbox.queries import Status, read_status
 from outbox.worker import Worker
@@ -84,6 +86,20 @@ def create_cli(load: Callable[[], Integration]) -> typer.Typer:
             if asyncio.run(_provision(integration, only_plan=plan)).differences:
                 raise typer.Exit(1)
 
+    @cli.command()
+    def doctor(
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+    ) -> None:
+        """Look at all that deliveries depend on, and say what to do. Exit code 1 if something fails."""
+        with _opened(load) as integration:
+            checks = asyncio.run(examine(integration))
+            if as_json:
+                typer.echo(json.dumps({"checks": [it.as_json() for it in checks]}))
+            else:
+                _print_checks(checks)
+            if any(it.finding is Finding.FAIL for it in checks):
+                raise typer.Exit(1)
+
     return cli
 
 
@@ -133,9 +149,13 @@ def _stop_on_signal(worker: Worker) -> None:
 
 
 async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
-    gate = Gate(integration.outbox, integration.engine, integration.settings.hubspot_requests_per_second)
+    gate = integration.gate()
     await gate.prepare()
     async with integration.client() as client:
+        account = await look_at_account(client, gate)
+        console.print(f"portal {account.portal_id} ({account.type})")
+        if not only_plan and (objection := objection_to(account, integration.settings.hubspot_portal_id)) is not None:
+            raise _fail(f"Nothing was created: {objection}")
         plan = await plan_provisioning(client, gate, integration.catalog)
         for line in plan.lines():
             console.print(f"  {line}")
@@ -145,6 +165,14 @@ async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
     # What held deliveries may be mended: let the next one find out.
     await gate.prepare()
     return plan
+
+
+def _print_checks(checks: list[Check]) -> None:
+    styles = {Finding.PASS: "green", Finding.WARN: "yellow", Finding.FAIL: "red"}
+    for check in checks:
+        console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=styles[check.finding], markup=False)
+        if check.remedy:
+            console.print(f"      {check.remedy}", markup=False)
 
 
 def _print_status(status: Status, integration: Integration) -> None:

@@ -1,108 +1,241 @@
-"""A claim's events reach HubSpot, or a dry run's log. What HubSpot answers becomes outcomes and the gate's state."""
+"""A claim's events reach HubSpot. What HubSpot answers becomes outcomes and the gate's state."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import assert_never
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from pydantic import ValidationError
-
+from hubspot_sync.account import Account, objection_to, read_account
+from hubspot_sync.answer import Answer
 from hubspot_sync.classification import (
-    BURST_WAIT_FIRST,
-    BURST_WAIT_MAX,
+    CONFLICT_WAIT,
+    Contested,
+    Finding,
     Held,
+    Refusal,
     RefusedWhole,
     Settled,
     Throttled,
     Unavailable,
     Verdict,
+    Written,
     classify,
     classify_refusal,
 )
-from hubspot_sync.client import AccountDetails, Answer, HubSpotClient, NoAnswer
+from hubspot_sync.client import HubSpotClient, NoAnswer
+from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
+from hubspot_sync.identity import resolve
+from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
+from hubspot_sync.ownership import Ownership
 from hubspot_sync.translation import ContactUpsert, requests, translate
-from outbox.gate import Entry, Gate, GateShut, LeaseEnding
+from outbox.gate import REQUEST_DEADLINE, Entry, Gate, GateShut, LeaseEnding
 from outbox.lease import Lease
-from outbox.model import Event
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.worker import Claim
 
 log = logging.getLogger(__name__)
 
+# A rolling window of ten seconds frees capacity all the time: a short first wait costs one refused request at most.
+BURST_WAIT_FIRST = timedelta(seconds=1)
+BURST_WAIT_MAX = timedelta(seconds=10)
+# All who wait for the same moment would come at once.
+JITTER_MAX = timedelta(seconds=1)
+# So many inputs alone, and none got through: it is not the inputs.
+SUSPECTS_MAX = 3
+
 
 class LiveDelivery:
-    """Delivers to HubSpot, after making sure once that the token belongs to the account that was meant."""
+    """Delivers to HubSpot, after making sure that the token belongs to the account that was meant.
 
-    def __init__(self, client: HubSpotClient, catalog: Catalog, portal_id: str) -> None:
+    `daily_reserve` is the share of the account's daily limit that is left to others.
+    """
+
+    def __init__(
+        self, client: HubSpotClient, catalog: Catalog, portal_id: str, *, daily_reserve: float, random: Random
+    ) -> None:
         self._client = client
         self._catalog = catalog
-        self._portal_id = portal_id.strip()
-        self._is_account_verified = False
-        self._time_zone = ZoneInfo("UTC")
+        self._portal_id = portal_id
+        self._daily_reserve = daily_reserve
+        self._random = random
+        self._account: Account | None = None
+        self._time_zone: ZoneInfo | None = None
+        self._verification = asyncio.Lock()
+        self._ownership = Ownership()
         self._throttles_in_a_row = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         translation = translate(claim.events, self._catalog, claim.newer)
-        outcomes: dict[int, Outcome] = {it.id: Postponed() for it in claim.events}
-        outcomes |= translation.rejected
+        course = Course(claim.events, translation)
         try:
-            if not self._is_account_verified:
-                await self._verify_account(claim.lease, gate)
-            for upserts in requests(translation.upserts):
-                await self._upsert(upserts, claim.lease, gate, outcomes)
+            while heads := course.heads():
+                if any(it.is_waiting for it in heads):
+                    await self._wait(CONFLICT_WAIT)
+                for upserts in requests(heads):
+                    await self._send(upserts, course, claim.lease, gate)
+                await self._judge_suspects(course, gate)
         except (GateShut, LeaseEnding):
             log.debug("The rest of the claim is handed back.")
-        return outcomes
+        return course.outcomes
 
-    async def _upsert(
-        self, upserts: Sequence[ContactUpsert], lease: Lease, gate: Gate, outcomes: dict[int, Outcome]
-    ) -> None:
-        """Send one request, and smaller ones in its place when it was refused as a whole."""
+    async def verify_account(self, gate: Gate) -> None:
+        """Hold everything rather than write to an account that was not meant; raise GateShut when not verified.
+
+        It takes a slot aside, so that a hold is lifted by a delivery that got through and not by this look.
+        """
+        async with self._verification:
+            if self._account is not None:
+                return
+            try:
+                verdict = self._judge_account(await call_aside(gate, self._client.account_details))
+            except NoAnswer as error:
+                verdict = Unavailable(str(error))
+            if verdict is not None:
+                await self._shut(verdict, None, gate)
+                raise GateShut(await gate.refresh())
+
+    async def _send(
+        self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
+    ) -> bool:
+        """Send one request, and smaller ones in its place when it was refused as a whole; true when it was not."""
         entry = await gate.enter(lease)
-        verdict = await self._ask(upserts)
+        await self.verify_account(gate)
+        if not lease.covers(REQUEST_DEADLINE):
+            raise LeaseEnding
+        verdict = await self._ask(upserts, gate)
         match verdict:
             case Settled():
-                await self._succeeded(entry, gate)
-                for upsert in upserts:
-                    outcomes |= _outcomes_of(upsert, verdict.outcomes[upsert.trace_id])
-            case RefusedWhole(outcome) if len(upserts) == 1:
-                await self._succeeded(entry, gate)
-                outcomes |= _outcomes_of(upserts[0], outcome)
+                await self._settle(verdict, upserts, course, entry, lease, gate)
+                return True
             case RefusedWhole():
                 await self._succeeded(entry, gate)
-                middle = len(upserts) // 2
-                await self._upsert(upserts[:middle], lease, gate, outcomes)
-                await self._upsert(upserts[middle:], lease, gate, outcomes)
+                await self._single_out(verdict, upserts, course, lease, gate, is_repeat=is_repeat)
             case Throttled() | Held() | Unavailable():
+                course.hand_back(upserts)
                 await self._shut(verdict, entry, gate)
             case _:
                 assert_never(verdict)
+        return False
 
-    async def _ask(self, upserts: Sequence[ContactUpsert]) -> Verdict:
+    async def _ask(self, upserts: Sequence[ContactUpsert], gate: Gate) -> Verdict:
+        personal = {value for it in upserts for value in it.personal_values}
         try:
-            answer = await self._client.upsert_contacts([it.as_input() for it in upserts])
+            answer = await self._client.upsert_contacts([it.as_input() for it in upserts], personal)
         except NoAnswer as error:
             return Unavailable(str(error))
+        await self._heed_limits(answer, gate)
+        if answer.status != 200:
+            log.debug("%s (correlation id %s)", answer.summary(), answer.correlation_id or "none")
         return classify(answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
+
+    async def _settle(
+        self,
+        settled: Settled,
+        upserts: Sequence[ContactUpsert],
+        course: Course,
+        entry: Entry,
+        lease: Lease,
+        gate: Gate,
+    ) -> None:
+        for upsert in upserts:
+            if (finding := settled.findings.get(upsert.trace_id)) is not None:
+                self._conclude(upsert, finding, course)
+        if settled.shut is not None:
+            await self._shut(settled.shut, entry, gate)
+            return
+        await self._succeeded(entry, gate)
+        course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
+        # Errors that name no input: among fewer of them it shows whose they are.
+        if unnamed := [it for it in upserts if it.trace_id not in settled.findings]:
+            for half in _halves(unnamed):
+                await self._send(half, course, lease, gate)
+
+    async def _single_out(
+        self,
+        refusal: RefusedWhole,
+        upserts: Sequence[ContactUpsert],
+        course: Course,
+        lease: Lease,
+        gate: Gate,
+        *,
+        is_repeat: bool,
+    ) -> None:
+        """Find the guilty input of a refused request: repeat what may pass by itself, then divide."""
+        has_repeated = is_repeat or any(it.conflicts for it in upserts)
+        if refusal.repeat_after is not None and not has_repeated:
+            await self._wait(refusal.repeat_after)
+            await self._send(upserts, course, lease, gate, is_repeat=True)
+        elif len(upserts) > 1:
+            await self._divide(refusal, upserts, course, lease, gate)
+        elif refusal.suspicion is not None and not course.has_accepted:
+            course.suspect(upserts[0], refusal)
+            if len(course.suspects) >= SUSPECTS_MAX:
+                await self._judge_suspects(course, gate)
+        else:
+            has_waited = is_repeat and refusal.repeat_after is not None
+            self._conclude(upserts[0], refusal.finding, course, has_waited=has_waited)
+
+    async def _divide(
+        self, refusal: RefusedWhole, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate
+    ) -> None:
+        first, second = _halves(upserts)
+        was_accepted = await self._send(first, course, lease, gate, is_repeat=True)
+        if was_accepted and not refusal.is_of_all and len(second) > 1:
+            # The guilty one is in the second half, which would be refused like the whole.
+            await self._divide(refusal, second, course, lease, gate)
+        else:
+            await self._send(second, course, lease, gate, is_repeat=True)
+
+    async def _judge_suspects(self, course: Course, gate: Gate) -> None:
+        """What was refused alone is guilty if anything else got through; else all requests are refused."""
+        for upsert, refusal in course.take_suspects():
+            if course.has_accepted or refusal.suspicion is None:
+                self._conclude(upsert, refusal.finding, course)
+            else:
+                await self._shut(refusal.suspicion, None, gate)
+                raise GateShut(await gate.refresh())
+
+    def _conclude(self, upsert: ContactUpsert, finding: Finding, course: Course, *, has_waited: bool = False) -> None:
+        """The finding becomes the outcome of the input's events, or other inputs in its place."""
+        match finding:
+            case Written(record_id):
+                self._ownership.note(record_id, upsert.subject)
+                course.conclude(upsert, Delivered())
+            case Contested():
+                step = resolve(upsert.after_waiting() if has_waited else upsert, finding)
+                if isinstance(step, Rejected):
+                    self._conclude(upsert, step, course)
+                else:
+                    course.replace(upsert, step)
+            case Rejected() if len(upsert.events) > 1:
+                # Who of several merged ones is guilty shows when they travel apart.
+                course.replace(upsert, *upsert.halves())
+            case Rejected() | Retry() | Postponed():
+                course.conclude(upsert, finding)
+            case _:
+                assert_never(finding)
 
     async def _succeeded(self, entry: Entry, gate: Gate) -> None:
         """HubSpot answered this request for itself, whatever it said of the inputs."""
         self._throttles_in_a_row = 0
         await gate.record_success(entry)
 
-    async def _shut(self, verdict: Throttled | Held | Unavailable, entry: Entry, gate: Gate) -> None:
+    async def _shut(self, verdict: Refusal, entry: Entry | None, gate: Gate) -> None:
         match verdict:
             case Throttled(wait, reason):
-                await gate.throttle(wait or self._next_burst_wait(), reason)
+                jitter = JITTER_MAX * self._random.random()
+                await gate.throttle((wait or self._next_burst_wait()) + jitter, reason)
             case Held(reason):
-                self._is_account_verified = False
+                self._account = None
                 await gate.hold(reason)
             case Unavailable(reason):
-                await gate.record_outage(entry, reason)
+                await gate.record_outage(entry or Entry(is_probe=False, outages=0), reason)
             case _:
                 assert_never(verdict)
 
@@ -111,71 +244,35 @@ class LiveDelivery:
         self._throttles_in_a_row = min(self._throttles_in_a_row + 1, 10)
         return wait
 
-    async def _verify_account(self, lease: Lease, gate: Gate) -> None:
-        """Hold everything rather than write to an account that was not meant; raise GateShut when not verified."""
-        entry = await gate.enter(lease)
-        try:
-            answer = await self._client.account_details()
-        except NoAnswer as error:
-            verdict: Throttled | Held | Unavailable | None = Unavailable(str(error))
-        else:
-            verdict = self._judge_account(answer)
-        if verdict is None:
-            self._is_account_verified = True
-            await self._succeeded(entry, gate)
+    async def _heed_limits(self, answer: Answer, gate: Gate) -> None:
+        await keep_pace(answer.headers, gate)
+        daily = DailyLimit.read(answer.headers)
+        if daily is None or not answer.is_success or daily.leaves(self._daily_reserve):
             return
-        await self._shut(verdict, entry, gate)
-        raise GateShut(await gate.refresh())
+        wait = until_midnight(datetime.now(UTC), self._time_zone)
+        await gate.throttle(
+            wait,
+            f"{daily.remaining} of the account's {daily.maximum} requests are left today; HUBSPOT_DAILY_RESERVE "
+            f"({self._daily_reserve:g}) keeps them for others until the account's midnight",
+        )
 
-    def _judge_account(self, answer: Answer) -> Throttled | Held | Unavailable | None:
+    def _judge_account(self, answer: Answer) -> Refusal | None:
+        """Why nothing may be sent; None, and the account is known, when it is the one that was meant."""
         if not answer.is_success:
             refusal = classify_refusal(answer, now=datetime.now(UTC), time_zone=self._time_zone)
             return refusal or Held(answer.summary())
-        try:
-            account = AccountDetails.model_validate(answer.body)
-        except ValidationError:
+        account = read_account(answer)
+        if account is None:
             return Unavailable("HubSpot's account details are no JSON that names the portal")
-        if str(account.portal_id) != self._portal_id:
-            return Held(
-                f"the token belongs to portal {account.portal_id}, HUBSPOT_PORTAL_ID says {self._portal_id}: "
-                "set the one that is meant and restart the worker."
-            )
-        try:
-            self._time_zone = ZoneInfo(account.time_zone)
-        except (ZoneInfoNotFoundError, ValueError):
-            log.warning(
-                "HubSpot's time zone %s is unknown here; daily limits are taken to end at midnight UTC.",
-                account.time_zone,
-            )
+        if (objection := objection_to(account, self._portal_id)) is not None:
+            return Held(objection)
+        self._account, self._time_zone = account, account.time_zone
         return None
 
-
-class DryRun:
-    """Builds what live would send, logs it, and marks the events delivered. Nothing leaves the machine."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        translation = translate(claim.events, self._catalog, claim.newer)
-        for upsert in translation.upserts:
-            for event in upsert.events:
-                _log_dry_run(event, upsert)
-        would_be_sent = {event.id: Delivered(dry_run=True) for it in translation.upserts for event in it.events}
-        return {**translation.rejected, **would_be_sent}
+    async def _wait(self, wait: timedelta) -> None:
+        await asyncio.sleep(wait.total_seconds() * (1 + self._random.random()))
 
 
-def _log_dry_run(event: Event, upsert: ContactUpsert) -> None:
-    # The names of the properties only: their values are a person's.
-    log.info(
-        "[DRY-RUN] event %s (%s of %s) would upsert the contact by %s, setting %s",
-        *(event.event_id, event.event_type, event.subject, upsert.key_property, ", ".join(upsert.properties)),
-        extra={"event_id": str(event.event_id), "event_type": event.event_type, "subject": event.subject},
-    )
-
-
-def _outcomes_of(upsert: ContactUpsert, outcome: Outcome) -> dict[int, Outcome]:
-    """The outcome of an input's events. Who of several merged ones is guilty shows only when they travel apart."""
-    if isinstance(outcome, Rejected) and len(upsert.events) > 1:
-        outcome = Retry(outcome.error)
-    return {event.id: outcome for event in upsert.events}
+def _halves(upserts: Sequence[ContactUpsert]) -> tuple[Sequence[ContactUpsert], Sequence[ContactUpsert]]:
+    middle = len(upserts) // 2
+    return upserts[:middle], upserts[middle:]

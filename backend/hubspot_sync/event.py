@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -20,6 +22,7 @@ class PropertyType(StrEnum):
 
     STRING = "string"
     NUMBER = "number"
+    DATE = "date"
     DATETIME = "datetime"
     BOOL = "bool"
     ENUMERATION = "enumeration"
@@ -30,6 +33,7 @@ class ContactProperty:
     """A property of HubSpot contacts. Annotate an event's field with it, and the field sets it.
 
     `is_standard`: every account has it, so it is never provisioned. `is_unique` can only be chosen at creation.
+    `is_personal`: its values name a person, so they are kept out of logs and errors.
     """
 
     name: str
@@ -38,6 +42,7 @@ class ContactProperty:
     options: tuple[str, ...] = ()
     is_unique: bool = False
     is_standard: bool = False
+    is_personal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,9 @@ def _has_no_nul(text: str) -> str:
     return text
 
 
-# HubSpot stores 65,536 characters; what identifies things is far shorter.
+TEXT_LENGTH_MAX = 65_536
+
+# HubSpot stores longer texts; what identifies things is far shorter.
 Reference = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_has_no_nul)
 ]
@@ -82,18 +89,25 @@ class LifecycleEvent(BaseModel):
     def contact_properties(self) -> dict[str, str]:
         """The properties this event sets, as HubSpot wants them written; an absent value is left out.
 
-        An empty string would clear the property.
+        An empty string would clear the property. Raises UnwritableValue for what HubSpot could not take.
         """
-        properties = {it.name: _written(value) for it, value in self.sets.items()}
+        properties = {it.name: written(it, value) for it, value in self.sets.items()}
         for name, property_ in _annotated_properties(type(self)):
             value = self.__dict__[name]
-            if value is not None:
-                properties[property_.name] = _written(value)
+            if value is not None and value != "":
+                properties[property_.name] = written(property_, value)
         return properties
 
 
 class UnreadableEvent(Exception):
     """The payload does not fit its event type; a repeat would not mend that."""
+
+
+class UnwritableValue(Exception):
+    """HubSpot could not take this value for the property."""
+
+    def __init__(self, property_: ContactProperty, objection: str) -> None:
+        super().__init__(f"{property_.name}: {objection}")
 
 
 @dataclass(frozen=True)
@@ -135,29 +149,31 @@ class Catalog:
         return self._property_of(self.email_field)
 
     def subject_of(self, payload: object) -> str | None:
-        """Who the payload is about; None when it does not say."""
+        """Who the payload is about, written as in HubSpot; None when it does not say."""
         subject = payload.get(self.subject_field) if isinstance(payload, Mapping) else None
-        return subject if isinstance(subject, str) else None
+        return subject.strip() if isinstance(subject, str) else None
 
     def objection_to(self, event_type: str, payload: object) -> str | None:
         """Why this event could never be delivered, in words; None when it can."""
         try:
-            self._validate(event_type, payload)
+            self._properties(event_type, payload)
         except UnreadableEvent as error:
             return str(error)
         return None
 
-    def read(self, event: Event) -> LifecycleEvent:
-        """Return the lifecycle event that was stored, or raise UnreadableEvent."""
-        return self._validate(event.event_type, json.loads(event.payload))
+    def properties_of(self, event: Event) -> dict[str, str]:
+        """Return what the stored event sets, as HubSpot wants it written, or raise UnreadableEvent."""
+        return self._properties(event.event_type, json.loads(event.payload))
 
-    def _validate(self, event_type: str, payload: object) -> LifecycleEvent:
+    def _properties(self, event_type: str, payload: object) -> dict[str, str]:
         if (model := self._by_type.get(event_type)) is None:
             raise UnreadableEvent(f"unknown event type {event_type!r}; known are {', '.join(self._by_type)}")
         try:
-            return model.model_validate(payload)
+            return model.model_validate(payload).contact_properties()
         except ValidationError as error:
             raise UnreadableEvent(_in_words(event_type, error)) from None
+        except UnwritableValue as error:
+            raise UnreadableEvent(f"{event_type} cannot be delivered: {error}") from None
 
     def _property_of(self, field_name: str) -> ContactProperty:
         return next(it for name, it in _annotated_properties(self.events[0]) if name == field_name)
@@ -170,13 +186,44 @@ def _annotated_properties(event: type[LifecycleEvent]) -> Iterable[tuple[str, Co
                 yield name, annotation
 
 
-def _written(value: object) -> str:
-    """The value in HubSpot's notation: everything is a string on the wire."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return str(value)
+def written(property_: ContactProperty, value: object) -> str:
+    """The value in HubSpot's notation, where everything is a text; raise UnwritableValue when it has none."""
+    try:
+        text = _notation(property_.type, value)
+    except (TypeError, ValueError, OverflowError):
+        text = None
+    if text is None:
+        raise UnwritableValue(
+            property_, f"HubSpot's type {property_.type} cannot hold a {type(value).__name__} like this"
+        )
+    if property_.options and text not in property_.options:
+        raise UnwritableValue(property_, f"not one of its options {', '.join(property_.options)}")
+    if len(text) > TEXT_LENGTH_MAX:
+        raise UnwritableValue(property_, f"has {len(text)} characters, and HubSpot stores {TEXT_LENGTH_MAX}")
+    return text
+
+
+def _notation(type_: PropertyType, value: object) -> str | None:
+    match type_, value:
+        case PropertyType.BOOL, bool():
+            return "true" if value else "false"
+        case (_, bool()) | (PropertyType.BOOL, _):
+            return None
+        case PropertyType.NUMBER, int():
+            return str(value)
+        case PropertyType.NUMBER, float() | Decimal():
+            # Neither exponents nor thousands separators.
+            return f"{Decimal(str(value)):f}" if math.isfinite(value) else None
+        case PropertyType.DATETIME, datetime() if value.tzinfo is not None:
+            return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        case PropertyType.DATE, datetime():
+            return None
+        case PropertyType.DATE, date():
+            return value.isoformat()
+        case ((PropertyType.STRING | PropertyType.ENUMERATION), str() | int()):
+            return str(value)
+        case _:
+            return None
 
 
 def _in_words(event_type: str, error: ValidationError) -> str:

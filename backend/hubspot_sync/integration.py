@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from random import Random
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hubspot_sync.client import HubSpotClient
-from hubspot_sync.delivery import DryRun, LiveDelivery
+from hubspot_sync.delivery import LiveDelivery
+from hubspot_sync.dry_run import DryRun
 from hubspot_sync.event import Catalog
 from hubspot_sync.settings import HubSpotSettings
-from outbox.gate import Gate
+from outbox.gate import Gate, GateShut
 from outbox.model import Outbox
 from outbox.worker import Deliver, Worker
+
+log = logging.getLogger(__name__)
+
+
+def _nothing_is_missing(_: Connection) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Integration:
-    """What an application hands over."""
+    """What an application hands over.
+
+    `migration_missing` says in words which of its migrations a database lacks, for `doctor`; None when none.
+    """
 
     settings: HubSpotSettings
     outbox: Outbox
     catalog: Catalog
     engine: Engine
+    migration_missing: Callable[[Connection], str | None] = _nothing_is_missing
 
     def client(self) -> HubSpotClient:
         """HubSpot as the settings say; use it as an async context manager."""
@@ -43,15 +59,42 @@ class Integration:
             yield self._worker(DryRun(self.catalog))
             return
         async with self.client() as client:
-            yield self._worker(LiveDelivery(client, self.catalog, self.settings.hubspot_portal_id))
+            delivery = LiveDelivery(
+                client,
+                self.catalog,
+                self.settings.hubspot_portal_id,
+                daily_reserve=self.settings.hubspot_daily_reserve,
+                random=Random(),  # noqa: S311  # Jitter is no secret.
+            )
+            look = asyncio.create_task(self._look_at_account(delivery))
+            try:
+                yield self._worker(delivery)
+            finally:
+                look.cancel()
+                await asyncio.wait([look])
+                if not look.cancelled() and (error := look.exception()) is not None:
+                    log.error("The look at the account failed.", exc_info=error)
+
+    def gate(self) -> Gate:
+        return Gate(self.outbox, self.engine, self.settings.hubspot_requests_per_second)
+
+    async def _look_at_account(self, delivery: LiveDelivery) -> None:
+        """Find out at start, and not with the first event, that a token is wrong. The worker does not wait for it."""
+        gate = self.gate()
+        try:
+            await gate.prepare()
+            await delivery.verify_account(gate)
+        except GateShut as shut:
+            log.debug("The account was not looked at, or is not the one that was meant: %s", shut)
+        except (DBAPIError, PoolTimeout):
+            log.debug("The account was not looked at, because the database does not serve the outbox.")
 
     def _worker(self, deliver: Deliver) -> Worker:
-        gate = Gate(self.outbox, self.engine, self.settings.hubspot_requests_per_second)
         return Worker(
             self.outbox,
             self.engine,
             deliver,
-            gate,
+            self.gate(),
             types=self.catalog.types,
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from hubspot_sync.client import Answer, HubSpotClient, Refused
+from hubspot_sync.account import Account, read_account
+from hubspot_sync.answer import Answer, parsed
+from hubspot_sync.client import HubSpotClient, Refused
 from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, PropertyType
+from hubspot_sync.limits import call_aside
 from outbox.gate import Gate
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -19,6 +22,7 @@ Body = TypeVar("Body", bound=BaseModel)
 _FIELD_TYPES = {
     PropertyType.STRING: "text",
     PropertyType.NUMBER: "number",
+    PropertyType.DATE: "date",
     PropertyType.DATETIME: "date",
     PropertyType.BOOL: "booleancheckbox",
     PropertyType.ENUMERATION: "select",
@@ -44,6 +48,10 @@ class Plan:
     options: tuple[MissingOptions, ...] = ()
     differences: tuple[str, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        return self == Plan()
+
     def lines(self) -> list[str]:
         group = [f"create group {self.group.name}"] if self.group else []
         properties = [
@@ -54,11 +62,17 @@ class Plan:
         return [*group, *properties, *options, *differences] or ["nothing to do: group and properties are as declared"]
 
 
+class _Modification(BaseModel):
+    is_value_read_only: bool = Field(default=False, alias="readOnlyValue")
+    is_options_read_only: bool = Field(default=False, alias="readOnlyOptions")
+
+
 class _Property(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     name: str
     type: str
+    modification: _Modification = Field(default_factory=_Modification, alias="modificationMetadata")
     has_unique_value: bool = Field(default=False, alias="hasUniqueValue")
     options: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -75,17 +89,32 @@ class _GroupList(BaseModel):
     results: list[_Group]
 
 
+async def look_at_account(client: HubSpotClient, gate: Gate) -> Account:
+    """The account that would be provisioned; raise Refused or NoAnswer."""
+    answer = _accepted(await call_aside(gate, client.account_details))
+    account = read_account(answer)
+    if account is None:
+        raise Refused(answer)
+    return account
+
+
 async def plan_provisioning(client: HubSpotClient, gate: Gate, catalog: Catalog) -> Plan:
     """Compare what the events need with what the account has; raise Refused or NoAnswer."""
-    groups = _parsed(_GroupList, await _in_slot(gate, client.list_groups)).results
-    properties = _parsed(_PropertyList, await _in_slot(gate, client.list_properties)).results
+    groups = _parsed(_GroupList, await call_aside(gate, client.list_groups)).results
+    properties = _parsed(_PropertyList, await call_aside(gate, client.list_properties)).results
     existing = {it.name: it for it in properties}
     needed = [it for it in catalog.properties if not it.is_standard]
     present = [(it, existing[it.name]) for it in needed if it.name in existing]
     return Plan(
         group=None if catalog.group.name in {it.name for it in groups} else catalog.group,
         properties=tuple(it for it in needed if it.name not in existing),
-        options=tuple(it for pair in present if (it := _missing_options(*pair)) is not None),
+        options=tuple(
+            it
+            for declared, found in present
+            if not found.modification.is_options_read_only
+            and declared.type == found.type
+            and (it := _missing_options(declared, found)) is not None
+        ),
         differences=tuple(text for pair in present for text in _differences(*pair)),
     )
 
@@ -94,27 +123,22 @@ async def carry_out(plan: Plan, client: HubSpotClient, gate: Gate, catalog: Cata
     """Do what the plan says, and yield each line once it is done. What someone created meanwhile counts as done."""
     if (group := plan.group) is not None:
         definition = {"name": group.name, "label": group.label}
-        _created(await _in_slot(gate, partial(client.create_group, definition)))
+        _created(await call_aside(gate, partial(client.create_group, definition)))
         yield f"created group {group.name}"
     for property_ in plan.properties:
-        _created(await _in_slot(gate, partial(client.create_property, _definition(property_, catalog.group))))
+        _created(await call_aside(gate, partial(client.create_property, _definition(property_, catalog.group))))
         yield f"created property {property_.name}"
     for it in plan.options:
         changes = {"options": [*it.existing, *_options(it.missing, start=len(it.existing))]}
-        _accepted(await _in_slot(gate, partial(client.update_property, it.property.name, changes)))
+        _accepted(await call_aside(gate, partial(client.update_property, it.property.name, changes)))
         yield f"added to {it.property.name} the options {', '.join(it.missing)}"
 
 
-async def _in_slot(gate: Gate, call: Callable[[], Awaitable[Answer]]) -> Answer:
-    await gate.wait_for_slot()
-    return await call()
-
-
 def _parsed(model: type[Body], answer: Answer) -> Body:
-    try:
-        return model.model_validate(_accepted(answer).body)
-    except ValidationError:
-        raise Refused(answer) from None
+    body = parsed(model, _accepted(answer).body)
+    if body is None:
+        raise Refused(answer)
+    return body
 
 
 def _accepted(answer: Answer) -> Answer:
@@ -169,5 +193,15 @@ def _differences(declared: ContactProperty, existing: _Property) -> list[str]:
         differences.append(
             f"{declared.name} is not unique, and uniqueness can only be chosen at creation: "
             "delete that property in HubSpot, then provision again"
+        )
+    if existing.modification.is_value_read_only:
+        differences.append(
+            f"{declared.name} is read-only, so no event can set it: "
+            "rename or delete that property in HubSpot, then provision again"
+        )
+    if existing.modification.is_options_read_only and (lacking := _missing_options(declared, existing)) is not None:
+        differences.append(
+            f"{declared.name} lacks the options {', '.join(lacking.missing)}, and its options are read-only: "
+            "rename or delete that property in HubSpot, then provision again"
         )
     return differences

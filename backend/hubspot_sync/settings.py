@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _fits_a_header(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value().strip()
+    if not all("!" <= it <= "~" for it in text):
+        raise ValueError("must be the token alone: letters, digits and hyphens without spaces")
+    return SecretStr(text)
 
 
 class HubSpotSettings(BaseSettings):
     """The HUBSPOT_* variables. Nothing is sent unless both switches say so."""
+
+    # A value that makes no sense may be a token.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     hubspot_enabled: bool = Field(
         default=False,
@@ -20,7 +30,7 @@ class HubSpotSettings(BaseSettings):
         description="False: a dry run, which logs what it would send and marks the events delivered. They are never "
         "sent later.",
     )
-    hubspot_private_app_token: SecretStr = Field(
+    hubspot_private_app_token: Annotated[SecretStr, AfterValidator(_fits_a_header)] = Field(
         default=SecretStr(""), description="A private app's token or a service key. Required to send live."
     )
     hubspot_portal_id: str = Field(
@@ -51,7 +61,11 @@ class HubSpotSettings(BaseSettings):
         default=4,
         description="Requests in flight per process. Too low, and slow answers keep the rate from being reached.",
     )
-
+    hubspot_daily_reserve: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.05,
+        description="Share of the account's daily requests left to its other integrations. Once no more than that is "
+        "left, events wait for the account's midnight. Too low, and a backlog can use up what the others need.",
+    )
     hubspot_retention_days: Annotated[int, Field(ge=1)] = Field(
         default=30,
         description="Days that delivered events are kept, with the addresses they hold. Fewer: less to look back on.",

@@ -26,13 +26,13 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    insert,
     literal,
     null,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.lease import Lease
@@ -89,7 +89,8 @@ class Gate:
     def __init__(self, outbox: Outbox, engine: Engine, requests_per_second: float) -> None:
         self._outbox = outbox
         self._engine = engine
-        self._interval_seconds = 1 / requests_per_second
+        self._interval_seconds_min = 1 / requests_per_second
+        self._interval_seconds = self._interval_seconds_min
         self._shuts = 0
         self._shut_until = 0.0
 
@@ -116,6 +117,20 @@ class Gate:
         if wait_seconds is None:
             raise GateShut(await self.refresh())
         await asyncio.sleep(max(0.0, wait_seconds - self._interval_seconds))
+
+    def keep_below(self, requests_per_second: float) -> bool:
+        """Take slots at this rate at most, and never faster than was configured; true when that is slower than before.
+
+        It holds for this process; the others learn it from the answers that they get.
+        """
+        before = self._interval_seconds
+        self._interval_seconds = max(self._interval_seconds_min, 1 / requests_per_second)
+        return self._interval_seconds > before
+
+    async def pause(self, wait: timedelta) -> None:
+        """Let nobody have another slot until `wait` has passed; those that were taken stay taken."""
+        parameters = {"wait": wait.total_seconds()}
+        await self._do(lambda connection: connection.execute(_move_slot(self._outbox), parameters))
 
     def shut_for(self) -> timedelta:
         """How long the gate stays shut, as far as this process knows; zero when a request may try."""
@@ -177,12 +192,13 @@ class Gate:
 
     def _prepare(self, connection: Connection) -> None:
         gate = self._outbox.gate
-        if connection.execute(select(gate.c.id)).one_or_none() is None:
-            connection.execute(insert(gate).values(id=1, next_slot_at=DatabaseNow()))
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        # Two processes that start at once both mean to be the first.
+        connection.execute(insert(gate).values(id=1, next_slot_at=DatabaseNow()).on_conflict_do_nothing())
         connection.execute(update(gate).where(gate.c.state == GateState.HELD.value).values(until=DatabaseNow()))
 
     def _shut_row(self, connection: Connection, state: GateState, wait: timedelta, reason: str) -> bool:
-        """Shut the row unless something stronger holds it; true when its state is new."""
+        """Shut the row unless something stronger holds it; true when its state, or what holds it, is new."""
         gate = self._outbox.gate
         before = read_gate(connection, self._outbox)
         until = DatabaseNow(wait.total_seconds())
@@ -195,7 +211,7 @@ class Gate:
             .values(state=state.value, until=until, reason=reason)
         )
         after = read_gate(connection, self._outbox)
-        return before.state != after.state
+        return before.state != after.state or (after.state is GateState.HELD and before.reason != after.reason)
 
     def _count_outage(self, connection: Connection) -> int:
         gate = self._outbox.gate
@@ -239,6 +255,13 @@ def _take_slot(outbox: Outbox) -> Update:
         )
         .returning(g.state, g.outages, SecondsUntil(g.next_slot_at).label("wait_seconds"))
     )
+
+
+@lru_cache(maxsize=16)
+def _move_slot(outbox: Outbox) -> Update:
+    g = outbox.gate.c
+    earliest = DatabaseNow(bindparam("wait", type_=Float))
+    return update(outbox.gate).values(next_slot_at=case((g.next_slot_at > earliest, g.next_slot_at), else_=earliest))
 
 
 @lru_cache(maxsize=16)

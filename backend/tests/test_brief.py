@@ -278,7 +278,7 @@ def test_a_batch_takes_up_to_50_events(hubspot):
 
 def test_a_failed_event_is_tried_3_times_with_exponential_backoff(hubspot):
     event_id = hubspot.sign_up("d1")
-    hubspot.sandbox.faults.add("empty_results")
+    hubspot.sandbox.faults.add("input_failed")
     for attempt, longest in ((1, timedelta(seconds=2)), (2, timedelta(seconds=8)), (3, timedelta(0))):
         hubspot.deliver()
         event = hubspot.row(event_id)

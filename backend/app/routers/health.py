@@ -9,7 +9,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.database import current_revision, head_revision
+from app.database import migration_missing
 from app.dependencies import Running, RunningApp
 from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
@@ -74,12 +74,8 @@ async def healthz() -> Alive:
 )
 def readyz(running: RunningApp) -> Ready:
     with running.engine.connect() as connection:
-        revision, head = current_revision(connection), head_revision()
-        if revision != head:
-            raise NotMigrated(
-                f"The database is at revision {revision or 'none'}, the application at {head}. "
-                "Run `cd backend && alembic upgrade head`."
-            )
+        if (missing := migration_missing(connection)) is not None:
+            raise NotMigrated(f"{missing} Run `cd backend && alembic upgrade head`.")
         gate = read_gate(connection, OUTBOX)
     return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until, reason=gate.reason))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -43,6 +44,12 @@ def sandbox(_sandbox: Sandbox) -> Sandbox:
     """A fresh HubSpot account without our properties."""
     _sandbox.reset()
     return _sandbox
+
+
+@pytest.fixture(autouse=True)
+def _concurrent_writes_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("classification.CONFLICT_WAIT", "classification.LOCK_WAIT", "delivery.CONFLICT_WAIT"):
+        monkeypatch.setattr(f"hubspot_sync.{place}", timedelta(milliseconds=1))
 
 
 def settings_for(sandbox: Sandbox, **changes: object) -> HubSpotSettings:

@@ -140,7 +140,7 @@ def test_unreachable_hubspot_ends_provisioning_with_one_line(live: Sandbox) -> N
     live.faults.add("down")
     result = run("provision")
     assert result.exit_code == 1
-    assert result.output.strip().splitlines()[-1] == "GET /crm/properties/2026-09/contacts/groups: ReadError"
+    assert result.output.strip().splitlines()[-1] == "GET /account-info/2026-09/details: ReadError"
     assert "Traceback" not in result.output
 
 

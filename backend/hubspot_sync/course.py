@@ -1,0 +1,53 @@
+"""One claim on its way: what is left to send of each subject, in order, and the outcomes so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hubspot_sync.classification import RefusedWhole
+from hubspot_sync.translation import ContactUpsert, Translation
+from outbox.model import Event
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected
+
+
+class Course:
+    """A subject's inputs are sent one after the other: what is behind one that did not get through goes back."""
+
+    def __init__(self, events: Iterable[Event], translation: Translation) -> None:
+        self.outcomes: dict[int, Outcome] = {it.id: Postponed() for it in events}
+        self.outcomes |= translation.rejected
+        self.has_accepted = False
+        self.suspects: list[tuple[ContactUpsert, RefusedWhole]] = []
+        self._left = {it.subject: [it] for it in translation.upserts}
+
+    def heads(self) -> list[ContactUpsert]:
+        """The next input of each subject; empty when nothing is left to send."""
+        return [inputs[0] for inputs in self._left.values()]
+
+    def conclude(self, upsert: ContactUpsert, outcome: Outcome) -> None:
+        """Give the input's events their outcome; those behind it follow only if it is out of the way."""
+        self.outcomes |= {event.id: outcome for event in upsert.events}
+        if isinstance(outcome, Delivered | Rejected):
+            self.replace(upsert)
+        else:
+            self.hand_back([upsert])
+
+    def replace(self, upsert: ContactUpsert, *inputs: ContactUpsert) -> None:
+        """Send these inputs in its place, in order."""
+        left = self._left[upsert.subject]
+        left[:1] = inputs
+        if not left:
+            del self._left[upsert.subject]
+
+    def hand_back(self, upserts: Iterable[ContactUpsert]) -> None:
+        """Send nothing more of their subjects; what has no outcome yet goes back as it was."""
+        for upsert in upserts:
+            self._left.pop(upsert.subject, None)
+
+    def suspect(self, upsert: ContactUpsert, refusal: RefusedWhole) -> None:
+        """The input was refused alone, in a way in which all may be; it is judged once others have been tried."""
+        self.suspects.append((upsert, refusal))
+
+    def take_suspects(self) -> list[tuple[ContactUpsert, RefusedWhole]]:
+        taken, self.suspects = self.suspects, []
+        return taken

@@ -1,0 +1,59 @@
+"""A dry run builds the requests that live would send, logs them, and marks the events delivered."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+
+from hubspot_sync.event import Catalog
+from hubspot_sync.redaction import PERSONAL, Redaction, redacted_json
+from hubspot_sync.translation import ContactUpsert, requests, translate
+from outbox.gate import Gate
+from outbox.model import Event
+from outbox.outcome import Delivered, Outcome
+from outbox.worker import Claim
+
+log = logging.getLogger(__name__)
+
+
+class DryRun:
+    """Nothing leaves the machine: no slot is taken and no connection made."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        translation = translate(claim.events, self._catalog, claim.newer)
+        for request in requests(translation.upserts):
+            _log_request(request)
+        carriers = {event.id: it for it in translation.upserts for event in it.events}
+        would_be_sent = [event for event in claim.events if event.id in carriers]
+        for event in would_be_sent:
+            _log_event(event, carriers[event.id])
+        return {**translation.rejected, **{event.id: Delivered(dry_run=True) for event in would_be_sent}}
+
+
+def _log_request(request: Sequence[ContactUpsert]) -> None:
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    redaction = Redaction(value for upsert in request for value in upsert.personal_values)
+    inputs = [redacted_json(_without_personal(it), redaction) for it in request]
+    log.debug("Would POST to contacts/batch/upsert: %s", json.dumps({"inputs": inputs}, ensure_ascii=False))
+
+
+def _without_personal(upsert: ContactUpsert) -> dict[str, object]:
+    """The input with personal values taken out by name, so that short ones go too."""
+    personal = {it.name for it in upsert.catalog.properties if it.is_personal}
+    properties = {name: PERSONAL if name in personal else it for name, it in upsert.properties.items()}
+    key = PERSONAL if upsert.key_property in personal else upsert.key
+    return upsert.as_input() | {"id": key, "properties": properties}
+
+
+def _log_event(event: Event, upsert: ContactUpsert) -> None:
+    # The names of the properties only: their values are a person's.
+    log.info(
+        "[DRY-RUN] event %s (%s of %s) would upsert the contact by %s, setting %s",
+        *(event.event_id, event.event_type, event.subject, upsert.key_property, ", ".join(upsert.properties)),
+        extra={"event_id": str(event.event_id), "event_type": event.event_type, "subject": event.subject},
+    )

@@ -1,0 +1,56 @@
+"""What a person or a key is known by is taken out of every text that came from HubSpot or was meant for it.
+
+HubSpot's messages quote what they refuse. All of them pass here as they are read, so logs, `last_error`, the gate's
+reason, the command line and pages hold only what remains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ADDRESS, PHONE, TOKEN, PERSONAL = "[address]", "[phone]", "[token]", "[personal]"
+
+_OF_AN_ADDRESS = r"[^\s@\"'<>()\[\]{},;]"
+# Tried only where a word begins, and without giving characters back, so that a long text costs no more than its length.
+_ADDRESSES = re.compile(rf"(?<!{_OF_AN_ADDRESS}){_OF_AN_ADDRESS}++@{_OF_AN_ADDRESS}+")
+# Digits without a plus sign may be HubSpot's record ids, which a person needs.
+_PHONES = re.compile(r"(?<![\w+])\+\d[\d ()./-]{5,}\d")
+_TOKENS = re.compile(r"\bpat-[a-z]{2,4}\d-[\w-]+|(?<=Bearer )\S+")
+# A shorter value is found by chance in what has nothing to do with it.
+_VALUE_LENGTH_MIN = 4
+
+
+class Redaction:
+    """Takes out addresses, phone numbers, tokens, and these `values` however they look."""
+
+    def __init__(self, values: Iterable[str] = (), *, token: str = "") -> None:
+        self._token = token
+        self._values = sorted((it for it in values if len(it) >= _VALUE_LENGTH_MIN), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        if self._token:
+            text = text.replace(self._token, TOKEN)
+        text = _TOKENS.sub(TOKEN, text)
+        text = _ADDRESSES.sub(ADDRESS, text)
+        text = _PHONES.sub(PHONE, text)
+        for value in self._values:
+            text = text.replace(value, PERSONAL)
+        return text
+
+
+redact = Redaction()
+"""For a text of which nothing more is known."""
+
+
+def redacted_json(value: object, redaction: Redaction) -> object:
+    """The JSON value with every text in it redacted, keys of objects left as they are."""
+    match value:
+        case str():
+            return redaction(value)
+        case list():
+            return [redacted_json(it, redaction) for it in value]
+        case dict():
+            return {key: redacted_json(it, redaction) for key, it in value.items()}
+        case _:
+            return value
