@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import drain, enqueue
+from bench import claims, drain, enqueue, memory, wakeup
 from bench.figures import Count, Figure
 from bench.ground import Ground, describe, server
 from bench.results import save
 
-SECTIONS: dict[str, Callable[[Ground], list[Figure | Count]]] = {
+SECTIONS: dict[str, Callable[[Ground], Sequence[Figure | Count]]] = {
     "enqueue": enqueue.measure,
     "drain": drain.measure,
+    "claims": claims.measure,
+    "wakeup": wakeup.measure,
+    "memory": memory.measure,
 }
 
 

@@ -45,7 +45,7 @@ def _nothing(_session: Session) -> None:
     """The business transaction alone."""
 
 
-def _ours(events: int) -> Enqueue:
+def ours(events: int) -> Enqueue:
     def enqueue_events(session: Session) -> None:
         for n in range(events):
             enqueue(session, OUTBOX, EVENT_TYPE, f"driver-{n}", PAYLOAD)
@@ -87,7 +87,7 @@ def _transact(engine: Engine, enqueue_events: Enqueue) -> float:
 def _count_round_trips(ground: Ground, engine: Engine) -> list[Count]:
     events = (1, 5, 500)
     alone = _round_trips(engine, _nothing)
-    added = [_round_trips(engine, _ours(n)) - alone for n in events]
+    added = [_round_trips(engine, ours(n)) - alone for n in events]
     ground.say(f"enqueue, round trips added by {events} events: {added}")
     return [
         Count(
@@ -125,7 +125,7 @@ def _measure_added_time(ground: Ground, engine: Engine) -> list[Figure]:
     """The three transactions take turns, so that whatever slows the machine slows them alike."""
     figures: list[Figure] = []
     for events, demand in ((1, Demand(at_most=0.7)), (5, Demand(at_most=0.2))):
-        contenders = {"alone": _nothing, "outbox": _ours(events), "nested": _nested(events)}
+        contenders = {"alone": _nothing, "outbox": ours(events), "nested": _nested(events)}
         rounds = Rounds()
         for n in ground.rounds:
             seconds = _take_turns(engine, contenders, ground.size(300, 60))
@@ -161,7 +161,7 @@ def _measure_threads(ground: Ground, engine: Engine) -> list[Figure]:
     transactions = ground.size(2_000, 400)
     for n in ground.rounds:
         rounds.add("alone", throughput(engine, _nothing, transactions))
-        rounds.add("outbox", throughput(engine, _ours(1), transactions))
+        rounds.add("outbox", throughput(engine, ours(1), transactions))
         ground.say(f"8 threads, round {n}, tx/s: alone {rounds['alone'][-1]:.0f}, outbox {rounds['outbox'][-1]:.0f}")
     return [
         Figure(

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
+from typing import NamedTuple
+from uuid import UUID, uuid4
 
 import psycopg
-from sqlalchemy import make_url
+from psycopg.rows import args_row
+from sqlalchemy import URL, make_url
 
 from bench.table import EVENT_TYPE
 
@@ -62,9 +65,28 @@ WHERE id IN (SELECT value FROM json_each(?)) AND claim_token = ?
 """
 
 
-def connect(url: str) -> psycopg.Connection[tuple[object, ...]]:
-    plain_url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = psycopg.connect(plain_url, autocommit=True)
+class Claimed(NamedTuple):
+    """What a destination needs of an event, in the order of RETURNING."""
+
+    id: int
+    event_id: UUID
+    event_type: str
+    subject: str
+    payload: str
+    created_at: datetime
+    attempt_count: int
+
+
+Cursor = psycopg.Cursor[Claimed]
+
+
+def plain_url(url: URL) -> str:
+    """As libpq reads it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def connect(url: str) -> psycopg.Connection[Claimed]:
+    connection = psycopg.connect(plain_url(make_url(url)), autocommit=True, row_factory=args_row(Claimed))
     connection.prepare_threshold = 0
     return connection
 
@@ -84,21 +106,21 @@ def _drain(url: str, batch_size: int) -> int:
     count = after = 0
     with connect(url) as connection, connection.cursor(binary=True) as cursor:
         while True:
-            ids, token = claim(cursor, batch_size, after)
+            events, token = claim(cursor, batch_size, after)
+            ids = [event.id for event in events]
             if not ids and after == 0:
                 return count
             count += settle(cursor, ids, token)
             after = max(ids, default=0)
 
 
-def claim(cursor: psycopg.Cursor[tuple[object, ...]], limit: int, after: int = 0) -> tuple[list[int], str]:
+def claim(cursor: Cursor, limit: int, after: int = 0) -> tuple[list[Claimed], str]:
     token = uuid4().hex
     parameters = {"type": EVENT_TYPE, "after": after, "limit": limit, "token": token}
-    events = cursor.execute(_CLAIM, parameters).fetchall()
-    return [int(str(event[0])) for event in events], token
+    return cursor.execute(_CLAIM, parameters).fetchall(), token
 
 
-def settle(cursor: psycopg.Cursor[tuple[object, ...]], ids: list[int], token: str) -> int:
+def settle(cursor: Cursor, ids: list[int], token: str) -> int:
     if not ids:
         return 0
     return cursor.execute(_SETTLE, {"ids": ids, "token": token}).rowcount

@@ -15,6 +15,10 @@ from sqlalchemy import Connection, Engine, event
 from bench.table import OUTBOX
 
 
+# Longer than a worker takes from one statement to the next.
+_QUIET_SECONDS = 0.02
+
+
 class Kind(StrEnum):
     CLAIM = "claim"
     SETTLE = "settle"
@@ -49,6 +53,8 @@ class Sent:
 class Log:
     statements: list[Sent] = field(default_factory=list)
     commits: int = 0
+    running: int = 0
+    ended_at: float = 0.0
 
     def of(self, kind: Kind) -> list[Sent]:
         return [it for it in self.statements if it.kind is kind]
@@ -56,6 +62,11 @@ class Log:
     def claim_seconds(self) -> list[float]:
         """Of claims that found something."""
         return [it.seconds for it in self.of(Kind.CLAIM) if it.rows]
+
+    def wait_until_quiet(self) -> None:
+        """Return once there were statements, and then none for a while."""
+        while not self.statements or self.running or time.perf_counter() - self.ended_at < _QUIET_SECONDS:
+            time.sleep(_QUIET_SECONDS / 10)
 
     def shares(self, seconds: float) -> str:
         """Where the time of a single-file worker went."""
@@ -76,11 +87,14 @@ def watch(engine: Engine) -> Iterator[Log]:
     log = Log()
 
     def before(connection: Connection, *_: object) -> None:
+        log.running += 1
         connection.info["began_at"] = time.perf_counter()
 
     def after(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
-        seconds = time.perf_counter() - connection.info["began_at"]
+        log.ended_at = time.perf_counter()
+        seconds = log.ended_at - connection.info["began_at"]
         log.statements.append(Sent(kind_of(statement), seconds, cursor.rowcount, statement, parameters))
+        log.running -= 1
 
     def commit(_connection: Connection) -> None:
         log.commits += 1

@@ -33,7 +33,15 @@ _UUID = {
 }
 
 
-def load(engine: Engine, events: int, subjects: int, *, are_delivered: bool = False, prefix: str = "driver") -> None:
+def load(
+    engine: Engine,
+    events: int,
+    subjects: int,
+    *,
+    are_delivered: bool = False,
+    prefix: str = "driver",
+    payload: str = _PAYLOAD_SQL,
+) -> None:
     """Add so many events, their subjects taking turns; due at once, or delivered already."""
     dialect = engine.dialect.name
     now = _NOW[dialect]
@@ -47,7 +55,7 @@ def load(engine: Engine, events: int, subjects: int, *, are_delivered: bool = Fa
         "events": events,
         "subjects": subjects,
         "type": EVENT_TYPE,
-        "payload": _PAYLOAD_SQL,
+        "payload": payload,
         "prefix": prefix,
     }
     with engine.begin() as connection:

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 from bench import raw
 from bench.ground import sqlite_engine
-from bench.table import METADATA, OUTBOX, count_open, load
+from bench.table import METADATA, count_open, load
 
 _EVENTS = 600
 _SUBJECTS = 7
@@ -22,7 +22,6 @@ def test_workers_of_the_floor_share_no_subject_and_keep_its_order(postgres_url: 
     engine = create_engine(postgres_url)
     METADATA.create_all(engine)
     load(engine, _EVENTS, _SUBJECTS)
-    subjects = _subjects(postgres_url)
     held: set[str] = set()
     done: defaultdict[str, list[int]] = defaultdict(list)
     lock = threading.Lock()
@@ -31,13 +30,14 @@ def test_workers_of_the_floor_share_no_subject_and_keep_its_order(postgres_url: 
     def work() -> None:
         with raw.connect(postgres_url) as connection, connection.cursor(binary=True) as cursor:
             while count_open(engine):
-                ids, token = raw.claim(cursor, 20)
-                mine = {subjects[id_] for id_ in ids}
+                events, token = raw.claim(cursor, 20)
+                ids = [event.id for event in events]
+                mine = {event.subject for event in events}
                 with lock:
                     clashes.extend(mine & held)
                     held.update(mine)
-                    for id_ in sorted(ids):
-                        done[subjects[id_]].append(id_)
+                    for event in sorted(events):
+                        done[event.subject].append(event.id)
                 with lock:
                     held.difference_update(mine)
                 raw.settle(cursor, ids, token)
@@ -69,11 +69,3 @@ def test_floor_on_sqlite_leaves_nothing_behind(tmp_path: Path) -> None:
     assert raw.drain_sqlite(tmp_path / "floor.db", 50) == _EVENTS
     assert count_open(engine) == 0
     engine.dispose()
-
-
-def _subjects(url: str) -> dict[int, str]:
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        rows = connection.execute(OUTBOX.events.select()).all()
-    engine.dispose()
-    return {row.id: row.subject for row in rows}
