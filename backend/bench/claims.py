@@ -38,6 +38,8 @@ _COMPARED_CHUNKS = 20
 _WARM_UP_CHUNKS = 5
 # A claim that slows with every event would not come to an end.
 _LONG_RUN_SECONDS_MAX = 150
+_CLAIMS_SECONDS_MAX = 2
+_POLLS_SECONDS_MAX = 2
 _POLLS = 30
 
 Prepare = Callable[[Engine, int], None]
@@ -136,13 +138,14 @@ def _compare(ground: Ground, comparison: Comparison, subjects: int) -> Figure:
 
 
 def _claims(engine: Engine, batches: int) -> Log:
-    """Deliver so many batches, and return what was sent meanwhile."""
+    """Deliver so many batches, or as many as there is time for, and return what was sent meanwhile."""
     done = 0
+    deadline = time.monotonic() + _CLAIMS_SECONDS_MAX
 
     async def deliver(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         nonlocal done
         done += 1
-        if done == batches:
+        if done == batches or time.monotonic() > deadline:
             worker.stop()
         return await deliver_at_once(claim, gate)
 
@@ -302,7 +305,8 @@ def _poll_ms(engine: Engine) -> float:
     polls = []
     with watch(engine) as log, _in_thread(make_worker(engine)):
         log.wait_until_quiet()
-        for _ in range(_POLLS):
+        deadline = time.monotonic() + _POLLS_SECONDS_MAX
+        while len(polls) < _POLLS and time.monotonic() < deadline:
             log.statements.clear()
             wakeup.wake(engine, OUTBOX)
             log.wait_until_quiet()

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, Engine, event
 
 from bench.table import OUTBOX
 
-
 # Longer than a worker takes from one statement to the next.
 _QUIET_SECONDS = 0.02
 
