@@ -302,7 +302,7 @@ def _measure_idle_poll(ground: Ground) -> list[Figure]:
 
 def _poll_ms(engine: Engine) -> float:
     """Median milliseconds of the database in one poll."""
-    polls = []
+    polls: list[float] = []
     with watch(engine) as log, _in_thread(make_worker(engine)):
         log.wait_until_quiet()
         deadline = time.monotonic() + _POLLS_SECONDS_MAX
