@@ -148,6 +148,8 @@ def _measure_lost_notification(ground: Ground) -> Count:
     ):
         _commit_ours(engine, 0)
         claimant.next_claim()
+        # Until the worker sleeps again: what is told by the end of a delivery, or late, is no poll.
+        time.sleep(1)
         load(engine, 1, 1, payload='{"n": 1}')
         committed_at = time.monotonic()
         _, moment = claimant.next_claim()
