@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test soak check lock clean
+.PHONY: help demo run test soak bench check lock clean
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -26,6 +26,9 @@ test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
 soak: .venv/dev ## The long proofs, up to ten minutes: that the state machine finds planted faults
 	@$(IN_BACKEND) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
 
+bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 20 minutes; QUICK=1 two, SECTIONS="drain claims" some
+	@$(IN_BACKEND) $(BIN)/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
+
 check: .venv/dev ## Lint, types, and the arrows between the rooms
 	@$(IN_BACKEND) $(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@$(IN_BACKEND) $(BIN)/mypy
@@ -38,7 +41,7 @@ lock: .venv/uv ## Resolve the dependencies anew into the two lock files
 		--python-version 3.11 --extra app --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove .venv and caches
-	@rm -rf .venv backend/.mypy_cache backend/.ruff_cache backend/.hypothesis
+	@rm -rf .venv .venv-bench backend/.mypy_cache backend/.ruff_cache backend/.hypothesis
 
 .venv/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say make PYTHON=…")'
@@ -52,4 +55,10 @@ clean: ## Remove .venv and caches
 
 .venv/dev: .venv/run backend/requirements-dev.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r backend/requirements-dev.lock
+	@touch $@
+
+# The peers that `make bench` measures beside the outbox live apart: nothing of ours may depend on them.
+.venv-bench/peers: .venv/uv backend/bench/peers/requirements.txt
+	@$(UV) venv -q --clear --python $(BIN)/python .venv-bench
+	@$(UV) pip install --quiet --python .venv-bench/bin/python -r backend/bench/peers/requirements.txt
 	@touch $@

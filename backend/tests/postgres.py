@@ -1,4 +1,7 @@
-"""A PostgreSQL of the tests' own: a throwaway cluster on a loopback port, run as nobody when we are root."""
+"""A PostgreSQL of the tests' own: a throwaway cluster on a loopback port, run as nobody when we are root.
+
+`make bench` runs on it too, with real durability.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +31,18 @@ class PostgresMissing(Exception):
 
 
 @contextmanager
-def run_postgres() -> Iterator[str]:
-    """Yield the URL of a fresh server without its database name, and remove every trace of it afterwards."""
+def run_postgres(*, is_durable: bool = False) -> Iterator[str]:
+    """Yield the URL of a fresh server without its database name, and remove every trace of it afterwards.
+
+    `is_durable` makes commits wait for the disk, as they do in production; tests have nothing to keep.
+    """
     # Not the folder pytest gives: that is private to root, and the server must not run as root.
     folder = Path(tempfile.mkdtemp(prefix="outbox-pg-"))
     folder.chmod(0o755)
     try:
         bin_dir = _binaries(folder)
         port = _free_port()
-        server = _start(bin_dir, _create_cluster(bin_dir, folder), port)
+        server = _start(bin_dir, _create_cluster(bin_dir, folder), port, is_durable)
         try:
             _wait_until_ready(server, port)
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
@@ -80,16 +86,16 @@ def _create_cluster(bin_dir: Path, folder: Path) -> Path:
     return data
 
 
-def _start(bin_dir: Path, data: Path, port: int) -> subprocess.Popen[bytes]:
+def _start(bin_dir: Path, data: Path, port: int, is_durable: bool) -> subprocess.Popen[bytes]:
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
         "unix_socket_directories": "",
-        "fsync": "off",
+        "fsync": "on" if is_durable else "off",
         "max_connections": "100",
         "log_min_messages": "fatal",
     }
-    command = [bin_dir / "postgres", "-D", data]
+    command: list[str | Path] = [bin_dir / "postgres", "-D", data]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
     user = _server_user()

@@ -1,0 +1,241 @@
+"""What an event adds to the business transaction it belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy import Engine, func, insert
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from bench.figures import Count, Demand, Figure, Rounds
+from bench.ground import Ground
+from bench.peers.client import Peer
+from bench.table import EVENT_TYPE, ORDERS, OUTBOX, PAYLOAD
+from outbox.enqueue import enqueue
+from outbox.payload import encode_payload
+
+_THREADS = 8
+_DRIVERS = ("asyncpg", "psycopg")
+
+Enqueue = Callable[[Session], None]
+
+
+def measure(ground: Ground) -> list[Figure | Count]:
+    with ground.database() as engine:
+        return [
+            *_count_round_trips(ground, engine),
+            *_measure_added_time(ground, engine),
+            *_measure_threads(ground, engine),
+            *_measure_async(ground, engine),
+        ]
+
+
+def _nothing(_session: Session) -> None:
+    """The business transaction alone."""
+
+
+def ours(events: int) -> Enqueue:
+    def enqueue_events(session: Session) -> None:
+        for n in range(events):
+            enqueue(session, OUTBOX, EVENT_TYPE, f"driver-{n}", PAYLOAD)
+
+    return enqueue_events
+
+
+def _nested(events: int) -> Enqueue:
+    """What one writes without an outbox library, and as safe: a savepoint and an INSERT for each event."""
+
+    def insert_events(session: Session) -> None:
+        for n in range(events):
+            payload, _ = encode_payload(PAYLOAD)
+            with session.begin_nested():
+                session.execute(
+                    insert(OUTBOX.events).values(
+                        event_id=uuid4(),
+                        event_type=EVENT_TYPE,
+                        subject=f"driver-{n}",
+                        payload=payload,
+                        created_at=func.clock_timestamp(),
+                        available_at=func.clock_timestamp(),
+                    )
+                )
+
+    return insert_events
+
+
+def _transact(engine: Engine, enqueue_events: Enqueue) -> float:
+    """One business transaction; the seconds that it took."""
+    began_at = time.perf_counter()
+    with Session(engine) as session:
+        session.execute(insert(ORDERS).values(item="a coffee"))
+        enqueue_events(session)
+        session.commit()
+    return time.perf_counter() - began_at
+
+
+def _count_round_trips(ground: Ground, engine: Engine) -> list[Count]:
+    events = (1, 5, 500)
+    alone = _round_trips(engine, _nothing)
+    added = [_round_trips(engine, ours(n)) - alone for n in events]
+    ground.say(f"enqueue, round trips added by {events} events: {added}")
+    return [
+        Count(
+            "round trips added to a transaction by 1, 5 and 500 events",
+            max(added),
+            Demand(at_most=1),
+            f"{', '.join(map(str, added))}; counted in libpq's trace",
+        )
+    ]
+
+
+def _round_trips(engine: Engine, enqueue_events: Enqueue) -> int:
+    """How often the client waited: runs of its messages that are followed by an answer."""
+    with tempfile.TemporaryDirectory() as folder, Session(engine) as session:
+        session.execute(insert(ORDERS).values(item="a coffee"))
+        with _traced(session, Path(folder) / "trace") as trace:
+            enqueue_events(session)
+            session.commit()
+        directions = [line[0] for line in trace.read_text().splitlines()]
+    return sum(before == "F" and now == "B" for before, now in pairwise(directions))
+
+
+@contextmanager
+def _traced(session: Session, path: Path) -> Iterator[Path]:
+    driver = session.connection().connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with path.open("w") as file:
+        driver.pgconn.trace(file.fileno())
+        driver.pgconn.set_trace_flags(psycopg.pq.Trace.SUPPRESS_TIMESTAMPS)
+        yield path
+        driver.pgconn.untrace()
+
+
+def _measure_added_time(ground: Ground, engine: Engine) -> list[Figure]:
+    """The three transactions take turns, so that whatever slows the machine slows them alike."""
+    figures: list[Figure] = []
+    for events, demand in ((1, Demand(at_most=0.7)), (5, Demand(at_most=0.2))):
+        contenders = {"alone": _nothing, "outbox": ours(events), "nested": _nested(events)}
+        rounds = Rounds()
+        for n in ground.rounds:
+            seconds = _take_turns(engine, contenders, ground.size(300, 60))
+            rounds.add("outbox", 1e6 * (seconds["outbox"] - seconds["alone"]))
+            rounds.add("nested", 1e6 * (seconds["nested"] - seconds["alone"]))
+            ground.say(
+                f"enqueue {events}, round {n}: alone {1e6 * seconds['alone']:.0f} µs, "
+                f"outbox +{rounds['outbox'][-1]:.0f} µs, nested +{rounds['nested'][-1]:.0f} µs"
+            )
+        figures.append(
+            Figure(
+                f"time added to a transaction by {events} event{'s' if events > 1 else ''}",
+                "begin_nested() and an INSERT for each",
+                "µs",
+                rounds["outbox"],
+                rounds["nested"],
+                demand,
+            )
+        )
+    return figures
+
+
+def _take_turns(engine: Engine, contenders: dict[str, Enqueue], transactions: int) -> dict[str, float]:
+    samples = {name: [0.0] * transactions for name in contenders}
+    for n in range(transactions):
+        for name, enqueue_events in contenders.items():
+            samples[name][n] = _transact(engine, enqueue_events)
+    return {name: median(seconds) for name, seconds in samples.items()}
+
+
+def _measure_threads(ground: Ground, engine: Engine) -> list[Figure]:
+    rounds = Rounds()
+    transactions = ground.size(2_000, 400)
+    for n in ground.rounds:
+        rounds.add("alone", throughput(engine, _nothing, transactions))
+        rounds.add("outbox", throughput(engine, ours(1), transactions))
+        ground.say(f"8 threads, round {n}, tx/s: alone {rounds['alone'][-1]:.0f}, outbox {rounds['outbox'][-1]:.0f}")
+    return [
+        Figure(
+            "8 threads, a transaction with one event",
+            "the transaction alone",
+            "tx/s",
+            rounds["outbox"],
+            rounds["alone"],
+            Demand(at_least=0.55),
+        )
+    ]
+
+
+def throughput(engine: Engine, enqueue_events: Enqueue, transactions: int) -> float:
+    """Transactions a second, from eight threads."""
+
+    def commit_many() -> None:
+        for _ in range(transactions // _THREADS):
+            _transact(engine, enqueue_events)
+
+    threads = [threading.Thread(target=commit_many) for _ in range(_THREADS)]
+    began_at = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return transactions / (time.perf_counter() - began_at)
+
+
+def _measure_async(ground: Ground, engine: Engine) -> list[Figure]:
+    """Each beside the business transaction alone on its own driver; the peer with whichever driver suits it best."""
+    transactions = ground.size(300, 60)
+    figures: list[Figure] = []
+    with ground.peer("with_faststream_outbox") as peer:
+        driver = min(_DRIVERS, key=lambda it: _publish(peer, transactions, 1, it))
+        for events in (1, 5):
+            rounds = Rounds()
+            for n in ground.rounds:
+                rounds.add("outbox", asyncio.run(_added_async(engine, transactions, events)))
+                rounds.add("peer", _publish(peer, transactions, events, driver))
+                ground.say(
+                    f"async enqueue {events}, round {n}: outbox +{rounds['outbox'][-1]:.0f} µs, "
+                    f"faststream-outbox +{rounds['peer'][-1]:.0f} µs"
+                )
+            figures.append(
+                Figure(
+                    f"AsyncSession, time added by {events} event{'s' if events > 1 else ''}",
+                    "faststream-outbox's publish",
+                    "µs",
+                    rounds["outbox"],
+                    rounds["peer"],
+                    Demand(aim="aim ≤ 1"),
+                    f"theirs on {driver}, without protection: a failed publish fails the transaction",
+                )
+            )
+    return figures
+
+
+def _publish(peer: Peer, transactions: int, events: int, driver: str) -> float:
+    seconds = peer.ask("publish", transactions=transactions, events=events, driver=driver)
+    return 1e6 * float(seconds["published"] - seconds["alone"])
+
+
+async def _added_async(engine: Engine, transactions: int, events: int) -> float:
+    async_engine = create_async_engine(engine.url)
+    samples: dict[int, list[float]] = {0: [], events: []}
+    for _ in range(transactions):
+        for count, seconds in samples.items():
+            began_at = time.perf_counter()
+            async with AsyncSession(async_engine) as session:
+                await session.execute(insert(ORDERS).values(item="a coffee"))
+                for n in range(count):
+                    enqueue(session, OUTBOX, EVENT_TYPE, f"driver-{n}", PAYLOAD)
+                await session.commit()
+            seconds.append(time.perf_counter() - began_at)
+    await async_engine.dispose()
+    return 1e6 * (median(samples[events]) - median(samples[0]))

@@ -1,0 +1,117 @@
+"""What the worker sends to the database: every statement and commit of an engine, with its duration."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from bench.table import OUTBOX
+
+# Longer than a worker takes from one statement to the next.
+_QUIET_SECONDS = 0.02
+
+
+class Kind(StrEnum):
+    CLAIM = "claim"
+    SETTLE = "settle"
+    GATE = "gate"
+    OTHER = "other"
+
+
+def kind_of(statement: str) -> Kind:
+    """Told by what only one of them says: settling sets `processed_at`, claiming sets a token and returns payloads."""
+    if OUTBOX.gate.name in statement:
+        return Kind.GATE
+    assigned, _, _ = statement.partition(" WHERE ")
+    if not statement.lstrip().startswith(("UPDATE", "WITH")) or "claim_token=" not in statement.replace(" ", ""):
+        return Kind.OTHER
+    if "processed_at=" in assigned.replace(" ", ""):
+        return Kind.SETTLE
+    return Kind.CLAIM if "payload" in statement and "claimed_until <" not in statement else Kind.OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One statement; `rows` is how many it touched or returned."""
+
+    kind: Kind
+    seconds: float
+    rows: int
+    sql: str
+    parameters: Any
+
+
+@dataclass(slots=True)
+class Log:
+    statements: list[Sent] = field(default_factory=list)
+    commits: int = 0
+    running: int = 0
+    ended_at: float = 0.0
+
+    def of(self, kind: Kind) -> list[Sent]:
+        return [it for it in self.statements if it.kind is kind]
+
+    def claim_seconds(self) -> list[float]:
+        """Of claims that found something."""
+        return [it.seconds for it in self.of(Kind.CLAIM) if it.rows]
+
+    def wait_until_quiet(self) -> None:
+        """Return once there were statements, and then none for a while."""
+        while not self.statements or self.running or time.perf_counter() - self.ended_at < _QUIET_SECONDS:
+            time.sleep(_QUIET_SECONDS / 10)
+
+    def shares(self, seconds: float) -> str:
+        """Where the time of a single-file worker went."""
+        by_kind: defaultdict[Kind, list[float]] = defaultdict(list)
+        for it in self.statements:
+            by_kind[it.kind].append(it.seconds)
+        parts = [
+            f"{kind} {sum(times):.2f} s ({len(times)} × {1000 * sum(times) / len(times):.2f} ms)"
+            for kind, times in sorted(by_kind.items())
+        ]
+        rest = seconds - sum(it.seconds for it in self.statements)
+        return f"of {seconds:.2f} s: {', '.join(parts)}, the rest (commits, threads, Python) {rest:.2f} s"
+
+
+@contextmanager
+def watch(engine: Engine) -> Iterator[Log]:
+    """Note what goes through the engine during the block."""
+    log = Log()
+
+    def before(connection: Connection, *_: object) -> None:
+        log.running += 1
+        connection.info["began_at"] = time.perf_counter()
+
+    def after(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        log.ended_at = time.perf_counter()
+        seconds = log.ended_at - connection.info["began_at"]
+        log.statements.append(Sent(kind_of(statement), seconds, cursor.rowcount, statement, parameters))
+        log.running -= 1
+
+    def commit(_connection: Connection) -> None:
+        log.commits += 1
+
+    listeners = (("before_cursor_execute", before), ("after_cursor_execute", after), ("commit", commit))
+    for name, listener in listeners:
+        event.listen(engine, name, listener)
+    try:
+        yield log
+    finally:
+        for name, listener in listeners:
+            event.remove(engine, name, listener)
+
+
+def explain(engine: Engine, sent: Sent) -> str:
+    """The plan of a statement as it would run now; nothing of it stays."""
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {sent.sql}", sent.parameters)
+        lines = [str(row[0]) for row in plan]
+        connection.rollback()
+    return "\n".join(lines)

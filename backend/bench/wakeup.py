@@ -1,0 +1,162 @@
+"""How soon a worker in another process has what was just committed, and what waking it costs those who commit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from unittest.mock import patch
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy import Engine, func, insert, select
+from sqlalchemy.orm import Session
+
+from bench.claimant import CHANNEL, Claimant
+from bench.enqueue import ours, throughput
+from bench.figures import Count, Demand, Figure, Rounds, percentile
+from bench.ground import Ground
+from bench.raw import plain_url
+from bench.table import EVENT_TYPE, ORDERS, OUTBOX, load
+from outbox import wakeup
+from outbox.enqueue import enqueue
+from outbox.payload import encode_payload
+from outbox.worker import POLL_INTERVAL
+
+_PAUSE_MIN_SECONDS = 0.05
+_PAUSE_MAX_SECONDS = 0.07
+
+Commit = Callable[[Engine, int], None]
+"""Commit one event that carries this number."""
+
+
+def measure(ground: Ground) -> list[Figure | Count]:
+    return [*_measure_latency(ground), _measure_cost(ground), _measure_lost_notification(ground)]
+
+
+def _commit_ours(engine: Engine, number: int) -> None:
+    with Session(engine) as session:
+        session.execute(insert(ORDERS).values(item="a coffee"))
+        enqueue(session, OUTBOX, EVENT_TYPE, f"driver-{number}", {"n": number})
+        session.commit()
+
+
+def _commit_bare(engine: Engine, number: int) -> None:
+    """The shortest way to a listener: NOTIFY travels with the commit, though commits then wait for each other."""
+    payload, _ = encode_payload({"n": number})
+    now = func.clock_timestamp()
+    with Session(engine) as session:
+        session.execute(insert(ORDERS).values(item="a coffee"))
+        session.execute(
+            insert(OUTBOX.events).values(
+                event_id=uuid4(),
+                event_type=EVENT_TYPE,
+                subject=f"driver-{number}",
+                payload=payload,
+                created_at=now,
+                available_at=now,
+            )
+        )
+        session.execute(select(func.pg_notify(CHANNEL, "")))
+        session.commit()
+
+
+def _measure_latency(ground: Ground) -> list[Figure]:
+    commits = ground.size(60, 20)
+    ways: Mapping[str, tuple[str, Commit]] = {"outbox": ("worker", _commit_ours), "bare": ("bare", _commit_bare)}
+    rounds = Rounds()
+    everything: dict[str, list[float]] = {name: [] for name in ways}
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(ground.database()) for name in ways}
+        claimants = {
+            name: stack.enter_context(Claimant.start(kind, engines[name].url.render_as_string(hide_password=False)))
+            for name, (kind, _) in ways.items()
+        }
+        for name, (_, commit) in ways.items():
+            _latencies(engines[name], commit, claimants[name], 10)  # Connections, caches, imports.
+        for n in ground.rounds:
+            for name, (_, commit) in ways.items():
+                latencies = _latencies(engines[name], commit, claimants[name], commits)
+                everything[name] += latencies
+                rounds.add(name, percentile(latencies, 0.5))
+            ground.say(
+                f"wake-up, round {n}, p50: outbox {rounds['outbox'][-1]:.2f} ms, bare {rounds['bare'][-1]:.2f} ms"
+            )
+    p99 = {name: [percentile(latencies, 0.99)] for name, latencies in everything.items()}
+    rival = "a bare LISTEN loop that claims"
+    return [
+        Figure(
+            "commit → claim in another process, p50",
+            rival,
+            "ms",
+            rounds["outbox"],
+            rounds["bare"],
+            Demand(at_most=2),
+            "from the return of the commit to the event in hand; the bare loop is notified by the commit itself",
+        ),
+        Figure(
+            "commit → claim in another process, p99",
+            rival,
+            "ms",
+            p99["outbox"],
+            p99["bare"],
+            Demand(at_most=3),
+            f"over the {len(everything['outbox'])} commits of all rounds, 50 to 70 ms apart",
+        ),
+    ]
+
+
+def _latencies(engine: Engine, commit: Commit, claimant: Claimant, commits: int) -> list[float]:
+    """Milliseconds from each commit's return to its claim."""
+    latencies = []
+    for number in range(commits):
+        time.sleep(random.uniform(_PAUSE_MIN_SECONDS, _PAUSE_MAX_SECONDS))
+        commit(engine, number)
+        committed_at = time.monotonic()
+        claimed, moment = claimant.next_claim()
+        assert claimed == number
+        latencies.append(1000 * (moment - committed_at))
+    return latencies
+
+
+def _measure_cost(ground: Ground) -> Figure:
+    transactions = ground.size(2_000, 400)
+    rounds = Rounds()
+    with ground.database() as engine, psycopg.connect(plain_url(engine.url), autocommit=True) as listener:
+        listener.execute(f"LISTEN {OUTBOX.name}")
+        for n in ground.rounds:
+            rounds.add("on", throughput(engine, ours(1), transactions))
+            with patch.object(wakeup, "wake"):
+                rounds.add("off", throughput(engine, ours(1), transactions))
+            ground.say(f"8 committers, round {n}, tx/s: wake-up on {rounds['on'][-1]:.0f}, off {rounds['off'][-1]:.0f}")
+    return Figure(
+        "8 busy committers with wake-up on",
+        "wake-up off",
+        "tx/s",
+        rounds["on"],
+        rounds["off"],
+        Demand(at_least=0.9),
+    )
+
+
+def _measure_lost_notification(ground: Ground) -> Count:
+    """Events that nobody was notified of."""
+    with (
+        ground.database() as engine,
+        Claimant.start("worker", engine.url.render_as_string(hide_password=False)) as claimant,
+    ):
+        _commit_ours(engine, 0)
+        claimant.next_claim()
+        # Until the worker sleeps again: what is told by the end of a delivery, or late, is no poll.
+        time.sleep(1)
+        load(engine, 1, 1, payload='{"n": 1}')
+        committed_at = time.monotonic()
+        _, moment = claimant.next_claim()
+    ground.say(f"a lost notification was healed after {moment - committed_at:.1f} s")
+    return Count(
+        "seconds until the poll finds what no notification told of",
+        moment - committed_at,
+        Demand(at_most=POLL_INTERVAL.total_seconds() + 0.5),
+        f"the worker polls every {POLL_INTERVAL.total_seconds():.0f} s",
+    )
