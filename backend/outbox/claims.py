@@ -6,10 +6,11 @@ All take a connection and leave the commit to its owner, here and in `queries`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any, assert_never
 
 from sqlalchemy import (
     BigInteger,
@@ -17,58 +18,100 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
-    FromClause,
     Integer,
+    Row,
     Select,
     Text,
     Update,
-    and_,
     bindparam,
     case,
-    cast,
     column,
     func,
     null,
-    or_,
     select,
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSON
 
+from outbox.candidates import Window, candidates, is_one_of
 from outbox.clock import DatabaseNow
 from outbox.model import Event, Outbox, State, as_event, event_columns
+from outbox.rows import rows_of
 from outbox.settlement import Settlement
 
-_NO_LIMIT = 2**62
+_REACHED = ("size", "last_id", "heads", "last_head_id", "first_left_id")
+_SETTLEMENT_COLUMNS = (
+    column("id", BigInteger),
+    column("state", Text),
+    column("attempt_count", Integer),
+    column("last_error", Text),
+    column("dry_run", Boolean),
+    column("wait_seconds", Float),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where a claim looks for events: in a bounded window of the open ones (see `candidates`).
+
+    `after` is the id after which a look AHEAD begins; `subjects` says so for each subject of a look at FOLLOWERS.
+    `floor` is an id below which no event is open, save for those that a person retried. `size` is in events.
+    """
+
+    window: Window = Window.AHEAD
+    after: int = 0
+    subjects: Mapping[str, int] = field(default_factory=dict)
+    floor: int = 0
+    size: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a look brought, in order. Up to `used_up_to` nothing is left that could be claimed now.
+
+    `is_used_up` says so of the whole window, and `is_end` that the window was the last one.
+    """
+
+    events: list[Event]
+    used_up_to: int
+    is_used_up: bool
+    is_end: bool
 
 
 def claim(
     connection: Connection,
     outbox: Outbox,
+    look: Look,
     *,
     types: Sequence[str],
     token: str,
     lease: timedelta,
     limit: int,
-    subject: str | None = None,
-) -> list[Event]:
-    """Claim up to `limit` due events for `token`, in the order of their subjects' first events.
+) -> Claimed:
+    """Claim up to `limit` due events of the window for `token`, in the order of their subjects' first events.
 
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
-    the run of takeable events behind it. A charged event is claimed alone. `subject` limits the claim to one subject.
-    Relies on ix_…_open and ix_…_open_subject.
+    the run of due events behind it. A charged event is claimed alone.
     """
-    parameters: dict[str, object] = {
+    parameters = {
         "types": list(types),
         "token": token,
         "lease": lease.total_seconds(),
         "limit": limit,
+        "floor": look.floor,
+        **_window_parameters(look),
     }
-    if subject is not None:
-        parameters["only_subject"] = subject
-    rows = connection.execute(_claim(outbox, subject is not None), parameters).all()
-    return sorted((as_event(row) for row in rows), key=lambda event: event.id)
+    statement = _claim(outbox, look.window, connection.dialect.name)
+    rows = connection.execute(statement, parameters).all()
+    reached = rows[0]
+    if connection.dialect.name == "sqlite":
+        ids = [row.id for row in rows if row.id is not None]
+        rows = connection.execute(_take(outbox), parameters | {"ids": json.dumps(ids)}).all() if ids else []
+        events = [as_event(row) for row in rows]
+    else:
+        events = [as_event(row[len(_REACHED) :]) for row in rows if row.id is not None]
+    events.sort(key=lambda event: event.id)
+    return _claimed(events, reached, look, limit)
 
 
 def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> set[int]:
@@ -80,24 +123,35 @@ def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequ
     return set(connection.execute(statement, {"rows": rows, "token": token}).scalars())
 
 
-def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: timedelta) -> set[str]:
-    """Extend the leases of `tokens`, and return those that are still held. Relies on ix_…_claimed."""
+def renew(connection: Connection, outbox: Outbox, claims: Mapping[str, Iterable[int]], lease: timedelta) -> set[str]:
+    """Extend the leases of claims, given as their events' ids by token; return the tokens that are still held."""
     c = outbox.events.c
+    ids = [id_ for ids in claims.values() for id_ in ids]
     statement = (
         update(outbox.events)
-        .where(c.claim_token.in_(list(tokens)), c.claimed_until.is_not(None))
+        .where(c.id.in_(ids), c.claim_token.in_(list(claims)))
         .values(claimed_until=DatabaseNow(lease.total_seconds()))
         .returning(c.claim_token)
     )
     return {token for token in connection.execute(statement).scalars() if token}
 
 
-def take_expired(connection: Connection, outbox: Outbox, *, token: str, lease: timedelta, limit: int) -> list[Event]:
-    """Take over events whose lease ran out, so that `token` can charge them. Relies on ix_…_claimed."""
+def take_expired(
+    connection: Connection, outbox: Outbox, *, token: str, lease: timedelta, limit: int, since: timedelta
+) -> list[Event]:
+    """Take over events whose lease ran out within the time `since`, so that `token` can charge them.
+
+    What ran out before was taken before, and a look there would pass by every claim there ever was while a long
+    transaction keeps PostgreSQL from forgetting them. Relies on ix_…_claimed.
+    """
     c = outbox.events.c
     expired = (
         select(c.id)
-        .where(c.claim_token.is_not(None), c.claimed_until < DatabaseNow())
+        .where(
+            c.claim_token.is_not(None),
+            c.claimed_until < DatabaseNow(),
+            c.claimed_until >= DatabaseNow(-since.total_seconds()),
+        )
         .order_by(c.claimed_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -105,7 +159,7 @@ def take_expired(connection: Connection, outbox: Outbox, *, token: str, lease: t
     )
     statement = (
         update(outbox.events)
-        .where(c.id.in_(select(expired.c.id)))
+        .where(is_one_of(c.id, select(expired.c.id), connection.dialect.name))
         .values(claim_token=token, claimed_until=DatabaseNow(lease.total_seconds()))
         .returning(*event_columns(outbox))
     )
@@ -119,55 +173,56 @@ def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
     return connection.execute(statement).rowcount
 
 
+def _window_parameters(look: Look) -> dict[str, object]:
+    match look.window:
+        case Window.AHEAD:
+            return {"after": look.after, "size": look.size}
+        case Window.FOLLOWERS:
+            rows = [{"subject": subject, "after": after} for subject, after in look.subjects.items()]
+            return {"subjects": json.dumps(rows), "share": max(1, look.size // len(rows))}
+        case Window.AGAIN:
+            return {"size": look.size}
+        case _:
+            assert_never(look.window)
+
+
+def _claimed(events: list[Event], reached: Row[Any], look: Look, limit: int) -> Claimed:
+    # Of more heads than the limit, the query has not seen those behind.
+    first_unseen = reached.last_head_id + 1 if reached.heads >= limit else None
+    left = [id_ for id_ in (reached.first_left_id, first_unseen) if id_ is not None]
+    last_id = look.after if reached.last_id is None else reached.last_id
+    return Claimed(
+        events,
+        used_up_to=min([last_id, *(id_ - 1 for id_ in left)]),
+        is_used_up=not left,
+        is_end=not left and reached.size < look.size,
+    )
+
+
+@lru_cache(maxsize=32)
+def _claim(outbox: Outbox, window: Window, dialect_name: str) -> Select[Any]:
+    """PostgreSQL finds and takes in one statement; SQLite finds here, and takes with `_take` as the only writer."""
+    batch, reached = candidates(outbox, window, dialect_name)
+    if dialect_name == "sqlite":
+        taken = batch
+    else:
+        ids = is_one_of(outbox.events.c.id, select(batch.c.id), dialect_name)
+        taken = _taking(outbox, ids).cte("taken")
+    return select(*(reached.c[name] for name in _REACHED), *taken.c).select_from(reached.outerjoin(taken, true()))
+
+
 @lru_cache(maxsize=16)
-def _claim(outbox: Outbox, is_of_one_subject: bool) -> Update:
-    events = outbox.events
-    c = events.c
-    heads_ = _heads(outbox)
-    if is_of_one_subject:
-        heads_ = heads_.where(c.subject == bindparam("only_subject", type_=Text))
-    heads = heads_.cte("heads")
-    f = events.alias("follower")
-    is_takeable = or_(
-        f.c.id == heads.c.id,
-        and_(
-            heads.c.attempt_count == 0,
-            f.c.attempt_count == 0,
-            f.c.claim_token.is_(None),
-            f.c.available_at <= DatabaseNow(),
-            f.c.event_type.in_(bindparam("types", expanding=True)),
-        ),
-    )
-    # 1 up to the first event of the subject that may not be taken, 0 from there on.
-    unbroken = func.min(case((is_takeable, 1), else_=0)).over(partition_by=heads.c.id, order_by=f.c.id)
-    candidates = (
-        select(
-            heads.c.id.label("head_id"),
-            heads.c.attempt_count.label("head_attempts"),
-            f.c.id,
-            unbroken.label("unbroken"),
-        )
-        .join_from(heads, f, and_(f.c.subject == heads.c.subject, f.c.id >= heads.c.id))
-        .where(outbox.is_open(f), f.c.id < _end_of_reach(outbox, heads))
-        .cte("candidates")
-    )
-    # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
-    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(1).subquery("oldest")
-    travels_now = case(
-        (oldest.c.attempt_count > 0, candidates.c.head_id == oldest.c.id), else_=candidates.c.head_attempts == 0
-    )
-    batch = (
-        select(candidates.c.id)
-        .join_from(candidates, oldest, true())
-        .where(candidates.c.unbroken == 1, travels_now)
-        .order_by(candidates.c.head_id, candidates.c.id)
-        .limit(bindparam("limit", type_=Integer))
-        .cte("batch")
-    )
+def _take(outbox: Outbox) -> Update:
+    ids = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
+    return _taking(outbox, outbox.events.c.id.in_(select(ids.c.value)))
+
+
+def _taking(outbox: Outbox, is_in_batch: ColumnElement[bool]) -> Update:
+    c = outbox.events.c
     return (
-        update(events)
+        update(outbox.events)
         # The conditions are judged again on rows that changed while this statement waited for them.
-        .where(c.id.in_(select(batch.c.id)), outbox.is_open(), c.claim_token.is_(None))
+        .where(is_in_batch, outbox.is_open(), c.claim_token.is_(None))
         .values(
             claim_token=bindparam("token", type_=Text),
             claimed_until=DatabaseNow(bindparam("lease", type_=Float)),
@@ -176,70 +231,10 @@ def _claim(outbox: Outbox, is_of_one_subject: bool) -> Update:
     )
 
 
-def _heads(outbox: Outbox) -> Select[tuple[object, ...]]:
-    c = outbox.events.c
-    earlier = outbox.events.alias("earlier")
-    has_earlier = (
-        select(earlier.c.id)
-        .where(
-            earlier.c.subject == c.subject,
-            earlier.c.id < c.id,
-            outbox.is_open(earlier),
-        )
-        .correlate(outbox.events)
-        .exists()
-    )
-    claimed = outbox.events.alias("claimed")
-    has_claimed = (
-        select(claimed.c.id)
-        .where(
-            claimed.c.subject == c.subject,
-            claimed.c.claim_token.is_not(None),
-            outbox.is_open(claimed),
-        )
-        .correlate(outbox.events)
-        .exists()
-    )
-    return (
-        select(c.id, c.subject, c.attempt_count)
-        .where(
-            outbox.is_open(),
-            c.claim_token.is_(None),
-            c.available_at <= DatabaseNow(),
-            c.event_type.in_(bindparam("types", expanding=True)),
-            ~has_earlier,
-            # Only a retry by hand makes an event pending that is older than one in flight.
-            or_(c.retried_at.is_(None), ~has_claimed),
-        )
-        .order_by(c.id)
-        .limit(bindparam("limit", type_=Integer))
-        .with_for_update(skip_locked=True)
-    )
-
-
-def _end_of_reach(outbox: Outbox, heads: FromClause) -> ColumnElement[int]:
-    """The first id of a head's subject that lies beyond a whole batch: a subject's backlog is not read to its end."""
-    beyond = outbox.events.alias("beyond")
-    first_beyond = (
-        select(beyond.c.id)
-        .where(
-            beyond.c.subject == heads.c.subject,
-            beyond.c.id >= heads.c.id,
-            outbox.is_open(beyond),
-        )
-        .order_by(beyond.c.id)
-        .limit(1)
-        .offset(bindparam("limit", type_=Integer))
-        .correlate(heads)
-        .scalar_subquery()
-    )
-    return func.coalesce(first_beyond, _NO_LIMIT)
-
-
 @lru_cache(maxsize=16)
 def _settle(outbox: Outbox, dialect_name: str) -> Update:
     c = outbox.events.c
-    rows = _settlements(dialect_name)
+    rows = rows_of("rows", _SETTLEMENT_COLUMNS, dialect_name)
     now = DatabaseNow()
     return (
         update(outbox.events)
@@ -255,26 +250,4 @@ def _settle(outbox: Outbox, dialect_name: str) -> Update:
             dry_run=rows.c.dry_run,
         )
         .returning(c.id)
-    )
-
-
-def _settlements(dialect_name: str) -> FromClause:
-    """The bound JSON array `rows` of settlements as a table."""
-    columns = (
-        column("id", BigInteger),
-        column("state", Text),
-        column("attempt_count", Integer),
-        column("last_error", Text),
-        column("dry_run", Boolean),
-        column("wait_seconds", Float),
-    )
-    if dialect_name == "sqlite":
-        each = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-        return select(*(func.json_extract(each.c.value, f"$.{it.name}").label(it.name) for it in columns)).subquery(
-            "settlements"
-        )
-    return (
-        func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
-        .table_valued(*columns)
-        .render_derived(name="settlements", with_types=True)
     )

@@ -9,26 +9,23 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import (
+    ColumnClause,
     Connection,
     Dialect,
-    FromClause,
     Insert,
     Integer,
     Text,
-    bindparam,
     case,
-    cast,
     column,
-    func,
     insert,
     literal_column,
     null,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSON
 
 from outbox.clock import DatabaseNowExactly
 from outbox.model import ATTEMPTS_MAX, EventId, Outbox
+from outbox.rows import rows_of
 from outbox.sqlite import begin_if_needed
 
 if TYPE_CHECKING:
@@ -37,6 +34,11 @@ if TYPE_CHECKING:
 # A request does not wait longer for someone who has the outbox locked, a migration say.
 LOCK_TIMEOUT = "1s"
 _ROWS_PER_STATEMENT = 1000
+_ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
+    column("position", Integer),
+    column("event_id", EventId),
+    *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "traceparent")),
+)
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
 _SET_LOCK_TIMEOUT = (
@@ -155,17 +157,18 @@ def _driver_sql(outbox: Outbox, dialect: Dialect) -> str:
 @lru_cache(maxsize=64)
 def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
     """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed."""
-    rows = _rows_of(dialect_name)
+    bound = rows_of("rows", _ROW_COLUMNS, dialect_name)
+    # One instant for the row's columns: an event that is due later than it was enqueued has been pushed back.
+    rows = select(bound, DatabaseNowExactly().label("now")).subquery("stamped")
     is_failed = rows.c.error.is_not(None)
-    now = DatabaseNowExactly()
     values = {
         "event_id": rows.c.event_id,
         "event_type": rows.c.event_type,
         "subject": rows.c.subject,
         "payload": rows.c.payload,
-        "created_at": now,
-        "available_at": now,
-        "failed_at": case((is_failed, now), else_=null()),
+        "created_at": rows.c.now,
+        "available_at": rows.c.now,
+        "failed_at": case((is_failed, rows.c.now), else_=null()),
         "attempt_count": case((is_failed, literal_column(str(ATTEMPTS_MAX))), else_=literal_column("0")),
         "last_error": rows.c.error,
         "traceparent": rows.c.traceparent,
@@ -174,18 +177,4 @@ def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
         list(values),
         select(*values.values()).select_from(rows).order_by(rows.c.position),
         include_defaults=False,
-    )
-
-
-def _rows_of(dialect_name: str) -> FromClause:
-    """The bound JSON array as a table."""
-    names = ("event_type", "subject", "payload", "error", "traceparent")
-    if dialect_name == "sqlite":
-        each = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-        members = ("position", "event_id", *names)
-        return select(*(func.json_extract(each.c.value, f"$.{name}").label(name) for name in members)).subquery()
-    return (
-        func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
-        .table_valued(column("position", Integer), column("event_id", EventId), *(column(name, Text) for name in names))
-        .render_derived(name="rows", with_types=True)
     )

@@ -15,10 +15,11 @@ An outbox serves one destination. Another destination gets a table of its own fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
@@ -32,17 +33,20 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    Row,
     SmallInteger,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
+    and_,
     false,
 )
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from outbox.clock import Instant
+
+Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 # Three in all, not one and three more. The brief's query for failed events names the number, so it is no setting.
 ATTEMPTS_MAX = 3
@@ -106,8 +110,11 @@ class Outbox:
 
     def is_open(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Neither delivered nor failed: what a later event of the subject waits for. `events` may be an alias."""
-        c = (self.events if events is None else events).c
-        return c.processed_at.is_(None) & c.failed_at.is_(None)
+        return _is_open((self.events if events is None else events).c)
+
+    def is_pushed_back(self) -> ColumnElement[bool]:
+        """Open, and due later than when it was enqueued: it backs off, or a person retried it."""
+        return _is_pushed_back(self.events.c)
 
 
 def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
@@ -159,20 +166,29 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
     return Outbox(events, gate)
 
 
+def _is_open(c: Columns) -> ColumnElement[bool]:
+    return and_(c.processed_at.is_(None), c.failed_at.is_(None))
+
+
+def _is_pushed_back(c: Columns) -> ColumnElement[bool]:
+    return and_(_is_open(c), c.available_at > c.created_at)
+
+
 def _add_indexes(events: Table) -> None:
     """Partial indexes hold only what is open or failed, so claims do not slow as delivered events pile up."""
     name, c = events.name, events.c
-    is_open = c.processed_at.is_(None) & c.failed_at.is_(None)
 
     def index(suffix: str, *columns: ColumnElement[object], where: ColumnElement[bool]) -> None:
         Index(f"ix_{name}_{suffix}", *columns, postgresql_where=where, sqlite_where=where)
 
-    index("open", c.id, where=is_open)
-    index("open_subject", c.subject, c.id, where=is_open)
-    index("backing_off", c.available_at, where=is_open & (c.attempt_count > 0))
+    index("open", c.id, where=_is_open(c))
+    index("open_subject", c.subject, c.id, where=_is_open(c))
+    index("backing_off", c.available_at, where=_is_pushed_back(c))
+    index("retried", c.subject, c.id, where=_is_open(c) & c.retried_at.is_not(None))
     index("claimed", c.claimed_until, where=c.claim_token.is_not(None))
     index("failed", c.subject, c.id, where=c.failed_at.is_not(None))
     index("delivered", c.processed_at, where=c.processed_at.is_not(None))
+    index("delivered_subject", c.subject, c.id, where=c.processed_at.is_not(None))
 
 
 def event_columns(outbox: Outbox) -> list[Column[Any]]:
@@ -180,6 +196,6 @@ def event_columns(outbox: Outbox) -> list[Column[Any]]:
     return [outbox.events.c[it.name] for it in fields(Event)]
 
 
-def as_event(row: Row[Any]) -> Event:
+def as_event(row: Sequence[Any]) -> Event:
     values: tuple[Any, ...] = tuple(row)
     return Event(*values)

@@ -28,7 +28,10 @@ _NEWER_MAX = 1000
 
 
 def newer_delivered(connection: Connection, outbox: Outbox, event: Event) -> list[Event]:
-    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand."""
+    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand.
+
+    Relies on ix_…_delivered_subject.
+    """
     c = outbox.events.c
     statement = (
         select(*event_columns(outbox))
@@ -104,20 +107,30 @@ def purge_delivered(connection: Connection, outbox: Outbox, older_than: timedelt
     return len(connection.execute(statement).all())
 
 
-def seconds_to_next_due(connection: Connection, outbox: Outbox) -> float | None:
-    """Seconds until the first event that backs off is due, or the first lease runs out; None when neither will.
+def seconds_to_next_again(connection: Connection, outbox: Outbox) -> float | None:
+    """Seconds until the first event that was pushed back is due, negative when it is; None when there is none.
 
-    Negative when a lease has run out. Relies on ix_…_backing_off and ix_…_claimed.
+    Relies on ix_…_backing_off.
     """
     c = outbox.events.c
-    next_retry = (
-        select(func.min(c.available_at))
-        .where(outbox.is_open(), c.attempt_count > 0, c.claim_token.is_(None), c.available_at > DatabaseNow())
+    first = select(func.min(c.available_at)).where(outbox.is_pushed_back(), c.claim_token.is_(None)).scalar_subquery()
+    seconds: float | None = connection.execute(select(SecondsUntil(first))).scalar_one()
+    return seconds
+
+
+def seconds_to_lease_end(connection: Connection, outbox: Outbox, since: timedelta) -> float | None:
+    """Seconds until the first lease runs out, or since it did if that was within the time `since`; None without any.
+
+    Relies on ix_…_claimed.
+    """
+    c = outbox.events.c
+    first = (
+        select(func.min(c.claimed_until))
+        .where(c.claim_token.is_not(None), c.claimed_until >= DatabaseNow(-since.total_seconds()))
         .scalar_subquery()
     )
-    next_lease_end = select(func.min(c.claimed_until)).where(c.claim_token.is_not(None)).scalar_subquery()
-    row = connection.execute(select(SecondsUntil(next_retry), SecondsUntil(next_lease_end))).one()
-    return min((seconds for seconds in row if seconds is not None), default=None)
+    seconds: float | None = connection.execute(select(SecondsUntil(first))).scalar_one()
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,18 +26,17 @@ from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
+from outbox.sweep import Sweep
+from outbox.walk import Walk
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_INTERVAL = timedelta(seconds=10)
 STOP_DEADLINE = timedelta(seconds=10)
-# A busy worker looks for leases that ran out this often, and one that wakes at the end of one at once.
-SWEEP_EVERY = timedelta(seconds=1)
 # What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
 PURGE_EVERY = timedelta(minutes=1)
-_EXPIRED_PER_SWEEP = 1000
 # A delete of this size holds its locks for a moment only.
 _PURGED_AT_ONCE = 1000
 _DATABASE_RETRY_FIRST_SECONDS = 0.5
@@ -93,12 +92,12 @@ class Worker:
         self._retention = retention
         self._random = random or Random()  # noqa: S311  # Jitter is no secret.
         self._bell = wakeup.WakeUp()
-        self._leases: dict[str, Lease] = {}
+        self._walk = Walk(outbox)
+        self._sweep = Sweep(outbox, self._random)
+        self._claims: dict[str, Claim] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._swept_at = float("-inf")
         self._purged_at = float("-inf")
         self._is_stopping = False
-        self._subject: str | None = None
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
@@ -116,7 +115,7 @@ class Worker:
 
     async def drain(self, subject: str | None = None) -> None:
         """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
-        self._subject = subject
+        self._walk = Walk(self._outbox, subject)
         await self._gate.prepare()
         renewals = asyncio.create_task(self._keep_leases())
         try:
@@ -141,7 +140,8 @@ class Worker:
         """Begin the delivery of one more batch; false when there is none to begin now."""
         if not self._has_room() or self._gate.shut_for() > timedelta(0):
             return False
-        await self._charge_lost_leases()
+        if self._sweep.is_due() and (count := await self._transact(self._sweep.charge_lost_leases)):
+            log.warning("Took %d events back from a worker that stopped answering.", count)
         claim = await self._claim()
         if claim is None:
             return False
@@ -169,27 +169,25 @@ class Worker:
         if (shut_for := self._gate.shut_for()) > timedelta(0):
             wait = min(wait, shut_for)
         elif self._has_room():
-            seconds = await self._transact(queries.seconds_to_next_due, self._outbox)
-            if seconds is not None:
+            for seconds in await self._transact(self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
         await self._bell.wait(wait)
         if shut_for > timedelta(0):
             await self._gate.refresh()
+            # What other workers had in hand when the gate shut has been handed back.
+            self._walk.restart()
+
+    def _seconds_to_next(self, connection: Connection) -> list[float]:
+        """Seconds until an event comes again, and until a lease runs out."""
+        seconds = (self._walk.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
+        return [it for it in seconds if it is not None]
 
     async def _claim(self) -> Claim | None:
         token = uuid4().hex
         began_at = time.monotonic()
 
         def claim(connection: Connection) -> tuple[list[Event], list[Event]]:
-            events = claims.claim(
-                connection,
-                self._outbox,
-                types=self._types,
-                token=token,
-                lease=LEASE,
-                limit=self._batch_size,
-                subject=self._subject,
-            )
+            events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
             retried = {it.subject: it for it in reversed(events) if it.retried_at}
             return events, [
                 new for it in retried.values() for new in queries.newer_delivered(connection, self._outbox, it)
@@ -198,9 +196,9 @@ class Worker:
         events, newer = await self._transact(claim)
         if not events:
             return None
-        lease = Lease(token, began_at + LEASE.total_seconds())
-        self._leases[token] = lease
-        return Claim(lease, events, newer)
+        claim_ = Claim(Lease(token, began_at + LEASE.total_seconds()), events, newer)
+        self._claims[token] = claim_
+        return claim_
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
         outcomes = await self._outcomes_of(claim)
@@ -208,7 +206,8 @@ class Worker:
         settled = await self._patiently(
             partial(self._transact, claims.settle, self._outbox, claim.lease.token, settlements)
         )
-        del self._leases[claim.lease.token]
+        del self._claims[claim.lease.token]
+        self._walk.ended(claim.events, settlements)
         if settled is not None and (lost := len(settlements) - len(settled)):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
@@ -223,31 +222,16 @@ class Worker:
             outcome = Retry(f"{type(error).__name__}: {error}")
         return {event.id: outcome for event in claim.events}
 
-    async def _charge_lost_leases(self) -> None:
-        """Charge events whose worker died, so that one that kills its worker is failed in the end."""
-        now = time.monotonic()
-        if now - self._swept_at < SWEEP_EVERY.total_seconds():
-            return
-        self._swept_at = now
-        token = uuid4().hex
-
-        def take_and_charge(connection: Connection) -> int:
-            events = claims.take_expired(connection, self._outbox, token=token, lease=LEASE, limit=_EXPIRED_PER_SWEEP)
-            charges = settlement.charge_lost_leases(events, self._random)
-            return len(claims.settle(connection, self._outbox, token, charges))
-
-        if count := await self._transact(take_and_charge):
-            log.warning("Took %d events back from a worker that stopped answering.", count)
-
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
-            if not (held_before := dict(self._leases)):
+            if not (held_before := dict(self._claims)):
                 continue
             began_at = time.monotonic()
-            held = await self._patiently(partial(self._transact, claims.renew, self._outbox, list(held_before), LEASE))
+            ids = {token: [event.id for event in it.events] for token, it in held_before.items()}
+            held = await self._patiently(partial(self._transact, claims.renew, self._outbox, ids, LEASE))
             for token in held or ():
-                held_before[token].extend(began_at)
+                held_before[token].lease.extend(began_at)
 
     async def _finish(self, renewals: asyncio.Task[None]) -> None:
         """End what is in flight, and hand back what did not end in time."""
@@ -259,9 +243,9 @@ class Worker:
         renewals.cancel()
         await asyncio.gather(renewals, return_exceptions=True)
         try:
-            for token in list(self._leases):
+            for token in list(self._claims):
                 await self._transact(claims.hand_back, self._outbox, token)
-                del self._leases[token]
+                del self._claims[token]
         except (DBAPIError, PoolTimeout) as error:
             log.warning("Could not hand events back (%s); their leases will run out.", _first_line(error))
 

@@ -34,10 +34,11 @@ from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
 from hubspot_sandbox import Sandbox
-from outbox import claims, worker
+from outbox import worker
 from outbox.lease import LEASE
 from outbox.model import GateState
 from outbox.retry import backoff
+from outbox.walk import Walk
 from tests.app.conftest import Hub
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
@@ -362,7 +363,7 @@ def test_the_briefs_queries_tell_the_truth(dry_run, engine):
         dry_run.deliver()
     claimed = dry_run.sign_up("claimed")
     with engine.begin() as connection:
-        claims.claim(connection, OUTBOX, types=CATALOG.types, token="t", lease=LEASE, limit=1)
+        Walk(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
     dry_run.sign_up("pending")
     failed = dry_run.track("no_such_event", {"user_id": "d1"})
     assert dry_run.row(claimed).claim_token == "t"

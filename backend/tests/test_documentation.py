@@ -16,10 +16,10 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
-from outbox.claims import claim
 from outbox.lease import LEASE
 from outbox.model import State
 from outbox.queries import read_event
+from outbox.walk import Walk
 from tests.conftest import BACKEND
 
 ROOT = BACKEND.parent
@@ -76,7 +76,7 @@ def test_readmes_statement_fails_an_event_that_is_claimed(engine):
     with Session(engine) as db, db.begin():
         event_id = track_event(db, "driver_signed_up", payload)
     with engine.begin() as connection:
-        assert claim(connection, OUTBOX, types=CATALOG.types, token="t", lease=LEASE, limit=1)
+        assert Walk(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
     [statement] = (it for it in _sql(README) if it.startswith("UPDATE"))
     with engine.begin() as connection:
         assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1

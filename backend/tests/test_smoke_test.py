@@ -29,6 +29,7 @@ from outbox.lease import LEASE
 from outbox.model import State
 from outbox.queries import EventState
 from outbox.settlement import Settlement
+from outbox.walk import Walk
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
 
@@ -217,4 +218,4 @@ def count_events(engine: Engine) -> int:
 
 def claim_as_another_worker(engine: Engine) -> list[queries.Event]:
     with engine.begin() as connection:
-        return claims.claim(connection, OUTBOX, types=CATALOG.types, token="another", lease=LEASE, limit=50)
+        return Walk(OUTBOX).claim(connection, types=CATALOG.types, token="another", lease=LEASE, limit=50)

@@ -16,8 +16,10 @@ from outbox.enqueue import enqueue
 from outbox.lease import LEASE
 from outbox.model import Event, Outbox
 from outbox.outcome import Outcome
+from outbox.walk import Walk
 
 TYPES = ["something_happened"]
+LONG_AGO = timedelta(days=365)
 
 
 class LongestWait(Random):
@@ -42,10 +44,15 @@ class Queue:
         with self.engine.connect() as connection:
             return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
 
+    @property
+    def walk(self) -> Walk:
+        """That of a worker which has just started."""
+        return Walk(self.outbox)
+
     def claim(self, token: str | None = None, limit: int = 50) -> tuple[str, list[Event]]:
         token = token or uuid4().hex
         with self.engine.begin() as connection:
-            return token, claims.claim(connection, self.outbox, types=TYPES, token=token, lease=LEASE, limit=limit)
+            return token, self.walk.claim(connection, types=TYPES, token=token, lease=LEASE, limit=limit)
 
     def claimed_ids(self, limit: int = 50) -> list[int]:
         return [event.id for event in self.claim(limit=limit)[1]]
@@ -59,7 +66,7 @@ class Queue:
     def charge_lost_leases(self) -> None:
         token = uuid4().hex
         with self.engine.begin() as connection:
-            events = claims.take_expired(connection, self.outbox, token=token, lease=LEASE, limit=100)
+            events = claims.take_expired(connection, self.outbox, token=token, lease=LEASE, limit=100, since=LONG_AGO)
             rows = settlement.charge_lost_leases(events, self.random)
             claims.settle(connection, self.outbox, token, rows)
 
@@ -68,7 +75,7 @@ class Queue:
         seconds = -by.total_seconds()
         c, g = self.outbox.events.c, self.outbox.gate.c
         with self.engine.begin() as connection:
-            for column in (c.available_at, c.claimed_until, c.processed_at, g.until, g.next_slot_at):
+            for column in (c.created_at, c.available_at, c.claimed_until, c.processed_at, g.until, g.next_slot_at):
                 earlier = DatabaseNow(SecondsUntil(column) + seconds)
                 connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
 

@@ -8,6 +8,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
+from outbox import claims
+from outbox.claims import Look
 from outbox.gate import read_gate
 from outbox.lease import LEASE
 from outbox.model import Outbox
@@ -72,6 +74,14 @@ def test_event_behind_a_failed_one_does_not_wait(queue: Queue) -> None:
     queue.settle(token, events, Rejected("never"))
     (later,) = queue.put("a")
     assert queue.claimed_ids() == [later]
+
+
+def test_event_waits_for_an_earlier_one_that_the_look_passes_by(queue: Queue) -> None:
+    first, _ = queue.put("a", "a")
+    with queue.engine.begin() as connection:
+        look = Look(after=first)
+        claimed = claims.claim(connection, queue.outbox, look, types=queue.types, token="t", lease=LEASE, limit=50)
+    assert claimed.events == []
 
 
 def test_charged_event_travels_alone(queue: Queue) -> None:

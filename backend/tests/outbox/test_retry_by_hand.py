@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox import claims, queries
+from outbox import queries
 from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Rejected
+from outbox.walk import Walk
 from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 
@@ -74,7 +75,7 @@ def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_t
 
     def claim() -> None:
         with queue.engine.begin() as connection:
-            events = claims.claim(connection, outbox, types=TYPES, token="old", lease=LEASE, limit=10)
+            events = Walk(outbox).claim(connection, types=TYPES, token="old", lease=LEASE, limit=10)
         claimed.append([event.id for event in events])
 
     retrying = threading.Thread(target=retry_slowly)

@@ -67,7 +67,8 @@ def aimed(case: schemathesis.Case) -> schemathesis.Case:
     for name in case.path_parameters:
         case.path_parameters[name] = KNOWN.get(name, case.path_parameters[name])
     if isinstance(case.body, dict):
-        for record in (case.body, *(case.body.get("inputs") or ())):
+        inputs = case.body.get("inputs")
+        for record in (case.body, *(inputs if isinstance(inputs, list) else ())):
             _aim(record)
     return case
 

@@ -1,0 +1,256 @@
+"""Which events may be claimed next: the heads of their subjects that are due, each with the run of events behind it.
+
+    window ─▶ runs ─▶ heads (locked) ─▶ takeable ─▶ batch
+                                           └─────────┴─▶ reached: how far the window is used up
+
+A window is a bounded part of the open events, so that a claim costs the same whatever their number. There are three
+(see `walk`): the events AHEAD of an id in the order of ids, the FOLLOWERS of given subjects, and those that come AGAIN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    column,
+    false,
+    func,
+    or_,
+    select,
+    true,
+)
+
+from outbox.clock import DatabaseNow
+from outbox.model import Outbox
+from outbox.rows import rows_of
+
+_NO_LIMIT = 2**62
+_SUBJECTS = (column("subject", Text), column("after", BigInteger))
+
+
+class Window(StrEnum):
+    AHEAD = "ahead"
+    FOLLOWERS = "followers"
+    AGAIN = "again"
+
+
+@lru_cache(maxsize=32)
+def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, CTE]:
+    """The ids of the batch to claim; and in one row, how far the window is used up by it (see `claims.Reached`).
+
+    Binds `types`, `limit`, `floor` (no open event has a lower id, unless a person retried it) and, as the window needs,
+    its `size` and `after`, or `subjects` and the `share` of each, in events. Relies on ix_…_open, ix_…_open_subject,
+    ix_…_backing_off and ix_…_retried.
+    """
+    runs = _runs(_WINDOWS[window](outbox, dialect_name)).cte("runs")
+    heads = _heads(outbox, runs, dialect_name).cte("heads")
+    # Between two events that come again there may be one of their subject that does not: each is taken as a head only.
+    is_follower_taken = column("charged", Integer) == 0 if window is not Window.AGAIN else false()
+    # Filtered afterwards, or PostgreSQL expects so few rows of it that it compares every event with every head.
+    joined = (
+        select(runs.c.id, runs.c.head_id, runs.c.unbroken, runs.c.charged, heads.c.attempt_count)
+        .join_from(runs, heads, runs.c.head_id == heads.c.id)
+        .cte("joined")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    takeable = (
+        select(joined.c.id, joined.c.head_id, joined.c.attempt_count)
+        .where(joined.c.unbroken == 1, or_(joined.c.id == joined.c.head_id, is_follower_taken))
+        .cte("takeable")
+    )
+    # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
+    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(1).subquery("oldest")
+    travels_now = case((oldest.c.attempt_count > 0, takeable.c.id == oldest.c.id), else_=takeable.c.attempt_count == 0)
+    batch = (
+        select(takeable.c.id)
+        .join_from(takeable, oldest, true())
+        .where(travels_now)
+        .order_by(takeable.c.head_id, takeable.c.id)
+        .limit(_number("limit"))
+        .cte("batch")
+    )
+    return batch, _reached(runs, heads, takeable, batch)
+
+
+def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> ColumnElement[bool]:
+    """PostgreSQL gets an array: it looks its members up one by one, and runs a query with LIMIT and locks only once."""
+    if dialect_name == "postgresql":
+        return id_ == any_(func.array(ids.scalar_subquery()))
+    return id_.in_(ids)
+
+
+def _number(name: str) -> BindParameter[int]:
+    """Written into the statement: a plan for any number expects it to be a tenth of the table."""
+    return bindparam(name, type_=Integer, literal_execute=True)
+
+
+def _ahead(outbox: Outbox, _dialect_name: str) -> Select[Any]:
+    c = outbox.events.c
+    return (
+        _window(outbox)
+        .where(outbox.is_open(), c.id > bindparam("after", type_=BigInteger))
+        .order_by(c.id)
+        .limit(_number("size"))
+    )
+
+
+def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
+    """The first events of each of `subjects` after its id: an equal share of the window for each of them."""
+    c = outbox.events.c
+    subjects = rows_of("subjects", _SUBJECTS, dialect_name)
+    its_events = (
+        select(c.id)
+        .where(c.subject == subjects.c.subject, c.id > subjects.c.after, outbox.is_open())
+        .order_by(c.id)
+        .limit(_number("share"))
+    )
+    if dialect_name == "postgresql":
+        ids = its_events.correlate(subjects).lateral("its_events")
+        shares = select(ids.c.id).select_from(subjects.join(ids, true()))
+        return _window(outbox).where(is_one_of(c.id, shares, dialect_name), outbox.is_open())
+    # SQLite has no LATERAL.
+    beyond = outbox.events.alias("beyond")
+    first_beyond = (
+        select(beyond.c.id)
+        .where(beyond.c.subject == subjects.c.subject, beyond.c.id > subjects.c.after, outbox.is_open(beyond))
+        .order_by(beyond.c.id)
+        .limit(1)
+        .offset(_number("share"))
+        .correlate(subjects)
+        .scalar_subquery()
+    )
+    return (
+        _window(outbox)
+        .join(subjects, and_(c.subject == subjects.c.subject, c.id > subjects.c.after))
+        .where(outbox.is_open(), c.id < func.coalesce(first_beyond, _NO_LIMIT))
+    )
+
+
+def _again(outbox: Outbox, _dialect_name: str) -> Select[Any]:
+    c = outbox.events.c
+    return (
+        _window(outbox)
+        .where(outbox.is_pushed_back(), c.claim_token.is_(None), c.available_at <= DatabaseNow())
+        .order_by(c.available_at)
+        .limit(_number("size"))
+    )
+
+
+_WINDOWS: dict[Window, Callable[[Outbox, str], Select[Any]]] = {
+    Window.AHEAD: _ahead,
+    Window.FOLLOWERS: _followers,
+    Window.AGAIN: _again,
+}
+
+
+def _window(outbox: Outbox) -> Select[Any]:
+    c = outbox.events.c
+    return select(c.id, c.subject, c.attempt_count, case((_is_due(outbox), 1), else_=0).label("is_due"))
+
+
+def _is_due(outbox: Outbox) -> ColumnElement[bool]:
+    c = outbox.events.c
+    return and_(
+        c.claim_token.is_(None),
+        c.available_at <= DatabaseNow(),
+        c.event_type.in_(bindparam("types", expanding=True)),
+    )
+
+
+def _runs(window: Select[Any]) -> Select[Any]:
+    """Each event of the window with what precedes it of its subject there.
+
+    `unbroken` is 1 up to the first event of the subject that is not due, and 0 from there on; `charged` is the number
+    of charged events up to it.
+    """
+    w = window.subquery("window_")
+    c = w.c
+    return select(
+        c.id,
+        func.min(c.id).over(partition_by=c.subject).label("head_id"),
+        func.min(c.is_due).over(partition_by=c.subject, order_by=c.id).label("unbroken"),
+        func.sum(case((c.attempt_count > 0, 1), else_=0)).over(partition_by=c.subject, order_by=c.id).label("charged"),
+    )
+
+
+def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
+    """The first due events of their subjects, locked. Their rows are judged once more where they changed meanwhile."""
+    c = outbox.events.c
+    first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == 1)
+    claimed = outbox.events.alias("claimed")
+    is_claimed_open = (claimed.c.claim_token.is_not(None), outbox.is_open(claimed))
+    has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, *is_claimed_open)
+    return (
+        select(c.id, c.attempt_count)
+        .where(
+            is_one_of(c.id, first_of_window, dialect_name),
+            outbox.is_open(),
+            _is_due(outbox),
+            ~_has_earlier(outbox),
+            ~_has_earlier_retried(outbox),
+            # Only a retry by hand makes an event pending that is older than one in flight.
+            or_(c.retried_at.is_(None), ~has_claimed.correlate(outbox.events).exists()),
+        )
+        .order_by(c.id)
+        .limit(_number("limit"))
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _has_earlier(outbox: Outbox) -> ColumnElement[bool]:
+    c, earlier = outbox.events.c, outbox.events.alias("earlier")
+    return (
+        select(earlier.c.id)
+        .where(
+            earlier.c.subject == c.subject,
+            earlier.c.id < c.id,
+            earlier.c.id >= bindparam("floor", type_=BigInteger),
+            outbox.is_open(earlier),
+        )
+        .correlate(outbox.events)
+        .exists()
+    )
+
+
+def _has_earlier_retried(outbox: Outbox) -> ColumnElement[bool]:
+    """A person's retry is the one thing that opens an event below the floor."""
+    c, earlier = outbox.events.c, outbox.events.alias("earlier_retried")
+    return (
+        select(earlier.c.id)
+        .where(
+            earlier.c.subject == c.subject,
+            earlier.c.id < c.id,
+            outbox.is_open(earlier),
+            earlier.c.retried_at.is_not(None),
+        )
+        .correlate(outbox.events)
+        .exists()
+    )
+
+
+def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> CTE:
+    def one(statement: Select[Any]) -> ColumnElement[int]:
+        return statement.scalar_subquery()
+
+    left = select(func.min(takeable.c.id)).where(takeable.c.id.not_in(select(batch.c.id)))
+    return select(
+        one(select(func.count()).select_from(runs)).label("size"),
+        one(select(func.max(runs.c.id))).label("last_id"),
+        one(select(func.count()).select_from(heads)).label("heads"),
+        one(select(func.max(heads.c.id))).label("last_head_id"),
+        one(left).label("first_left_id"),
+    ).cte("reached")

@@ -1,0 +1,57 @@
+"""Looks for leases that ran out, and charges their events: so one that kills its worker is failed in the end."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from random import Random
+from uuid import uuid4
+
+from sqlalchemy import Connection
+
+from outbox import claims, queries, settlement
+from outbox.lease import LEASE
+from outbox.model import Outbox
+
+# A busy worker looks this often, and one that sleeps until a lease's end then.
+SWEEP_EVERY = timedelta(seconds=1)
+# A sweep looks back beyond the last one, at what was locked just then; and once in a while at everything.
+_OVERLAP = timedelta(seconds=2)
+_EVERYTHING_EVERY = timedelta(minutes=1)
+_EVERYTHING = timedelta(days=3650)
+_EVENTS_MAX = 1000
+
+
+class Sweep:
+    """One worker's sweeps of an outbox."""
+
+    def __init__(self, outbox: Outbox, random: Random) -> None:
+        self._outbox = outbox
+        self._random = random
+        self._swept_at = float("-inf")
+        self._swept_everything_at = float("-inf")
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._swept_at >= SWEEP_EVERY.total_seconds()
+
+    def charge_lost_leases(self, connection: Connection) -> int:
+        """Take events back from workers that stopped answering; their number."""
+        token = uuid4().hex
+        events = claims.take_expired(
+            connection, self._outbox, token=token, lease=LEASE, limit=_EVENTS_MAX, since=self._begin()
+        )
+        charges = settlement.charge_lost_leases(events, self._random)
+        return len(claims.settle(connection, self._outbox, token, charges))
+
+    def seconds_to_next(self, connection: Connection) -> float | None:
+        """Seconds until the first lease runs out; None when no event is claimed."""
+        return queries.seconds_to_lease_end(connection, self._outbox, _OVERLAP)
+
+    def _begin(self) -> timedelta:
+        """How far this sweep looks back."""
+        now = time.monotonic()
+        last, self._swept_at = self._swept_at, now
+        if now - self._swept_everything_at > _EVERYTHING_EVERY.total_seconds():
+            self._swept_everything_at = now
+            return _EVERYTHING
+        return timedelta(seconds=now - last) + _OVERLAP

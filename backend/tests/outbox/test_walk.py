@@ -1,0 +1,125 @@
+"""A worker that walks on leaves nothing behind: what it passed by, and what was not there yet, is claimed in time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+from outbox import settlement
+from outbox.enqueue import enqueue
+from outbox.lease import LEASE
+from outbox.model import Event, Outbox
+from outbox.outcome import Delivered, Outcome, Rejected, Retry
+from outbox.walk import Walk
+from tests.outbox.conftest import METADATA
+from tests.outbox.queue import TYPES, Queue
+
+LONG = timedelta(minutes=10)
+
+
+class Walker:
+    """One worker's walk, with the notes that the worker takes of how its deliveries end."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.walk = Walk(queue.outbox)
+
+    def claim(self, limit: int = 50) -> tuple[str, list[Event]]:
+        token = uuid4().hex
+        with self.queue.engine.begin() as connection:
+            return token, self.walk.claim(connection, types=TYPES, token=token, lease=LEASE, limit=limit)
+
+    def claimed_ids(self, limit: int = 50) -> list[int]:
+        return [event.id for event in self.claim(limit)[1]]
+
+    def settle(self, token: str, events: list[Event], outcome: Outcome) -> None:
+        self.queue.settle(token, events, outcome)
+        outcomes = {event.id: outcome for event in events}
+        self.walk.ended(events, settlement.settle(events, outcomes, self.queue.random))
+
+
+@pytest.fixture
+def queue(engine: Engine, outbox: Outbox) -> Queue:
+    return Queue(engine, outbox)
+
+
+@pytest.fixture
+def walker(queue: Queue) -> Walker:
+    return Walker(queue)
+
+
+def test_event_that_was_passed_by_is_claimed_when_its_subjects_delivery_has_ended(queue: Queue, walker: Walker) -> None:
+    queue.put("a")
+    token, events = walker.claim()
+    passed_by, other = queue.put("a", "b")
+    assert walker.claimed_ids() == [other]
+    walker.settle(token, events, Delivered())
+    assert walker.claimed_ids() == [passed_by]
+
+
+def test_event_behind_a_failed_one_is_claimed_after_it_was_passed_by(queue: Queue, walker: Walker) -> None:
+    queue.put("a")
+    token, events = walker.claim()
+    (passed_by,) = queue.put("a")
+    assert walker.claimed_ids() == []
+    walker.settle(token, events, Rejected("never"))
+    assert walker.claimed_ids() == [passed_by]
+
+
+def test_event_of_a_blocked_subject_waits_wherever_the_walk_is(queue: Queue, walker: Walker) -> None:
+    (first,) = queue.put("a")
+    token, events = walker.claim()
+    walker.settle(token, events, Retry("no"))
+    queue.put("b")
+    assert len(walker.claimed_ids()) == 1
+    queue.put("a")
+    assert walker.claimed_ids() == []
+    queue.pass_time(LONG)
+    walker.walk.restart()
+    assert walker.claimed_ids() == [first]
+
+
+def test_event_that_a_person_retries_is_claimed_though_the_walk_is_far_beyond_it(queue: Queue, walker: Walker) -> None:
+    (failed,) = queue.put("a")
+    token, events = walker.claim()
+    walker.settle(token, events, Rejected("never"))
+    queue.put("b")
+    token, events = walker.claim()
+    walker.settle(token, events, Delivered())
+    assert walker.claimed_ids() == []
+    queue.retry(failed)
+    with queue.engine.begin() as connection:
+        assert walker.walk.seconds_to_next(connection) is not None
+    walker.walk.restart()
+    assert walker.claimed_ids() == [failed]
+
+
+def test_every_event_of_a_long_backlog_with_a_hot_subject_is_claimed_once(queue: Queue, walker: Walker) -> None:
+    ids = queue.put(*("hot" if n % 3 else f"driver-{n % 40}" for n in range(600)))
+    seen: list[int] = []
+    while (claim := walker.claim(limit=10))[1]:
+        seen += [event.id for event in claim[1]]
+        walker.settle(*claim, Delivered())
+    assert sorted(seen) == ids
+
+
+def test_event_that_commits_after_a_later_one_is_claimed_at_once(postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(postgres_url)
+    METADATA.create_all(engine)
+    queue = Queue(engine, outbox)
+    walker = Walker(queue)
+    for _ in range(2):  # The second time, the walk has been at its end before.
+        with engine.connect() as connection, connection.begin() as late:
+            session = Session(connection)
+            enqueue(session, outbox, TYPES[0], uuid4().hex, {})
+            session.commit()
+            (later,) = queue.put(uuid4().hex)
+            assert walker.claimed_ids() == [later]
+            late.commit()
+        (claimed,) = walker.claimed_ids()
+        assert claimed < later
+    engine.dispose()
