@@ -50,7 +50,7 @@ class Window(StrEnum):
 
 @lru_cache(maxsize=32)
 def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, CTE]:
-    """The ids of the batch to claim; and in one row, how far the window is used up by it (see `claims.Reached`).
+    """The ids of the batch to claim; and in one row, how far the window is used up by it (see `claims.Claimed`).
 
     Binds `types`, `limit`, `floor` (no open event has a lower id, unless a person retried it) and, as the window needs,
     its `size` and `after`, or `subjects` and the `share` of each, in events. Relies on ix_…_open, ix_…_open_subject,

@@ -127,9 +127,13 @@ def renew(connection: Connection, outbox: Outbox, claims: Mapping[str, Iterable[
     """Extend the leases of claims, given as their events' ids by token; return the tokens that are still held."""
     c = outbox.events.c
     ids = [id_ for ids in claims.values() for id_ in ids]
+    # What is being settled at this moment needs no lease, and to wait for it could end in a deadlock.
+    held = (
+        select(c.id).where(c.id.in_(ids), c.claim_token.in_(list(claims))).with_for_update(skip_locked=True).cte("held")
+    )
     statement = (
         update(outbox.events)
-        .where(c.id.in_(ids), c.claim_token.in_(list(claims)))
+        .where(is_one_of(c.id, select(held.c.id), connection.dialect.name))
         .values(claimed_until=DatabaseNow(lease.total_seconds()))
         .returning(c.claim_token)
     )

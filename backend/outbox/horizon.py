@@ -76,14 +76,20 @@ def _look(outbox: Outbox) -> Select[Any]:
     c = outbox.events.c
     locks = table(
         "pg_locks",
+        column("database", OID),
         column("relation", OID),
         column("mode", Text),
         column("granted", Boolean),
         column("virtualtransaction", Text),
     )
     name = _DIALECT.identifier_preparer.format_table(outbox.events)
+    databases = table("pg_database", column("oid", OID), column("datname", Text))
+    ours = select(databases.c.oid).where(databases.c.datname == func.current_database()).scalar_subquery()
     writers = select(func.array_agg(locks.c.virtualtransaction)).where(
-        locks.c.relation == cast(func.to_regclass(name), OID), locks.c.mode == "RowExclusiveLock", locks.c.granted
+        locks.c.database == ours,
+        locks.c.relation == cast(func.to_regclass(name), OID),
+        locks.c.mode == "RowExclusiveLock",
+        locks.c.granted,
     )
     first_open = select(func.min(c.id)).where(outbox.is_open(), c.id >= bindparam("floor", type_=BigInteger))
     # The highest id comes from a snapshot that is older than the look at the locks.

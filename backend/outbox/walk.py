@@ -25,18 +25,20 @@ from outbox.horizon import Horizon
 from outbox.model import Event, Outbox, State
 from outbox.settlement import Settlement
 
-LAP_EVERY = timedelta(seconds=10)
+# Sooner than the poll, so that each poll of an idle worker is a lap.
+LAP_EVERY = timedelta(seconds=9)
 # A look reads this many times the events that it may claim: enough to find others where subjects are busy.
 _WINDOW_PER_LIMIT = 2
 _WINDOW_MIN = 100
 # Where a look finds nothing to claim, the next one is twice as wide, up to this.
 _WINDOW_MAX = 10_000
-# Followers wait this long, or for so many subjects to look at together, while there are events ahead.
+# Followers wait this long while there are events ahead.
 _FOLLOWERS_WAIT = timedelta(seconds=1)
-_SUBJECTS_MAX = 1000
+# Rather than remember more subjects, a worker begins a new lap, which finds their followers too.
+_SUBJECTS_MAX = 10_000
 # A look for what comes again, which found that it has to wait for others, is not repeated sooner.
 _AGAIN_PAUSE = timedelta(seconds=1)
-# So many ids ahead of the horizon, its walk back costs more than a new look at the horizon.
+# So many ids further, what the walk goes back over costs more than a new look at the horizon.
 _HORIZON_IDS = 1000
 _HORIZON_EVERY = timedelta(seconds=1)
 _NEVER = float("inf")
@@ -51,6 +53,7 @@ class Walk:
         self._subject = subject
         self._horizon = Horizon(outbox)
         self._horizon_at = float("-inf")
+        self._horizon_position = 0
         self._position = 0
         self._widening = 1
         self._is_at_end = False
@@ -62,6 +65,7 @@ class Walk:
         self._lock = threading.Lock()
         self._released: dict[str, int] = {}
         self._released_at = _NEVER
+        self._backs_off_until = _NEVER
         self._handed_back_id = _NO_ID
 
     def claim(
@@ -74,6 +78,9 @@ class Walk:
             self._learn(look, claimed)
             if claimed.events:
                 return claimed.events
+            if look.window is Window.AGAIN:
+                self._again_dry_at = time.monotonic()
+                self.seconds_to_next(connection)
         return []
 
     def ended(self, events: Sequence[Event], settlements: Sequence[Settlement]) -> None:
@@ -85,7 +92,7 @@ class Walk:
                     self._released[event.subject] = max(event.id, self._released.get(event.subject, 0))
                     self._released_at = min(self._released_at, now)
                 elif settlement.wait_seconds > 0:
-                    self._again_at = min(self._again_at, now + settlement.wait_seconds)
+                    self._backs_off_until = min(self._backs_off_until, now + settlement.wait_seconds)
                 else:
                     self._handed_back_id = min(self._handed_back_id, event.id)
 
@@ -102,68 +109,66 @@ class Walk:
         return None if seconds is None else self._again_at - now
 
     def _set_out(self, connection: Connection) -> None:
+        self._look_at_horizon(connection)
         now = time.monotonic()
-        is_far = self._horizon.settled_to + _HORIZON_IDS < self._position
-        if is_far or now - self._horizon_at > _HORIZON_EVERY.total_seconds():
-            self._horizon.refresh(connection)
-            self._horizon_at = now
         with self._lock:
             self._position = min(self._position, self._handed_back_id - 1)
-            self._handed_back_id = _NO_ID
-        if now - self._lap_at > LAP_EVERY.total_seconds():
-            self._lap_at = now
-            self._position = min(self._position, self._horizon.floor - 1)
-            self._again_at = 0.0
+            self._again_at = min(self._again_at, self._backs_off_until)
+            self._handed_back_id, self._backs_off_until = _NO_ID, _NEVER
+            if now - self._lap_at > LAP_EVERY.total_seconds() or len(self._released) > _SUBJECTS_MAX:
+                self._lap_at = now
+                self._position = min(self._position, self._horizon.floor - 1)
+                self._again_at = 0.0
+                self._released.clear()
+                self._released_at = _NEVER
         self._is_at_end = False
+
+    def _look_at_horizon(self, connection: Connection) -> None:
+        now = time.monotonic()
+        is_far = self._position > max(self._horizon.settled_to, self._horizon_position + _HORIZON_IDS)
+        if is_far or now - self._horizon_at > _HORIZON_EVERY.total_seconds():
+            self._horizon.refresh(connection)
+            self._horizon_at, self._horizon_position = now, self._position
 
     def _looks(self, limit: int) -> Iterator[Look]:
         if self._subject is not None:
-            yield self._look(Window.FOLLOWERS, limit, subjects={self._subject: 0})
+            yield Look(Window.FOLLOWERS, subjects={self._subject: 0}, size=_size(limit))
             return
         # In turns, so that neither a backlog nor a run of failures keeps the other waiting.
         self._is_again_first = not self._is_again_first
         if self._is_again_first and self._is_again_due():
-            yield self._look(Window.AGAIN, limit)
+            yield Look(Window.AGAIN, floor=self._horizon.floor, size=_size(limit))
         if self._has_followers_waiting():
-            yield self._look(Window.FOLLOWERS, limit, subjects=self._free_subjects())
+            yield self._look_at_followers(limit)
         while not self._is_at_end:
-            yield self._look(Window.AHEAD, limit, after=self._position)
+            size = max(_size(limit), min(_size(limit) * self._widening, _WINDOW_MAX))
+            yield Look(Window.AHEAD, after=self._position, floor=self._horizon.floor, size=size)
         if self._released:
-            yield self._look(Window.FOLLOWERS, limit, subjects=self._free_subjects())
+            yield self._look_at_followers(limit)
         if self._is_again_due():
-            yield self._look(Window.AGAIN, limit)
+            yield Look(Window.AGAIN, floor=self._horizon.floor, size=_size(limit))
 
-    def _look(self, window: Window, limit: int, *, after: int = 0, subjects: dict[str, int] | None = None) -> Look:
-        size = max(limit * _WINDOW_PER_LIMIT, _WINDOW_MIN)
-        if window is Window.AHEAD:
-            size = max(size, min(size * self._widening, _WINDOW_MAX))
-        return Look(window, after, subjects or {}, self._horizon.floor, size)
+    def _look_at_followers(self, limit: int) -> Look:
+        size = _size(limit)
+        with self._lock:
+            subjects = dict(islice(self._released.items(), size))
+        return Look(Window.FOLLOWERS, subjects=subjects, floor=self._horizon.floor, size=size)
 
     def _learn(self, look: Look, claimed: Claimed) -> None:
-        match look.window:
-            case Window.AHEAD:
-                self._position = claimed.used_up_to
-                self._widening = 1 if claimed.events or claimed.is_end else self._widening * 2
-                if claimed.is_end:
-                    self._position = min(self._position, self._horizon.settled_to)
-                    self._is_at_end = True
-            case Window.FOLLOWERS:
-                self._forget_subjects(look, claimed)
-            case Window.AGAIN if claimed.is_used_up and not claimed.events:
-                self._again_at, self._again_dry_at = _NEVER, time.monotonic()
-            case Window.AGAIN:
-                pass
+        if look.window is Window.AHEAD:
+            self._position = claimed.used_up_to
+            self._widening = 1 if claimed.events or claimed.is_end else self._widening * 2
+            if claimed.is_end:
+                self._position = min(self._position, self._horizon.settled_to)
+                self._is_at_end = True
+        elif look.window is Window.FOLLOWERS:
+            self._forget_subjects(look, claimed)
 
     def _is_again_due(self) -> bool:
         return self._again_at <= time.monotonic()
 
     def _has_followers_waiting(self) -> bool:
-        waits_since = time.monotonic() - self._released_at
-        return len(self._released) >= _SUBJECTS_MAX or waits_since > _FOLLOWERS_WAIT.total_seconds()
-
-    def _free_subjects(self) -> dict[str, int]:
-        with self._lock:
-            return dict(islice(self._released.items(), _SUBJECTS_MAX))
+        return time.monotonic() - self._released_at > _FOLLOWERS_WAIT.total_seconds()
 
     def _forget_subjects(self, look: Look, claimed: Claimed) -> None:
         """Those looked at in vain, and those claimed: their deliveries release them again."""
@@ -174,3 +179,8 @@ class Walk:
                 if is_unchanged and (claimed.is_used_up or subject in claimed_subjects):
                     del self._released[subject]
             self._released_at = time.monotonic() if self._released else _NEVER
+
+
+def _size(limit: int) -> int:
+    """Of a window, in events."""
+    return max(limit * _WINDOW_PER_LIMIT, _WINDOW_MIN)
