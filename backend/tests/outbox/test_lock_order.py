@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
@@ -67,7 +68,11 @@ async def test_worker_waits_for_no_enqueue_that_has_not_committed(queue: Queue) 
     assert len(recorder.events) == len(before) + 2 * len(DRIVERS)
 
 
-async def test_transactions_in_opposite_order_and_the_workers_among_them_never_deadlock(queue: Queue) -> None:
+async def test_transactions_in_opposite_order_and_the_workers_among_them_never_deadlock(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Leases are renewed while deliveries are settled all the time, as they are now and then in an hour.
+    monkeypatch.setattr("outbox.worker.RENEW_EVERY", timedelta(milliseconds=1))
     transactions = 60
     recorder = RecordingDestination()
     workers = [worker_of(queue, recorder) for _ in range(2)]
