@@ -6,24 +6,21 @@ import asyncio
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from uuid import uuid4
 
-import psycopg
-from sqlalchemy import Engine, func, insert
+from sqlalchemy import Engine, insert
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from bench.figures import Count, Demand, Figure, Rounds
 from bench.ground import Ground
 from bench.peers.client import Peer
-from bench.table import EVENT_TYPE, ORDERS, OUTBOX, PAYLOAD
+from bench.table import EVENT_TYPE, ORDERS, OUTBOX, PAYLOAD, insert_event
 from outbox.enqueue import enqueue
 from outbox.payload import encode_payload
+from tests.protocol_trace import round_trips, traced
 
 _THREADS = 8
 _DRIVERS = ("asyncpg", "psycopg")
@@ -60,16 +57,7 @@ def _nested(events: int) -> Enqueue:
         for n in range(events):
             payload, _ = encode_payload(PAYLOAD)
             with session.begin_nested():
-                session.execute(
-                    insert(OUTBOX.events).values(
-                        event_id=uuid4(),
-                        event_type=EVENT_TYPE,
-                        subject=f"driver-{n}",
-                        payload=payload,
-                        created_at=func.clock_timestamp(),
-                        available_at=func.clock_timestamp(),
-                    )
-                )
+                session.execute(insert_event(f"driver-{n}", payload))
 
     return insert_events
 
@@ -100,25 +88,13 @@ def _count_round_trips(ground: Ground, engine: Engine) -> list[Count]:
 
 
 def _round_trips(engine: Engine, enqueue_events: Enqueue) -> int:
-    """How often the client waited: runs of its messages that are followed by an answer."""
+    """How often the client waited from the first event to the end of the commit."""
     with tempfile.TemporaryDirectory() as folder, Session(engine) as session:
         session.execute(insert(ORDERS).values(item="a coffee"))
-        with _traced(session, Path(folder) / "trace") as trace:
+        with traced(session, Path(folder) / "trace") as trace:
             enqueue_events(session)
             session.commit()
-        directions = [line[0] for line in trace.read_text().splitlines()]
-    return sum(before == "F" and now == "B" for before, now in pairwise(directions))
-
-
-@contextmanager
-def _traced(session: Session, path: Path) -> Iterator[Path]:
-    driver = session.connection().connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    with path.open("w") as file:
-        driver.pgconn.trace(file.fileno())
-        driver.pgconn.set_trace_flags(psycopg.pq.Trace.SUPPRESS_TIMESTAMPS)
-        yield path
-        driver.pgconn.untrace()
+        return round_trips(trace)
 
 
 def _measure_added_time(ground: Ground, engine: Engine) -> list[Figure]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, Text, func, select, text
+from uuid import uuid4
+
+from sqlalchemy import Column, Connection, Engine, Insert, Integer, MetaData, Table, Text, func, insert, select, text
 
 from outbox.model import define_outbox
 
@@ -23,7 +25,8 @@ _NUMBERS = {
         "SELECT n FROM counted) AS numbers"
     ),
 }
-_NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"}
+# One instant for a row: an event that is due later than it was enqueued counts as pushed back.
+_NOW = {"postgresql": "statement_timestamp()", "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"}
 _UUID = {
     "postgresql": "gen_random_uuid()",
     "sqlite": (
@@ -31,6 +34,14 @@ _UUID = {
         "substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))"
     ),
 }
+
+
+def insert_event(subject: str, payload: str) -> Insert:
+    """An event put into the table by hand."""
+    now = func.statement_timestamp()
+    return insert(OUTBOX.events).values(
+        event_id=uuid4(), event_type=EVENT_TYPE, subject=subject, payload=payload, created_at=now, available_at=now
+    )
 
 
 def load(

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from unittest.mock import patch
-from uuid import uuid4
 
 import psycopg
 from sqlalchemy import Engine, func, insert, select
@@ -18,7 +17,7 @@ from bench.enqueue import ours, throughput
 from bench.figures import Count, Demand, Figure, Rounds, percentile
 from bench.ground import Ground
 from bench.raw import plain_url
-from bench.table import EVENT_TYPE, ORDERS, OUTBOX, load
+from bench.table import EVENT_TYPE, ORDERS, OUTBOX, insert_event, load
 from outbox import wakeup
 from outbox.enqueue import enqueue
 from outbox.payload import encode_payload
@@ -45,19 +44,9 @@ def _commit_ours(engine: Engine, number: int) -> None:
 def _commit_bare(engine: Engine, number: int) -> None:
     """The shortest way to a listener: NOTIFY travels with the commit, though commits then wait for each other."""
     payload, _ = encode_payload({"n": number})
-    now = func.clock_timestamp()
     with Session(engine) as session:
         session.execute(insert(ORDERS).values(item="a coffee"))
-        session.execute(
-            insert(OUTBOX.events).values(
-                event_id=uuid4(),
-                event_type=EVENT_TYPE,
-                subject=f"driver-{number}",
-                payload=payload,
-                created_at=now,
-                available_at=now,
-            )
-        )
+        session.execute(insert_event(f"driver-{number}", payload))
         session.execute(select(func.pg_notify(CHANNEL, "")))
         session.commit()
 

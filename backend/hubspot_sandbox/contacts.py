@@ -197,14 +197,14 @@ class ContactStore:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Writes made inside are undone together if the block ends with an exception."""
-        self._undo = []
+        undo: list[_Undo] = []
+        self._undo = undo
         try:
             yield
-        except BaseException:
-            self._revert(self._undo)
-            raise
+            undo = []
         finally:
             self._undo = None
+            self._revert(undo)
 
     def next_id(self) -> int:
         """The id that the next contact would get."""

@@ -7,11 +7,9 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine, event, insert, select, text
@@ -21,6 +19,7 @@ from sqlalchemy.orm import Session, registry, scoped_session, sessionmaker
 from outbox.enqueue import enqueue
 from outbox.sqlite import configure_engine
 from tests.outbox.conftest import METADATA, ORDERS, OUTBOX, count_orders, stored_ids
+from tests.protocol_trace import round_trips, traced
 
 
 def add(session: Session, subject: str = "driver-1") -> UUID:
@@ -476,21 +475,3 @@ def test_events_of_a_transaction_cost_one_round_trip(postgres_url: str, tmp_path
     assert (none, one, many) == (1, 2, 2)
     assert len(stored_ids(engine)) == 501
     engine.dispose()
-
-
-@contextmanager
-def traced(session: Session, path: Path) -> Iterator[Path]:
-    """Write the protocol's messages to `path`: F are the frontend's, B the backend's."""
-    driver = session.connection().connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    with path.open("w") as file:
-        driver.pgconn.trace(file.fileno())
-        driver.pgconn.set_trace_flags(psycopg.pq.Trace.SUPPRESS_TIMESTAMPS)
-        yield path
-        driver.pgconn.untrace()
-
-
-def round_trips(trace: Path) -> int:
-    """How often the frontend had to wait: runs of its messages that are followed by an answer."""
-    directions = [line[0] for line in trace.read_text().splitlines()]
-    return sum(now == "B" and before == "F" for before, now in pairwise(directions))

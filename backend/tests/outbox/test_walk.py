@@ -83,19 +83,48 @@ def test_event_of_a_blocked_subject_waits_wherever_the_walk_is(queue: Queue, wal
     assert walker.claimed_ids() == [first]
 
 
-def test_event_that_a_person_retries_is_claimed_though_the_walk_is_far_beyond_it(queue: Queue, walker: Walker) -> None:
-    (failed,) = queue.put("a")
+def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    failed, other = queue.put("a", "b")
     token, events = walker.claim()
-    walker.settle(token, events, Rejected("never"))
-    queue.put("b")
-    token, events = walker.claim()
-    walker.settle(token, events, Delivered())
+    walker.settle(token, events[:1], Rejected("never"))
+    walker.settle(token, events[1:], Delivered())
     assert walker.claimed_ids() == []
     queue.retry(failed)
     with queue.engine.begin() as connection:
-        assert walker.walk.seconds_to_next(connection) is not None
-    walker.walk.restart()
+        seconds = walker.walk.seconds_to_next(connection)
+    assert seconds is not None
+    assert seconds <= 0
     assert walker.claimed_ids() == [failed]
+    assert queue.row(other).processed_at is not None
+
+
+def test_event_whose_backoff_is_over_is_claimed_before_the_next_lap(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    (first,) = queue.put("a")
+    token, events = walker.claim()
+    walker.settle(token, events, Retry("no"))
+    assert walker.claimed_ids() == []
+    queue.pass_time(LONG)
+    with queue.engine.begin() as connection:
+        walker.walk.seconds_to_next(connection)
+    assert walker.claimed_ids() == [first]
+
+
+def test_followers_of_more_subjects_than_a_worker_remembers_are_found_by_a_lap(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._SUBJECTS_MAX", 2)
+    queue.put("a", "b", "c")
+    token, events = walker.claim()
+    passed_by = queue.put("a", "b", "c")
+    assert walker.claimed_ids() == []
+    walker.settle(token, events, Delivered())
+    assert walker.claimed_ids() == passed_by
 
 
 def test_every_event_of_a_long_backlog_with_a_hot_subject_is_claimed_once(queue: Queue, walker: Walker) -> None:
