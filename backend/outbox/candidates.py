@@ -114,7 +114,7 @@ def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
     subjects = rows_of("subjects", _SUBJECTS, dialect_name)
     its_events = (
         select(c.id)
-        .where(c.subject == subjects.c.subject, c.id > subjects.c.after, outbox.is_open())
+        .where(c.subject == subjects.c.subject, c.id > subjects.c.after, outbox.is_open_of_subject())
         .order_by(c.id)
         .limit(_number("share"))
     )
@@ -126,7 +126,9 @@ def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
     beyond = outbox.events.alias("beyond")
     first_beyond = (
         select(beyond.c.id)
-        .where(beyond.c.subject == subjects.c.subject, beyond.c.id > subjects.c.after, outbox.is_open(beyond))
+        .where(
+            beyond.c.subject == subjects.c.subject, beyond.c.id > subjects.c.after, outbox.is_open_of_subject(beyond)
+        )
         .order_by(beyond.c.id)
         .limit(1)
         .offset(_number("share"))
@@ -136,7 +138,7 @@ def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
     return (
         _window(outbox)
         .join(subjects, and_(c.subject == subjects.c.subject, c.id > subjects.c.after))
-        .where(outbox.is_open(), c.id < func.coalesce(first_beyond, _NO_LIMIT))
+        .where(outbox.is_open_of_subject(), c.id < func.coalesce(first_beyond, _NO_LIMIT))
     )
 
 
@@ -192,7 +194,7 @@ def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
     c = outbox.events.c
     first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == 1)
     claimed = outbox.events.alias("claimed")
-    is_claimed_open = (claimed.c.claim_token.is_not(None), outbox.is_open(claimed))
+    is_claimed_open = (claimed.c.claim_token.is_not(None), outbox.is_open_of_subject(claimed))
     has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, *is_claimed_open)
     return (
         select(c.id, c.attempt_count)
@@ -213,33 +215,29 @@ def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
 
 def _has_earlier(outbox: Outbox) -> ColumnElement[bool]:
     c, earlier = outbox.events.c, outbox.events.alias("earlier")
-    return (
-        select(earlier.c.id)
-        .where(
+    return _looked_up(
+        select(earlier.c.id).where(
             earlier.c.subject == c.subject,
             earlier.c.id < c.id,
             earlier.c.id >= bindparam("floor", type_=BigInteger),
-            outbox.is_open(earlier),
-        )
-        .correlate(outbox.events)
-        .exists()
+            outbox.is_open_of_subject(earlier),
+        ),
+        outbox,
     )
 
 
 def _has_earlier_retried(outbox: Outbox) -> ColumnElement[bool]:
     """A person's retry is the one thing that opens an event below the floor."""
     c, earlier = outbox.events.c, outbox.events.alias("earlier_retried")
-    return (
-        select(earlier.c.id)
-        .where(
-            earlier.c.subject == c.subject,
-            earlier.c.id < c.id,
-            outbox.is_open(earlier),
-            earlier.c.retried_at.is_not(None),
-        )
-        .correlate(outbox.events)
-        .exists()
+    return _looked_up(
+        select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
+        outbox,
     )
+
+
+def _looked_up(ids: Select[Any], outbox: Outbox) -> ColumnElement[bool]:
+    """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
+    return ids.limit(1).correlate(outbox.events).scalar_subquery().is_not(None)
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> CTE:

@@ -129,7 +129,10 @@ def renew(connection: Connection, outbox: Outbox, claims: Mapping[str, Iterable[
     ids = [id_ for ids in claims.values() for id_ in ids]
     # What is being settled at this moment needs no lease, and to wait for it could end in a deadlock.
     held = (
-        select(c.id).where(c.id.in_(ids), c.claim_token.in_(list(claims))).with_for_update(skip_locked=True).cte("held")
+        select(c.id)
+        .where(c.id.in_(ids), func.coalesce(c.claim_token, "").in_(list(claims)))
+        .with_for_update(skip_locked=True)
+        .cte("held")
     )
     statement = (
         update(outbox.events)
@@ -242,7 +245,8 @@ def _settle(outbox: Outbox, dialect_name: str) -> Update:
     now = DatabaseNow()
     return (
         update(outbox.events)
-        .where(c.id == rows.c.id, c.claim_token == bindparam("token", type_=Text))
+        # Not by ix_…_claimed, whose statistics may say that nothing is claimed.
+        .where(c.id == rows.c.id, func.coalesce(c.claim_token, "") == bindparam("token", type_=Text))
         .values(
             claim_token=null(),
             claimed_until=null(),

@@ -59,7 +59,7 @@ def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUI
     open_ = outbox.events.alias("open")
     heads = (
         select(func.min(open_.c.id))
-        .where(open_.c.subject.in_(subjects), outbox.is_open(open_))
+        .where(open_.c.subject.in_(subjects), outbox.is_open_of_subject(open_))
         .where(open_.c.event_id.not_in(event_ids))
         .group_by(open_.c.subject)
     )
@@ -90,7 +90,7 @@ def purge_delivered(connection: Connection, outbox: Outbox, older_than: timedelt
         .where(
             waiting.c.subject == c.subject,
             waiting.c.id < c.id,
-            outbox.is_open(waiting),
+            outbox.is_open_of_subject(waiting),
         )
         .correlate(outbox.events)
         .exists()

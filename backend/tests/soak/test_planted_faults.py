@@ -28,7 +28,9 @@ class Fault:
 
 FAULTS = {
     "the fence is dropped": Fault(
-        "claims.py", 'c.id == rows.c.id, c.claim_token == bindparam("token", type_=Text)', "c.id == rows.c.id"
+        "claims.py",
+        'c.id == rows.c.id, func.coalesce(c.claim_token, "") == bindparam("token", type_=Text)',
+        "c.id == rows.c.id",
     ),
     "the subject rule is dropped": Fault(
         "candidates.py",

@@ -1,0 +1,130 @@
+"""What a claim costs PostgreSQL, in buffers rather than in time: the same however many events there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+
+from outbox import claims
+from outbox.candidates import Window
+from outbox.claims import Look
+from outbox.lease import LEASE
+from outbox.model import Outbox
+from tests.outbox.conftest import METADATA
+from tests.outbox.queue import TYPES
+
+LOOKS = [
+    Look(Window.AHEAD, size=100),
+    Look(Window.FOLLOWERS, subjects={"driver-1": 0, "driver-2": 0}, size=100),
+    Look(Window.AGAIN, size=100),
+]
+# Each look reads its window by one index, and judges what it found by id and by subject.
+INDEXES = {
+    Window.AHEAD: "ix_outbox_events_open",
+    Window.FOLLOWERS: "ix_outbox_events_open_subject",
+    Window.AGAIN: "ix_outbox_events_backing_off",
+}
+JUDGED_BY = {"ix_outbox_events_open", "outbox_events_pkey", "ix_outbox_events_open_subject", "ix_outbox_events_retried"}
+
+
+@pytest.fixture
+def engine(postgres_url: str) -> Iterator[Engine]:
+    engine = create_engine(postgres_url)
+    METADATA.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def load(engine: Engine, events: int, subjects: int, *, are_delivered: bool = False) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO outbox_events (event_id, event_type, subject, payload, created_at, available_at, "
+                "processed_at) SELECT gen_random_uuid(), :type, 'driver-' || n % :subjects, '{}', now(), now(), "
+                f"{'now()' if are_delivered else 'NULL'} FROM generate_series(1, :events) AS numbers(n)"
+            ),
+            {"events": events, "subjects": subjects, "type": TYPES[0]},
+        )
+
+
+def execute(engine: Engine, statement: str) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(statement))
+
+
+def plan_of(engine: Engine, outbox: Outbox, look: Look) -> dict[str, Any]:
+    """How the look's claim runs, the first there is on this table; it claims nothing in the end."""
+    sql, values = statement_of(engine, outbox, look)
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", values).scalar_one()
+        connection.rollback()
+    plan: dict[str, Any] = rows[0]["Plan"]
+    return plan
+
+
+def statement_of(engine: Engine, outbox: Outbox, look: Look) -> tuple[str, Any]:
+    """What the claim sends, seen where no event is: a claim that is rolled back leaves dead rows for the next one."""
+    sent: list[tuple[str, Any]] = []
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE outbox_events (LIKE public.outbox_events)"))
+        event.listen(connection, "before_cursor_execute", lambda _, __, sql, values, *___: sent.append((sql, values)))
+        claims.claim(connection, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50)
+        connection.rollback()
+    return sent[0]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def buffers_to_find(plan: dict[str, Any]) -> int:
+    """The batch, before anything is written: what indexes cost to keep is another matter."""
+    (batch,) = (it for it in nodes(plan) if it.get("Subplan Name") == "CTE batch")
+    hit: int = batch["Shared Hit Blocks"] + batch["Shared Read Blocks"]
+    return hit
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=lambda look: str(look.window))
+def test_each_look_uses_its_index_though_statistics_say_that_nothing_is_open(
+    engine: Engine, outbox: Outbox, look: Look
+) -> None:
+    load(engine, 3_000, 50, are_delivered=True)
+    execute(engine, "VACUUM ANALYZE outbox_events")
+    load(engine, 3_000, 50)
+    plan = plan_of(engine, outbox, look)
+    assert [it for it in nodes(plan) if it["Node Type"] == "Seq Scan"] == []
+    used = {it["Index Name"] for it in nodes(plan) if "Index Name" in it and it["Actual Loops"]}
+    assert INDEXES[look.window] in used
+    assert used <= JUDGED_BY | {INDEXES[look.window]}
+
+
+def test_claim_reads_no_more_from_a_long_backlog_than_from_a_short_one(engine: Engine, outbox: Outbox) -> None:
+    needed = []
+    for events in (5_000, 50_000):
+        execute(engine, "TRUNCATE outbox_events RESTART IDENTITY")
+        load(engine, events, 100)
+        execute(engine, "VACUUM ANALYZE outbox_events")
+        needed.append(buffers_to_find(plan_of(engine, outbox, LOOKS[0])))
+    short, long = needed
+    # An index that has grown by a level costs each of the 50 heads' looks one buffer more.
+    assert long <= short * 1.1 + 50
+
+
+def test_claim_reads_no_more_while_dead_rows_cannot_be_cleared(engine: Engine, outbox: Outbox) -> None:
+    needed = []
+    for delivered in (100, 20_000):
+        execute(engine, "TRUNCATE outbox_events RESTART IDENTITY")
+        with engine.connect() as holder, holder.begin():
+            holder.execute(text("SELECT pg_current_xact_id()"))
+            load(engine, delivered, 100)
+            execute(engine, "UPDATE outbox_events SET processed_at = now()")
+            load(engine, 5_000, 100)
+            look = Look(Window.AHEAD, after=delivered, floor=delivered + 1, size=100)
+            needed.append(buffers_to_find(plan_of(engine, outbox, look)))
+    few, many = needed
+    assert many <= few * 1.1 + 50
