@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.account import Account, read_account
@@ -24,7 +24,7 @@ from hubspot_sync.provisioning import plan_provisioning
 from outbox.clock import Instant, SecondsUntil
 from outbox.gate import Gate, GateShut
 from outbox.model import GateState
-from outbox.queries import Status, read_status
+from outbox.queries import Status, longest_due_seconds, read_status
 
 SCOPES = (
     "crm.objects.contacts.read",
@@ -88,7 +88,7 @@ async def examine(integration: Integration) -> list[Check]:
     async with integration.client() as client:
         gate = integration.gate()
         await gate.prepare()
-        checks += await _Hospital(integration, client, gate).checks()
+        checks += await _HubSpotSide(integration, client, gate).checks()
     return checks
 
 
@@ -158,13 +158,9 @@ def _backlog(integration: Integration, status: Status) -> Iterator[Check]:
 
 def _longest_due(integration: Integration) -> timedelta:
     """For how long the event that has been due the longest could have been claimed."""
-    c = integration.outbox.events.c
-    due = select(SecondsUntil(func.min(c.available_at))).where(
-        integration.outbox.is_open(), c.claim_token.is_(None), c.event_type.in_(integration.catalog.types)
-    )
     with integration.engine.connect() as connection:
-        seconds = connection.execute(due).scalar_one()
-    return timedelta(seconds=-(seconds or 0))
+        seconds = longest_due_seconds(connection, integration.outbox, integration.catalog.types)
+    return timedelta(seconds=seconds)
 
 
 def _gate(status: Status) -> Check:
@@ -189,7 +185,7 @@ def _clock(whose: str, skew: timedelta) -> Check:
     return warned("clock", f"{seconds:+.0f} s from the {whose}", "let both machines keep their clocks by NTP")
 
 
-class _Hospital:
+class _HubSpotSide:
     """The questions that HubSpot answers."""
 
     def __init__(self, integration: Integration, client: HubSpotClient, gate: Gate) -> None:

@@ -133,6 +133,15 @@ def seconds_to_lease_end(connection: Connection, outbox: Outbox, since: timedelt
     return seconds
 
 
+def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[str]) -> float:
+    """For how long the pending event of these types that has been due the longest could have been claimed; else 0."""
+    c = outbox.events.c
+    first = select(SecondsUntil(func.min(c.available_at))).where(
+        outbox.is_open(), c.claim_token.is_(None), c.event_type.in_(types)
+    )
+    return max(0.0, -(connection.execute(first).scalar_one() or 0.0))
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed."""
