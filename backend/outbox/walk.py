@@ -143,7 +143,7 @@ class Walk:
         while not self._is_at_end:
             size = max(_size(limit), min(_size(limit) * self._widening, _WINDOW_MAX))
             yield Look(Window.AHEAD, after=self._position, floor=self._horizon.floor, size=size)
-        if self._released:
+        while self._released:
             yield self._look_at_followers(limit)
         if self._is_again_due():
             yield Look(Window.AGAIN, floor=self._horizon.floor, size=_size(limit))

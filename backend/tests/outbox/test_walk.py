@@ -61,6 +61,18 @@ def test_event_that_was_passed_by_is_claimed_when_its_subjects_delivery_has_ende
     assert walker.claimed_ids() == [passed_by]
 
 
+def test_event_that_was_passed_by_is_claimed_though_many_subjects_were_delivered_before_its_own(
+    queue: Queue, walker: Walker
+) -> None:
+    subjects = [f"driver-{n}" for n in range(150)]
+    queue.put(*subjects)
+    token, events = walker.claim(limit=len(subjects))
+    (passed_by,) = queue.put(subjects[-1])
+    assert walker.claimed_ids() == []
+    walker.settle(token, events, Delivered())
+    assert walker.claimed_ids(limit=10) == [passed_by]
+
+
 def test_event_behind_a_failed_one_is_claimed_after_it_was_passed_by(queue: Queue, walker: Walker) -> None:
     queue.put("a")
     token, events = walker.claim()
