@@ -26,7 +26,7 @@ test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
 soak: .venv/dev ## The long proofs, up to ten minutes: that the state machine finds planted faults
 	@$(IN_BACKEND) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
 
-bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 20 minutes; QUICK=1 two, SECTIONS="drain claims" some
+bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 20 minutes; QUICK=1 about 5, SECTIONS="drain claims" some
 	@$(IN_BACKEND) $(BIN)/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
 
 check: .venv/dev ## Lint, types, and the arrows between the rooms
