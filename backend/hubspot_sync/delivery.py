@@ -34,6 +34,7 @@ from hubspot_sync.identity import resolve
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.ownership import Ownership
 from hubspot_sync.translation import ContactUpsert, requests, translate
+from hubspot_sync.weather import Weather
 from outbox.gate import REQUEST_DEADLINE, Entry, Gate, GateShut, LeaseEnding
 from outbox.lease import Lease
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
@@ -68,6 +69,7 @@ class LiveDelivery:
         self._time_zone: ZoneInfo | None = None
         self._verification = asyncio.Lock()
         self._ownership = Ownership()
+        self._weather = Weather()
         self._throttles_in_a_row = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
@@ -77,8 +79,9 @@ class LiveDelivery:
             while heads := course.heads():
                 if any(it.is_waiting for it in heads):
                     await self._wait(CONFLICT_WAIT)
-                for upserts in requests(heads):
-                    await self._send(upserts, course, claim.lease, gate)
+                for inputs_max, some in self._weather.by_size(heads):
+                    for upserts in requests(some, inputs_max):
+                        await self._send(upserts, course, claim.lease, gate)
                 await self._judge_suspects(course, gate)
         except (GateShut, LeaseEnding):
             log.debug("The rest of the claim is handed back.")
@@ -114,9 +117,11 @@ class LiveDelivery:
                 await self._settle(verdict, upserts, course, entry, lease, gate)
                 return True
             case RefusedWhole():
-                await self._succeeded(entry, gate)
+                await self._succeeded(upserts, entry, gate)
                 await self._single_out(verdict, upserts, course, lease, gate, is_repeat=is_repeat)
-            case Throttled() | Held() | Unavailable():
+            case Unavailable():
+                await self._bear_no_answer(verdict, upserts, course, entry, gate)
+            case Throttled() | Held():
                 course.hand_back(upserts)
                 await self._shut(verdict, entry, gate)
             case _:
@@ -149,7 +154,7 @@ class LiveDelivery:
         if settled.shut is not None:
             await self._shut(settled.shut, entry, gate)
             return
-        await self._succeeded(entry, gate)
+        await self._succeeded(upserts, entry, gate)
         course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
         # Errors that name no input: among fewer of them it shows whose they are.
         if unnamed := [it for it in upserts if it.trace_id not in settled.findings]:
@@ -221,8 +226,25 @@ class LiveDelivery:
             case _:
                 assert_never(finding)
 
-    async def _succeeded(self, entry: Entry, gate: Gate) -> None:
+    async def _bear_no_answer(
+        self, verdict: Unavailable, upserts: Sequence[ContactUpsert], course: Course, entry: Entry, gate: Gate
+    ) -> None:
+        """It is HubSpot's day, for which nobody is charged; or, if all others are answered, the one input's doing."""
+        suspicion = self._weather.note_no_answer(upserts)
+        if entry.is_probe or not suspicion.is_singular:
+            await self._shut(verdict, entry, gate)
+        wait = suspicion.wait
+        if entry.is_probe:
+            # The next probe is another's.
+            wait = max(wait, gate.shut_for())
+        wait *= 1 + self._random.random() / 2
+        outcome = Retry(verdict.reason) if suspicion.is_blamed else Postponed(verdict.reason, wait)
+        for upsert in upserts:
+            course.conclude(upsert, outcome)
+
+    async def _succeeded(self, upserts: Sequence[ContactUpsert], entry: Entry, gate: Gate) -> None:
         """HubSpot answered this request for itself, whatever it said of the inputs."""
+        self._weather.note_answer(upserts)
         self._throttles_in_a_row = 0
         await gate.record_success(entry)
 

@@ -134,11 +134,11 @@ def translate(events: Iterable[Event], catalog: Catalog, newer: Iterable[Event] 
     return Translation(upserts, rejected)
 
 
-def requests(upserts: Iterable[ContactUpsert]) -> list[list[ContactUpsert]]:
+def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> list[list[ContactUpsert]]:
     """Divide upserts into requests that HubSpot accepts: one key property each, no key twice, at most 100 inputs."""
     batches: list[list[ContactUpsert]] = []
     for upsert in upserts:
-        batch = next((it for it in batches if _fits(upsert, it)), None)
+        batch = next((it for it in batches if len(it) < inputs_max and _fits(upsert, it)), None)
         if batch is None:
             batches.append([upsert])
         else:
@@ -147,8 +147,4 @@ def requests(upserts: Iterable[ContactUpsert]) -> list[list[ContactUpsert]]:
 
 
 def _fits(upsert: ContactUpsert, batch: list[ContactUpsert]) -> bool:
-    return (
-        len(batch) < INPUTS_MAX
-        and batch[0].key_property == upsert.key_property
-        and all(it.key != upsert.key for it in batch)
-    )
+    return batch[0].key_property == upsert.key_property and all(it.key != upsert.key for it in batch)

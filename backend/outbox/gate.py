@@ -145,6 +145,7 @@ class Gate:
     async def prepare(self) -> None:
         """Make sure the gate's row exists, and let the first request probe a hold: the token may be new."""
         await self._do(self._prepare)
+        await self.refresh()
 
     async def throttle(self, wait: timedelta, reason: str) -> None:
         """Shut the gate for `wait`; it then opens by itself."""

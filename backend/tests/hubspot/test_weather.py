@@ -1,0 +1,149 @@
+"""A contact on which HubSpot fails each time, told from a day on which HubSpot fails: real worker, real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import cast
+from uuid import UUID
+
+import pytest
+
+from hubspot_sync.translation import ContactUpsert
+from hubspot_sync.weather import ANSWERS_TO_BLAME, Weather
+from outbox.model import ATTEMPTS_MAX, GateState
+from tests.hubspot.conftest import HubSpot
+
+LONG = timedelta(minutes=10)
+BATCH = 4
+
+
+@pytest.fixture
+def hubspot(hubspot: HubSpot) -> HubSpot:
+    hubspot.settings = hubspot.settings.model_copy(update={"hubspot_batch_size": BATCH})
+    return hubspot
+
+
+@asynccontextmanager
+async def one_worker(hubspot: HubSpot) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Deliveries by the same worker, which remembers; before each, every wait is over."""
+    async with hubspot.integration.worker() as worker:
+
+        async def deliver() -> None:
+            await asyncio.to_thread(hubspot.queue.pass_time, LONG)
+            await worker.drain()
+
+        yield deliver
+
+
+def sign_up(hubspot: HubSpot, number: int) -> UUID:
+    return hubspot.sign_up(f"driver-{number}", email=f"driver-{number}@example.com")
+
+
+def sign_up_enough_to_blame(hubspot: HubSpot, first: int) -> list[UUID]:
+    return [sign_up(hubspot, n) for n in range(first, first + 2 * ANSWERS_TO_BLAME * BATCH)]
+
+
+@pytest.mark.parametrize("kind", ["server_error", "reset", "gateway_timeout_after_applying", "empty_results"])
+async def test_contact_that_hubspot_fails_on_each_time_fails_alone(hubspot: HubSpot, kind: str) -> None:
+    hubspot.sandbox.faults.add(kind, contact="driver-7@example.com", path="/batch/upsert")
+    others = [sign_up(hubspot, n) for n in range(10) if n != 7]
+    guilty = sign_up(hubspot, 7)
+    async with one_worker(hubspot) as deliver:
+        await deliver()
+        await deliver()
+        assert all(hubspot.is_delivered(it) for it in others)
+        for attempts in range(1, ATTEMPTS_MAX + 1):
+            others += sign_up_enough_to_blame(hubspot, attempts * 1000)
+            await deliver()
+            await deliver()
+            assert hubspot.row(guilty).attempt_count == attempts
+        after = hubspot.earn("driver-7", 5)
+        hubspot.sandbox.faults.clear()
+        await deliver()
+    assert hubspot.row(guilty).failed_at
+    assert hubspot.is_delivered(after)
+    assert all(hubspot.is_delivered(it) and hubspot.row(it).attempt_count == 0 for it in others)
+    assert hubspot.gate().state is GateState.OPEN
+
+
+async def test_contact_that_always_fails_keeps_no_other_waiting_where_there_is_little_to_do(hubspot: HubSpot) -> None:
+    hubspot.sandbox.faults.add("server_error", contact="driver-7@example.com")
+    guilty = sign_up(hubspot, 7)
+    async with one_worker(hubspot) as deliver:
+        await deliver()
+        assert hubspot.gate().state is GateState.THROTTLED
+        for number in range(20, 24):
+            await deliver()
+            other = sign_up(hubspot, number)
+            await deliver()
+            assert hubspot.is_delivered(other)
+    assert hubspot.row(guilty).attempt_count == 0
+
+
+async def test_merged_event_that_hubspot_fails_on_fails_and_those_before_and_behind_it_arrive(
+    hubspot: HubSpot,
+) -> None:
+    """Its contact is in trouble only with one of its addresses."""
+    hubspot.sandbox.faults.add("server_error", contact="wrong@example.com")
+    before = hubspot.earn("driver-7", 1)
+    guilty = hubspot.earn("driver-7", 2, email="wrong@example.com")
+    async with one_worker(hubspot) as deliver:
+        for attempts in range(1, 2 * ATTEMPTS_MAX):
+            sign_up_enough_to_blame(hubspot, attempts * 1000)
+            await deliver()
+            await deliver()
+        behind = hubspot.earn("driver-7", 3)
+        await deliver()
+    assert hubspot.is_delivered(before)
+    assert hubspot.row(guilty).failed_at
+    assert hubspot.is_delivered(behind)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_hubspot_that_answers_every_other_request_fails_no_event(hubspot: HubSpot, seed: int) -> None:
+    random = Random(seed)
+    events = []
+    async with one_worker(hubspot) as deliver:
+        hubspot.sandbox.faults.add("server_error", share=0.5, path="/batch/upsert")
+        for spell in range(6):
+            events += [sign_up(hubspot, spell * 100 + n) for n in range(random.randint(1, 60))]
+            for _ in range(4):
+                await deliver()
+        hubspot.sandbox.faults.clear()
+        for _ in range(3):
+            await deliver()
+    assert all(hubspot.is_delivered(it) for it in events)
+
+
+@dataclass
+class Subject:
+    subject: str
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("requests_between_tries", [1, 6, 30])
+def test_weather_blames_nobody_three_times_for_requests_that_fail_by_chance(
+    share: float, requests_between_tries: int
+) -> None:
+    random, weather = Random(1), Weather()
+    blamed: dict[str, int] = {}
+
+    def ask(subject: str) -> None:
+        upsert = cast(ContactUpsert, Subject(subject))
+        if random.random() >= share:
+            weather.note_answer([upsert])
+            blamed.pop(subject, None)
+        else:
+            blamed[subject] = blamed.get(subject, 0) + weather.note_no_answer([upsert]).is_blamed
+
+    for n in range(20_000):
+        ask(f"driver-{n}")
+        if n % requests_between_tries == 0:
+            for subject in list(blamed):
+                ask(subject)
+        assert max(blamed.values(), default=0) < ATTEMPTS_MAX
