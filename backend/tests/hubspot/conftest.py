@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -109,6 +110,17 @@ class HubSpot:
     async def _deliver(self) -> None:
         async with self.integration.worker() as worker:
             await worker.drain()
+
+    @contextmanager
+    def one_worker(self) -> Iterator[Callable[[], None]]:
+        """Deliveries by the same worker, which remembers what befell the ones before."""
+        with asyncio.Runner() as runner:
+            context = self.integration.worker()
+            worker = runner.run(context.__aenter__())
+            try:
+                yield lambda: runner.run(worker.drain())
+            finally:
+                runner.run(context.__aexit__(None, None, None))
 
     def row(self, event_id: UUID) -> Row[Any]:
         with self.engine.connect() as connection:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
+from random import Random
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
@@ -11,6 +13,7 @@ from sqlalchemy import Engine, delete
 
 from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
+from hubspot_sandbox.switches import Switches
 from tests.hubspot.conftest import HubSpot, _concurrent_writes_settle_at_once, settings_for  # noqa: F401  # A fixture.
 from tests.hubspot.faulty_days import live_through
 
@@ -22,8 +25,17 @@ def database_url(migrated_sqlite_url: str) -> str:
     return migrated_sqlite_url
 
 
+def random_switches(random: Random) -> Switches:
+    """What nobody knows of HubSpot, one way or the other."""
+    choices = {
+        name: random.choice([False, True] if it.annotation is bool else list(get_args(it.annotation)))
+        for name, it in Switches.model_fields.items()
+    }
+    return Switches(**choices)
+
+
 @settings(
-    max_examples=4,
+    max_examples=8,
     deadline=None,
     database=None,
     phases=[Phase.generate],
@@ -36,7 +48,7 @@ def test_weeks_of_random_faults_end_with_every_contact_right(engine: Engine, see
     with engine.begin() as connection:
         connection.execute(delete(OUTBOX.events))
         connection.execute(delete(OUTBOX.gate))
-    with Sandbox(seed=seed, rate_max=100_000) as sandbox:
+    with Sandbox(seed=seed, rate_max=100_000, switches=random_switches(Random(seed))) as sandbox:
         hubspot = HubSpot(engine, sandbox, settings_for(sandbox))
         hubspot.provision()
         live_through(hubspot, seed, spells=25, events=500, drivers=60)
