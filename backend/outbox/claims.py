@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, assert_never
 
 from sqlalchemy import (
@@ -48,6 +49,8 @@ _SETTLEMENT_COLUMNS = (
     column("dry_run", Boolean),
     column("wait_seconds", Float),
 )
+_SETTLEMENT_FIELDS = tuple(it.name for it in _SETTLEMENT_COLUMNS)
+_values_of = attrgetter(*_SETTLEMENT_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequ
     """Settle those of the events that `token` still holds, and return their ids; others are left as they are."""
     if not settlements:
         return set()
-    rows = json.dumps([asdict(it) for it in settlements])
+    # Not asdict, which copies each value and takes longer than the statement.
+    rows = json.dumps([dict(zip(_SETTLEMENT_FIELDS, _values_of(it), strict=True)) for it in settlements])
     statement = _settle(outbox, connection.dialect.name)
     return set(connection.execute(statement, {"rows": rows, "token": token}).scalars())
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -84,6 +84,7 @@ class Worker:
     ) -> None:
         self._outbox = outbox
         self._engine = engine
+        self._statement_engine = _for_single_statements(engine)
         self._deliver = deliver
         self._gate = gate
         self._types = types
@@ -185,31 +186,37 @@ class Worker:
     async def _claim(self) -> Claim | None:
         token = uuid4().hex
         began_at = time.monotonic()
-
-        def claim(connection: Connection) -> tuple[list[Event], list[Event]]:
-            events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
-            retried = {it.subject: it for it in reversed(events) if it.retried_at}
-            return events, [
-                new for it in retried.values() for new in queries.newer_delivered(connection, self._outbox, it)
-            ]
-
-        events, newer = await self._transact(claim)
+        events = await self._execute(
+            self._walk.claim, types=self._types, token=token, lease=LEASE, limit=self._batch_size
+        )
         if not events:
             return None
-        claim_ = Claim(Lease(token, began_at + LEASE.total_seconds()), events, newer)
-        self._claims[token] = claim_
-        return claim_
+        claim = Claim(Lease(token, began_at + LEASE.total_seconds()), events)
+        self._claims[token] = claim
+        return claim
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
+        if any(it.retried_at for it in claim.events):
+            newer = await self._patiently(partial(self._execute, self._newer_delivered, claim.events))
+            if newer is None:
+                # Stopped without knowing what must stand: the claim is handed back.
+                return
+            claim = replace(claim, newer=newer)
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
         settled = await self._patiently(
-            partial(self._transact, claims.settle, self._outbox, claim.lease.token, settlements)
+            partial(self._execute, claims.settle, self._outbox, claim.lease.token, settlements)
         )
         del self._claims[claim.lease.token]
         self._walk.ended(claim.events, settlements)
         if settled is not None and (lost := len(settlements) - len(settled)):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
+
+    def _newer_delivered(self, connection: Connection, events: Sequence[Event]) -> list[Event]:
+        first_retried = {it.subject: it for it in reversed(events) if it.retried_at}
+        return [
+            newer for it in first_retried.values() for newer in queries.newer_delivered(connection, self._outbox, it)
+        ]
 
     async def _outcomes_of(self, claim: Claim) -> Mapping[int, Outcome]:
         outcome: Outcome
@@ -267,12 +274,14 @@ class Worker:
             await self._bell.wait(timedelta(seconds=wait))
             wait = min(wait * 2, _DATABASE_RETRY_MAX_SECONDS)
 
-    async def _transact(self, statement: Callable[..., T], *args: object, **kwargs: object) -> T:
-        def in_transaction() -> T:
-            with self._engine.begin() as connection:
-                return statement(connection, *args, **kwargs)
+    async def _transact(self, statements: Callable[..., T], *args: object, **kwargs: object) -> T:
+        return await asyncio.to_thread(_run, self._engine, lambda connection: statements(connection, *args, **kwargs))
 
-        return await asyncio.to_thread(in_transaction)
+    async def _execute(self, statements: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Run statements each of which may stand alone."""
+        return await asyncio.to_thread(
+            _run, self._statement_engine, lambda connection: statements(connection, *args, **kwargs)
+        )
 
     def _has_room(self) -> bool:
         return len(self._deliveries) < self._concurrency
@@ -283,6 +292,19 @@ class Worker:
         self._bell.ring()
         if not delivery.cancelled() and (error := delivery.exception()) is not None:
             log.error("A delivery ended unsettled; its lease will run out.", exc_info=error)
+
+
+def _for_single_statements(engine: Engine) -> Engine:
+    """The same engine without a transaction around each statement: two round trips fewer on PostgreSQL.
+
+    SQLite claims by two statements, and has no round trips.
+    """
+    return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _run(engine: Engine, statements: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return statements(connection)
 
 
 def _first_line(error: Exception) -> str:
