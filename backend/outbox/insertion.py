@@ -37,7 +37,7 @@ _ROWS_PER_STATEMENT = 1000
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     column("position", Integer),
     column("event_id", EventId),
-    *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "traceparent")),
+    *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "failure_reason", "traceparent")),
 )
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
@@ -55,6 +55,7 @@ class Row:
     subject: str
     payload: str
     error: str | None
+    failure_reason: str | None
     traceparent: str | None
 
 
@@ -171,6 +172,7 @@ def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
         "failed_at": case((is_failed, rows.c.now), else_=null()),
         "attempt_count": case((is_failed, literal_column(str(ATTEMPTS_MAX))), else_=literal_column("0")),
         "last_error": rows.c.error,
+        "failure_reason": rows.c.failure_reason,
         "traceparent": rows.c.traceparent,
     }
     return insert(outbox.events).from_select(
