@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hubspot_sync.classification import RefusedWhole
 from hubspot_sync.translation import ContactUpsert, Translation
+from outbox.deliveries import Delivery
 from outbox.model import Event
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected
 
 
 class Course:
-    """A subject's inputs are sent one after the other: what is behind one that did not get through goes back."""
+    """A subject's inputs are sent one after the other: what is behind one that did not get through goes back.
 
-    def __init__(self, events: Iterable[Event], translation: Translation) -> None:
+    `note` keeps what became of each request.
+    """
+
+    def __init__(self, events: Iterable[Event], translation: Translation, note: Callable[[Delivery], None]) -> None:
+        self.note = note
         self.outcomes: dict[int, Outcome] = {it.id: Postponed() for it in events}
         self.outcomes |= translation.rejected
         self.has_accepted = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -33,6 +34,7 @@ from hubspot_sync.event import Catalog
 from hubspot_sync.identity import resolve
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.ownership import Ownership
+from hubspot_sync.record import record_upsert
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from hubspot_sync.weather import Weather
 from outbox.gate import REQUEST_DEADLINE, Entry, Gate, GateShut, LeaseEnding
@@ -74,7 +76,7 @@ class LiveDelivery:
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         translation = translate(claim.events, self._catalog, claim.newer)
-        course = Course(claim.events, translation)
+        course = Course(claim.events, translation, claim.note)
         try:
             while heads := course.heads():
                 if any(it.is_waiting for it in heads):
@@ -111,7 +113,7 @@ class LiveDelivery:
         await self.verify_account(gate)
         if not lease.covers(REQUEST_DEADLINE):
             raise LeaseEnding
-        verdict = await self._ask(upserts, gate)
+        verdict = await self._ask(upserts, course, gate)
         match verdict:
             case Settled():
                 await self._settle(verdict, upserts, course, entry, lease, gate)
@@ -128,16 +130,21 @@ class LiveDelivery:
                 assert_never(verdict)
         return False
 
-    async def _ask(self, upserts: Sequence[ContactUpsert], gate: Gate) -> Verdict:
+    async def _ask(self, upserts: Sequence[ContactUpsert], course: Course, gate: Gate) -> Verdict:
         personal = {value for it in upserts for value in it.personal_values}
+        began_at = time.monotonic()
         try:
             answer = await self._client.upsert_contacts([it.as_input() for it in upserts], personal)
         except NoAnswer as error:
-            return Unavailable(str(error))
+            unavailable = Unavailable(str(error))
+            course.note(record_upsert(upserts, began_at, unavailable, None))
+            return unavailable
+        verdict = classify(answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
+        course.note(record_upsert(upserts, began_at, verdict, answer))
         await self._heed_limits(answer, gate)
         if answer.status != 200:
             log.debug("%s (correlation id %s)", answer.summary(), answer.correlation_id or "none")
-        return classify(answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
+        return verdict
 
     async def _settle(
         self,

@@ -47,6 +47,7 @@ _SETTLEMENT_COLUMNS = (
     column("last_error", Text),
     column("dry_run", Boolean),
     column("wait_seconds", Float),
+    column("failure_reason", Text),
 )
 _settlement_object = object_of(_SETTLEMENT_COLUMNS)
 
@@ -256,6 +257,7 @@ def _settle(outbox: Outbox, dialect_name: str) -> Update:
             available_at=case((rows.c.wait_seconds > 0, DatabaseNow(rows.c.wait_seconds)), else_=c.available_at),
             attempt_count=rows.c.attempt_count,
             last_error=rows.c.last_error,
+            failure_reason=rows.c.failure_reason,
             dry_run=rows.c.dry_run,
         )
         .returning(c.id)

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from outbox import insertion, wakeup
 from outbox.model import Outbox
 from outbox.payload import encode_payload, storable
+from outbox.reason import reason_of
 
 AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 
@@ -77,12 +78,14 @@ def enqueue(
     if subject is None or not 0 < len(subject) <= SUBJECT_CHARS_MAX:
         error = error or f"subject must have 1 to {SUBJECT_CHARS_MAX} characters"
         subject = str(event_id)
+    error = storable(unreadable or error or "") or None
     row = insertion.Row(
         event_id=str(event_id),
         event_type=storable(event_type[:_TYPE_CHARS_MAX]),
         subject=storable(subject),
         payload=text,
-        error=storable(unreadable or error or "") or None,
+        error=error,
+        failure_reason=error and reason_of(error),
         traceparent=None,
     )
     session_ = _sync_session(session)

@@ -36,7 +36,7 @@ LOCK_TIMEOUT = "1s"
 _ROWS_PER_STATEMENT = 1000
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     column("event_id", EventId),
-    *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "traceparent")),
+    *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "failure_reason", "traceparent")),
 )
 _POSITION = column("position", Integer)
 _row_object = object_of(_ROW_COLUMNS)
@@ -56,6 +56,7 @@ class Row:
     subject: str
     payload: str
     error: str | None
+    failure_reason: str | None
     traceparent: str | None
 
 
@@ -172,6 +173,7 @@ def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
         "failed_at": case((is_failed, rows.c.now), else_=null()),
         "attempt_count": case((is_failed, literal_column(str(ATTEMPTS_MAX))), else_=literal_column("0")),
         "last_error": rows.c.error,
+        "failure_reason": rows.c.failure_reason,
         "traceparent": rows.c.traceparent,
     }
     return insert(outbox.events).from_select(

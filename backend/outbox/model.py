@@ -46,6 +46,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from outbox.clock import Instant
+from outbox.records import Records, declare_records
 
 Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
@@ -100,10 +101,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outbox:
-    """The two tables of one outbox: its events, and the single row of its gate."""
+    """The tables of one outbox: its events, the single row of its gate, and what is kept beside them."""
 
     events: Table
     gate: Table
+    records: Records
 
     @property
     def name(self) -> str:
@@ -144,6 +146,8 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("failed_at", Instant),
         Column("attempt_count", Integer, nullable=False, server_default="0"),
         Column("last_error", Text),
+        # What failed events are grouped by: their errors without ids and numbers.
+        Column("failure_reason", Text),
         Column("dry_run", Boolean, nullable=False, server_default=false()),
         Column("traceparent", Text),
         Column("retried_at", Instant),
@@ -169,10 +173,15 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("reason", Text),
         Column("next_slot_at", Instant, nullable=False),
         Column("outages", Integer, nullable=False, server_default="0"),
+        # The person who holds it: nothing but a release lifts that.
+        Column("held_by", Text),
         CheckConstraint("id = 1", name=f"ck_{name}_gate_is_one_row"),
-        CheckConstraint("(state = 'open') = (until IS NULL)", name=f"ck_{name}_gate_open_has_no_end"),
+        CheckConstraint(
+            "(state = 'open' OR held_by IS NOT NULL) = (until IS NULL)", name=f"ck_{name}_gate_open_has_no_end"
+        ),
+        CheckConstraint("held_by IS NULL OR state = 'held'", name=f"ck_{name}_gate_held_by_is_held"),
     )
-    return Outbox(events, gate)
+    return Outbox(events, gate, declare_records(metadata, events))
 
 
 def _is_open(c: Columns) -> ColumnElement[bool]:
@@ -208,6 +217,8 @@ def _add_indexes(events: Table) -> None:
     index("retried", c.subject, c.id, where=_is_retried(c))
     index("claimed", c.claimed_until, where=c.claim_token.is_not(None))
     index("failed", c.subject, c.id, where=c.failed_at.is_not(None))
+    index("failed_id", c.id, where=c.failed_at.is_not(None))
+    index("failed_reason", c.failure_reason, c.id, where=c.failed_at.is_not(None))
     index("delivered", c.processed_at, where=c.processed_at.is_not(None))
     index("delivered_subject", c.subject, c.id, where=c.processed_at.is_not(None))
 

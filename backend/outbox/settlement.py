@@ -11,6 +11,7 @@ from typing import assert_never
 from outbox.model import ATTEMPTS_MAX, Event, State
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.payload import storable
+from outbox.reason import reason_of
 from outbox.retry import backoff
 
 _ERROR_CHARS_MAX = 2000
@@ -26,6 +27,7 @@ class Settlement:
     last_error: str | None
     dry_run: bool = False
     wait_seconds: float = 0.0
+    failure_reason: str | None = None
 
 
 def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Random) -> list[Settlement]:
@@ -58,7 +60,7 @@ def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
         case Delivered(dry_run):
             return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run)
         case Rejected(error):
-            return Settlement(event.id, State.FAILED, ATTEMPTS_MAX, _bounded(error))
+            return _fail(event, ATTEMPTS_MAX, _bounded(error))
         case Retry(error):
             return _charge(event, error, random)
         case Postponed(reason, wait):
@@ -70,9 +72,13 @@ def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
 def _charge(event: Event, error: str, random: Random) -> Settlement:
     attempts, error = event.attempt_count + 1, _bounded(error)
     if attempts >= ATTEMPTS_MAX:
-        return Settlement(event.id, State.FAILED, attempts, error)
+        return _fail(event, attempts, error)
     wait = backoff(attempts, random)
     return Settlement(event.id, State.PENDING, attempts, error, wait_seconds=wait.total_seconds())
+
+
+def _fail(event: Event, attempts: int, error: str) -> Settlement:
+    return Settlement(event.id, State.FAILED, attempts, error, failure_reason=reason_of(error))
 
 
 def _hand_back(event: Event, reason: str | None, wait: timedelta) -> Settlement:

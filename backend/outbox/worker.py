@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -21,11 +21,13 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from outbox import claims, queries, settlement, wakeup
+from outbox import claims, deliveries, queries, settlement, wakeup
+from outbox.deliveries import Delivery
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
+from outbox.settlement import Settlement
 from outbox.sweep import Sweep
 from outbox.walk import Walk
 
@@ -53,6 +55,11 @@ class Claim:
     lease: Lease
     events: Sequence[Event]
     newer: Sequence[Event] = ()
+    noted: list[Delivery] = field(default_factory=list, repr=False)
+
+    def note(self, delivery: Delivery) -> None:
+        """Keep what a request came to; it is written when the claim ends, however it does."""
+        self.noted.append(delivery)
 
 
 Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
@@ -204,13 +211,24 @@ class Worker:
             claim = replace(claim, newer=newer)
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
-        settled = await self._patiently(
-            partial(self._execute, claims.settle, self._outbox, claim.lease.token, settlements)
-        )
+        settled = await self._patiently(partial(self._settle, claim, settlements))
         del self._claims[claim.lease.token]
         self._walk.ended(claim.events, settlements)
         if settled is not None and (lost := len(settlements) - len(settled)):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
+
+    async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> set[int]:
+        if not claim.noted:
+            return await self._execute(claims.settle, self._outbox, claim.lease.token, settlements)
+        return await self._transact(self._record_and_settle, claim, settlements)
+
+    def _record_and_settle(self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]) -> set[int]:
+        deliveries.write(connection, self._outbox, claim.noted)
+        return claims.settle(connection, self._outbox, claim.lease.token, settlements)
+
+    def _record_and_hand_back(self, connection: Connection, claim: Claim) -> None:
+        deliveries.write(connection, self._outbox, claim.noted)
+        claims.hand_back(connection, self._outbox, claim.lease.token)
 
     def _newer_delivered(self, connection: Connection, events: Sequence[Event]) -> list[Event]:
         first_retried = {it.subject: it for it in reversed(events) if it.retried_at}
@@ -250,8 +268,8 @@ class Worker:
         renewals.cancel()
         await asyncio.gather(renewals, return_exceptions=True)
         try:
-            for token in list(self._claims):
-                await self._transact(claims.hand_back, self._outbox, token)
+            for token, claim in list(self._claims.items()):
+                await self._transact(self._record_and_hand_back, claim)
                 del self._claims[token]
         except (DBAPIError, PoolTimeout) as error:
             log.warning("Could not hand events back (%s); their leases will run out.", _first_line(error))

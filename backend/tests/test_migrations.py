@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from app.database import create_database_engine
 from app.models import OUTBOX, Base
 from outbox.queries import read_event
+from outbox.reason import reason_of
 from tests.conftest import BACKEND, migrate
 
 # Who an event of an earlier release is about, by how its payload was written.
@@ -117,6 +118,38 @@ def test_events_with_attempts_keep_their_state_there_and_back(empty_database_url
     assert [it.processed_at is not None for it in events] == [it is not None for _, it, _ in EVENTS_WITH_ATTEMPTS]
     failed = [it.attempt_count >= 3 and it.processed_at is None for it in events]
     assert failed == [state == "failed" for _, _, state in EVENTS_WITH_ATTEMPTS]
+
+
+def test_stored_failures_get_the_reason_that_a_worker_would_give_them(empty_database_url):
+    migrate(empty_database_url, "0002")
+    errors = ["HubSpot refused it: contact 801 (correlation id 0a1b-2c3d)", "x" * 1000, "no digit – it's €", None]
+    with opened(empty_database_url) as engine:
+        with engine.begin() as connection:
+            for error in errors:
+                store(connection, "{}", attempt_count=3, last_error=error)
+            store(connection, "{}", attempt_count=2, last_error="not failed")
+        migrate(empty_database_url)
+        with engine.connect() as connection:
+            c = OUTBOX.events.c
+            reasons = list(connection.execute(select(c.failure_reason).order_by(c.id)).scalars())
+    assert reasons == [*(error and reason_of(error) for error in errors), None]
+
+
+def test_hold_of_a_person_goes_back_to_one_that_a_probe_lifts(empty_database_url):
+    migrate(empty_database_url)
+    with opened(empty_database_url) as engine:
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO outbox_events_gate (id, state, reason, held_by, next_slot_at) "
+                    "VALUES (1, 'held', 'import', 'cli:ada', '2026-11-24T06:40:02.123Z')"
+                )
+            )
+        command.downgrade(config(empty_database_url), "0004")
+        with engine.connect() as connection:
+            (row,) = connection.execute(text("SELECT state, reason, until FROM outbox_events_gate")).all()
+    assert (row.state, row.reason) == ("held", "import")
+    assert row.until is not None
 
 
 def test_migration_of_a_filled_outbox_is_all_or_nothing(empty_database_url, monkeypatch):

@@ -129,6 +129,16 @@ class HubSpot:
     def is_delivered(self, event_id: UUID) -> bool:
         return self.row(event_id).processed_at is not None
 
+    def deliveries(self) -> list[tuple[Row[Any], list[str]]]:
+        """What was kept of every request that carried events, in order, with what it came to for each event."""
+        kept, links = OUTBOX.records.deliveries, OUTBOX.records.delivery_events
+        with self.engine.connect() as connection:
+            linked = connection.execute(select(links).order_by(links.c.event_id)).all()
+            return [
+                (row, [it.outcome for it in linked if it.delivery_id == row.id])
+                for row in connection.execute(select(kept).order_by(kept.c.id))
+            ]
+
     def gate(self) -> GateStatus:
         with self.engine.connect() as connection:
             return read_gate(connection, OUTBOX)

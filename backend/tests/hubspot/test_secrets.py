@@ -55,7 +55,9 @@ def test_answer_that_echoes_everything_leaks_nothing(
     held_by = f"{hubspot.row(event_id).last_error} {hubspot.gate().reason}"
     assert held_by != "None None"
     ours = [it.getMessage() for it in caplog.records if it.name.startswith(("hubspot_sync", "outbox"))]
-    for text in (held_by, *ours):
+    kept = str(hubspot.deliveries())
+    assert str(status) in kept
+    for text in (held_by, kept, *ours):
         for secret in (TOKEN, EMAIL, EMAIL.upper(), PHONE, "+49 30 123456"):
             assert secret not in text
 

@@ -1,0 +1,113 @@
+"""What is kept of a request: HubSpot's answer in the words of the outbox, redacted as all of HubSpot's words are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import assert_never
+
+from hubspot_sync.answer import Answer
+from hubspot_sync.classification import (
+    Contested,
+    Finding,
+    Held,
+    RefusedWhole,
+    Settled,
+    Throttled,
+    Unavailable,
+    Verdict,
+    Written,
+)
+from hubspot_sync.translation import ContactUpsert
+from outbox.deliveries import Delivery
+from outbox.outcome import Postponed, Rejected, Retry
+
+UPSERT = "contacts/batch/upsert"
+
+
+def record_upsert(
+    upserts: Sequence[ContactUpsert], began_at: float, verdict: Verdict, answer: Answer | None
+) -> Delivery:
+    """An upsert request that has just ended; `answer` is None when none came."""
+    outcomes = {event.id: _outcome_for(it, verdict, upserts, answer) for it in upserts for event in it.events}
+    return Delivery(
+        UPSERT,
+        began_at,
+        timedelta(seconds=time.monotonic() - began_at),
+        _outcome(verdict, upserts, answer),
+        outcomes,
+        status=None if answer is None else answer.status,
+        category=None if answer is None else _category(answer),
+        correlation_id=None if answer is None else answer.correlation_id or None,
+        error=_error(verdict, answer),
+    )
+
+
+def _outcome(verdict: Verdict, upserts: Sequence[ContactUpsert], answer: Answer | None) -> str:
+    match verdict:
+        case Settled(_, shut) if shut is not None:
+            return _outcome(shut, upserts, answer)
+        case Settled(findings):
+            written = sum(isinstance(it, Written) for it in findings.values())
+            return "delivered" if written == len(upserts) else "partly delivered" if written else "refused"
+        case RefusedWhole():
+            return "refused"
+        case Throttled():
+            return "throttled"
+        case Held():
+            return "held"
+        case Unavailable():
+            return "no answer" if answer is None else "no usable answer"
+        case _:
+            assert_never(verdict)
+
+
+def _outcome_for(
+    upsert: ContactUpsert, verdict: Verdict, upserts: Sequence[ContactUpsert], answer: Answer | None
+) -> str:
+    match verdict:
+        case Settled(findings):
+            finding = findings.get(upsert.trace_id)
+            return "named by no error and no result" if finding is None else _words(finding)
+        case RefusedWhole(finding) if len(upserts) == 1:
+            return _words(finding)
+        case RefusedWhole():
+            return f"refused in a request of {len(upserts)}"
+        case _:
+            return _outcome(verdict, upserts, answer)
+
+
+def _words(finding: Finding) -> str:
+    match finding:
+        case Written(record_id):
+            return f"delivered to contact {record_id}"
+        case Contested(_, _, reason):
+            return f"conflict: {reason}"
+        case Rejected(error):
+            return f"refused: {error}"
+        case Retry(error):
+            return f"to be tried again: {error}"
+        case Postponed(reason):
+            return f"postponed: {reason}" if reason else "postponed"
+        case _:
+            assert_never(finding)
+
+
+def _category(answer: Answer) -> str | None:
+    error = answer.error()
+    if error.category or error.policy_name:
+        return error.category or error.policy_name
+    batch = answer.batch()
+    return next((it.error.category for it in batch.errors if it.error.category), None) if batch else None
+
+
+def _error(verdict: Verdict, answer: Answer | None) -> str | None:
+    if isinstance(verdict, Unavailable):
+        return verdict.reason
+    if answer is None:
+        return None
+    if not answer.is_success:
+        return answer.summary()
+    batch = answer.batch()
+    return next((it.error.message for it in batch.errors if it.error.message), None) if batch else None
