@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     BigInteger,
     BindParameter,
@@ -29,6 +30,7 @@ from sqlalchemy import (
     column,
     false,
     func,
+    literal_column,
     or_,
     select,
     true,
@@ -39,6 +41,10 @@ from outbox.model import Outbox
 from outbox.rows import rows_of
 
 _NO_LIMIT = 2**62
+# Constants of the statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
+# parameter makes it longer.
+_ZERO: ColumnElement[int] = literal_column("0", Integer)
+_ONE: ColumnElement[int] = literal_column("1", Integer)
 _SUBJECTS = (column("subject", Text), column("after", BigInteger))
 
 
@@ -59,7 +65,7 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, 
     runs = _runs(_WINDOWS[window](outbox, dialect_name)).cte("runs")
     heads = _heads(outbox, runs, dialect_name).cte("heads")
     # Between two events that come again there may be one of their subject that does not: each is taken as a head only.
-    is_follower_taken = column("charged", Integer) == 0 if window is not Window.AGAIN else false()
+    is_follower_taken = column("charged", Integer) == _ZERO if window is not Window.AGAIN else false()
     # Filtered afterwards, or PostgreSQL expects so few rows of it that it compares every event with every head.
     joined = (
         select(runs.c.id, runs.c.head_id, runs.c.unbroken, runs.c.charged, heads.c.attempt_count)
@@ -69,12 +75,14 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, 
     )
     takeable = (
         select(joined.c.id, joined.c.head_id, joined.c.attempt_count)
-        .where(joined.c.unbroken == 1, or_(joined.c.id == joined.c.head_id, is_follower_taken))
-        .cte("takeable")
+        .where(joined.c.unbroken == _ONE, or_(joined.c.id == joined.c.head_id, is_follower_taken))
+        .cte("free")
     )
     # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
-    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(1).subquery("oldest")
-    travels_now = case((oldest.c.attempt_count > 0, takeable.c.id == oldest.c.id), else_=takeable.c.attempt_count == 0)
+    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(_ONE).subquery("first")
+    travels_now = case(
+        (oldest.c.attempt_count > _ZERO, takeable.c.id == oldest.c.id), else_=takeable.c.attempt_count == _ZERO
+    )
     batch = (
         select(takeable.c.id)
         .join_from(takeable, oldest, true())
@@ -98,10 +106,10 @@ def _number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=Integer, literal_execute=True)
 
 
-def _ahead(outbox: Outbox, _dialect_name: str) -> Select[Any]:
+def _ahead(outbox: Outbox, dialect_name: str) -> Select[Any]:
     c = outbox.events.c
     return (
-        _window(outbox)
+        _window(outbox, dialect_name)
         .where(outbox.is_open(), c.id > bindparam("after", type_=BigInteger))
         .order_by(c.id)
         .limit(_number("size"))
@@ -121,7 +129,7 @@ def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
     if dialect_name == "postgresql":
         ids = its_events.correlate(subjects).lateral("its_events")
         shares = select(ids.c.id).select_from(subjects.join(ids, true()))
-        return _window(outbox).where(is_one_of(c.id, shares, dialect_name), outbox.is_open())
+        return _window(outbox, dialect_name).where(is_one_of(c.id, shares, dialect_name), outbox.is_open())
     # SQLite has no LATERAL.
     beyond = outbox.events.alias("beyond")
     first_beyond = (
@@ -136,16 +144,16 @@ def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
         .scalar_subquery()
     )
     return (
-        _window(outbox)
+        _window(outbox, dialect_name)
         .join(subjects, and_(c.subject == subjects.c.subject, c.id > subjects.c.after))
         .where(outbox.is_open_of_subject(), c.id < func.coalesce(first_beyond, _NO_LIMIT))
     )
 
 
-def _again(outbox: Outbox, _dialect_name: str) -> Select[Any]:
+def _again(outbox: Outbox, dialect_name: str) -> Select[Any]:
     c = outbox.events.c
     return (
-        _window(outbox)
+        _window(outbox, dialect_name)
         .where(outbox.is_pushed_back(), c.claim_token.is_(None), c.available_at <= DatabaseNow())
         .order_by(c.available_at)
         .limit(_number("size"))
@@ -159,18 +167,20 @@ _WINDOWS: dict[Window, Callable[[Outbox, str], Select[Any]]] = {
 }
 
 
-def _window(outbox: Outbox) -> Select[Any]:
+def _window(outbox: Outbox, dialect_name: str) -> Select[Any]:
     c = outbox.events.c
-    return select(c.id, c.subject, c.attempt_count, case((_is_due(outbox), 1), else_=0).label("is_due"))
-
-
-def _is_due(outbox: Outbox) -> ColumnElement[bool]:
-    c = outbox.events.c
-    return and_(
-        c.claim_token.is_(None),
-        c.available_at <= DatabaseNow(),
-        c.event_type.in_(bindparam("types", expanding=True)),
+    return select(
+        c.id, c.subject, c.attempt_count, case((_is_due(outbox, dialect_name), _ONE), else_=_ZERO).label("is_due")
     )
+
+
+def _is_due(outbox: Outbox, dialect_name: str) -> ColumnElement[bool]:
+    c = outbox.events.c
+    if dialect_name == "postgresql":
+        is_known = c.event_type == any_(bindparam("types", type_=ARRAY(Text)))
+    else:
+        is_known = c.event_type.in_(bindparam("types", expanding=True))
+    return and_(c.claim_token.is_(None), c.available_at <= DatabaseNow(), is_known)
 
 
 def _runs(window: Select[Any]) -> Select[Any]:
@@ -179,21 +189,23 @@ def _runs(window: Select[Any]) -> Select[Any]:
     `unbroken` is 1 up to the first event of the subject that is not due, and 0 from there on; `charged` is the number
     of charged events up to it.
     """
-    w = window.subquery("window_")
+    w = window.subquery("w")
     c = w.c
     return select(
         c.id,
         func.min(c.id).over(partition_by=c.subject).label("head_id"),
         func.min(c.is_due).over(partition_by=c.subject, order_by=c.id).label("unbroken"),
-        func.sum(case((c.attempt_count > 0, 1), else_=0)).over(partition_by=c.subject, order_by=c.id).label("charged"),
+        func.sum(case((c.attempt_count > _ZERO, _ONE), else_=_ZERO))
+        .over(partition_by=c.subject, order_by=c.id)
+        .label("charged"),
     )
 
 
 def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
     """The first due events of their subjects, locked. Their rows are judged once more where they changed meanwhile."""
     c = outbox.events.c
-    first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == 1)
-    claimed = outbox.events.alias("claimed")
+    first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == _ONE)
+    claimed = outbox.events.alias("held")
     is_claimed_open = (claimed.c.claim_token.is_not(None), outbox.is_open_of_subject(claimed))
     has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, *is_claimed_open)
     return (
@@ -201,7 +213,7 @@ def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
         .where(
             is_one_of(c.id, first_of_window, dialect_name),
             outbox.is_open(),
-            _is_due(outbox),
+            _is_due(outbox, dialect_name),
             ~_has_earlier(outbox),
             ~_has_earlier_retried(outbox),
             # Only a retry by hand makes an event pending that is older than one in flight.
@@ -228,7 +240,7 @@ def _has_earlier(outbox: Outbox) -> ColumnElement[bool]:
 
 def _has_earlier_retried(outbox: Outbox) -> ColumnElement[bool]:
     """A person's retry is the one thing that opens an event below the floor."""
-    c, earlier = outbox.events.c, outbox.events.alias("earlier_retried")
+    c, earlier = outbox.events.c, outbox.events.alias("retried")
     return _looked_up(
         select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
         outbox,
@@ -237,7 +249,7 @@ def _has_earlier_retried(outbox: Outbox) -> ColumnElement[bool]:
 
 def _looked_up(ids: Select[Any], outbox: Outbox) -> ColumnElement[bool]:
     """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
-    return ids.limit(1).correlate(outbox.events).scalar_subquery().is_not(None)
+    return ids.limit(_ONE).correlate(outbox.events).scalar_subquery().is_not(None)
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> CTE:

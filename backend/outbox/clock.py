@@ -40,13 +40,13 @@ class Instant(TypeDecorator[datetime]):
 
 
 class DatabaseNow(FunctionElement[datetime]):
-    """The instant at which the statement began, plus `seconds`."""
+    """The instant at which the statement began, plus `seconds` if any are given."""
 
     inherit_cache = True
     type = Instant()
 
-    def __init__(self, seconds: ColumnElement[float] | float = 0.0) -> None:
-        super().__init__(cast(seconds, Float))
+    def __init__(self, seconds: ColumnElement[float] | float | None = None) -> None:
+        super().__init__(*([] if seconds is None else [cast(seconds, Float)]))
 
 
 class DatabaseNowExactly(FunctionElement[datetime]):
@@ -66,11 +66,15 @@ class SecondsUntil(FunctionElement[float]):
 @compiles(DatabaseNow, "postgresql")
 def _now_postgresql(element: DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:
     # statement_timestamp() is stable within a statement, so an index can serve a comparison with it.
+    if len(element.clauses) == 0:
+        return "statement_timestamp()"
     return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 
 @compiles(DatabaseNow, "sqlite")
 def _now_sqlite(element: DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:
+    if len(element.clauses) == 0:
+        return f"strftime('{_SQLITE_FORMAT}', 'now')"
     seconds = compiler.process(element.clauses, **kw)
     return f"strftime('{_SQLITE_FORMAT}', 'now', ({seconds}) || ' seconds')"
 

@@ -39,6 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.lease import Lease
 from outbox.model import GateState, Outbox
+from outbox.transaction import transact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -180,11 +181,7 @@ class Gate:
         await self.refresh()
 
     async def _do(self, function: Callable[[Connection], T]) -> T:
-        def in_transaction() -> T:
-            with self._engine.begin() as connection:
-                return function(connection)
-
-        return await asyncio.to_thread(in_transaction)
+        return await transact(self._engine, function)
 
     async def _take_slot(self) -> tuple[Entry, float]:
         parameters = {"interval": self._interval_seconds}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from outbox.clock import DatabaseNowExactly
 from outbox.model import ATTEMPTS_MAX, EventId, Outbox
-from outbox.rows import rows_of
+from outbox.rows import object_of, rows_of
 from outbox.sqlite import begin_if_needed
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = "1s"
 _ROWS_PER_STATEMENT = 1000
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
-    column("position", Integer),
     column("event_id", EventId),
     *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "failure_reason", "traceparent")),
 )
+_POSITION = column("position", Integer)
+_row_object = object_of(_ROW_COLUMNS)
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
 _SET_LOCK_TIMEOUT = (
@@ -147,7 +148,7 @@ def _as_parameters(rows: list[Row]) -> Iterator[dict[str, str]]:
     """Rows travel as one JSON array: a VALUES list would break at 65,535 parameters."""
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         chunk = rows[start : start + _ROWS_PER_STATEMENT]
-        yield {"rows": json.dumps([{"position": i, **asdict(row)} for i, row in enumerate(chunk)])}
+        yield {"rows": json.dumps([_row_object(row) | {_POSITION.name: i} for i, row in enumerate(chunk)])}
 
 
 @lru_cache(maxsize=64)
@@ -158,7 +159,7 @@ def _driver_sql(outbox: Outbox, dialect: Dialect) -> str:
 @lru_cache(maxsize=64)
 def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
     """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed."""
-    bound = rows_of("rows", _ROW_COLUMNS, dialect_name)
+    bound = rows_of("rows", (*_ROW_COLUMNS, _POSITION), dialect_name)
     # One instant for the row's columns: an event that is due later than it was enqueued has been pushed back.
     rows = select(bound, DatabaseNowExactly().label("now")).subquery("stamped")
     is_failed = rows.c.error.is_not(None)

@@ -23,6 +23,12 @@ OUTAGES = [
     "gateway_timeout",
     "gateway_timeout_after_applying",
     "blocked",
+    "cdn_page",
+    "request_timeout",
+    "empty_body",
+    "html_body",
+    "malformed_body",
+    "truncated_body",
 ]
 
 
