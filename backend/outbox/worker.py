@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from outbox import claims, deliveries, queries, settlement, wakeup
+from outbox import claims, deliveries, moves, queries, settlement, wakeup
 from outbox.deliveries import Delivery
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
@@ -164,13 +164,13 @@ class Worker:
         now = time.monotonic()
         if self._retention is None or self._deliveries or now - self._purged_at < PURGE_EVERY.total_seconds():
             return
-        count = await self._transact(queries.purge_delivered, self._outbox, self._retention, _PURGED_AT_ONCE)
+        count = await self._transact(moves.purge, self._outbox, self._retention, _PURGED_AT_ONCE)
         if count < _PURGED_AT_ONCE:
             self._purged_at = now
         else:
             self._bell.ring()
         if count:
-            log.info("Purged %d delivered events.", count)
+            log.info("Purged %d events that were delivered or discarded.", count)
 
     async def _sleep(self) -> None:
         """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll."""
