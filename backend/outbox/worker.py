@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from outbox import claims, deliveries, moves, queries, settlement, wakeup
 from outbox.deliveries import Delivery
+from outbox.failure_log import FailureLog
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
@@ -101,6 +102,7 @@ class Worker:
         self._retention = retention
         self._random = random or Random()  # noqa: S311  # Jitter is no secret.
         self._bell = wakeup.WakeUp()
+        self._failures = FailureLog()
         self._walk = Walk(outbox)
         self._sweep = Sweep(outbox, self._random)
         self._claims: dict[str, Claim] = {}
@@ -147,6 +149,7 @@ class Worker:
 
     async def _start_next(self) -> bool:
         """Begin the delivery of one more batch; false when there is none to begin now."""
+        self._failures.count()
         if not self._has_room() or self._gate.shut_for() > timedelta(0):
             return False
         if self._sweep.is_due() and (count := await self._transact(self._sweep.charge_lost_leases)):
@@ -215,7 +218,10 @@ class Worker:
         settled = await self._patiently(partial(self._settle, claim, settlements))
         del self._claims[claim.lease.token]
         self._walk.ended(claim.events, settlements)
-        if settled is not None and (lost := len(settlements) - len(settled)):
+        if settled is None:
+            return
+        self._failures.note(claim.events, [it for it in settlements if it.id in settled])
+        if lost := len(settlements) - len(settled):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
     async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> set[int]:
@@ -266,6 +272,7 @@ class Worker:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        self._failures.close()
         renewals.cancel()
         await asyncio.gather(renewals, return_exceptions=True)
         try:
