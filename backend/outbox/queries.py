@@ -28,14 +28,19 @@ _NEWER_MAX = 1000
 
 
 def newer_delivered(connection: Connection, outbox: Outbox, event: Event) -> list[Event]:
-    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand.
+    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand."""
+    return delivered_of(connection, outbox, event.subject, after=event.id)
 
-    Relies on ix_…_delivered_subject.
+
+def delivered_of(connection: Connection, outbox: Outbox, subject: str, *, after: int = 0) -> list[Event]:
+    """The subject's delivered events whose `id` is above `after`, in order; at most the newest thousand.
+
+    A dry run has delivered nothing. Relies on ix_…_delivered_subject.
     """
     c = outbox.events.c
     statement = (
         select(*event_columns(outbox))
-        .where(c.subject == event.subject, c.id > event.id, c.processed_at.is_not(None), c.dry_run.is_(false()))
+        .where(c.subject == subject, c.id > after, c.processed_at.is_not(None), c.dry_run.is_(false()))
         .order_by(c.id.desc())
         .limit(_NEWER_MAX)
     )
