@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -176,6 +176,12 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
         oldest_pending_seconds=None if oldest is None else round(max(0.0, -oldest), 3),
         gate=read_gate(connection, outbox),
     )
+
+
+def exist(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) -> bool:
+    """Whether the outbox has all of these events. Relies on uq_…_event_id."""
+    statement = select(func.count()).select_from(outbox.events).where(outbox.events.c.event_id.in_(event_ids))
+    return connection.execute(statement).scalar_one() == len(event_ids)
 
 
 @dataclass(frozen=True, slots=True)
