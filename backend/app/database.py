@@ -6,15 +6,15 @@ from functools import cache
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy import Connection, Engine, create_engine, func, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.settings import BACKEND
+from outbox import postgresql
 from outbox.sqlite import BUSY_TIMEOUT, configure_engine
 
 # Requests wait for each other's rows as long as SQLite's writers wait for their turn; then they answer 503.
 _LOCK_TIMEOUT_MS = int(BUSY_TIMEOUT.total_seconds() * 1000)
-_CONNECT_TIMEOUT_SECONDS = 5
 
 
 def create_database_engine(url: str) -> Engine:
@@ -24,16 +24,10 @@ def create_database_engine(url: str) -> Engine:
         # threads of this process a queue, and leaves the file's busy timeout to other processes.
         engine = create_engine(url, hide_parameters=True, pool_size=1, max_overflow=0)
     else:
-        engine = create_engine(
-            url,
-            hide_parameters=True,
-            # A restarted server costs a ping per transaction, and not the first requests after it.
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-                "options": f"-c lock_timeout={_LOCK_TIMEOUT_MS}",
-            },
-        )
+        arguments = postgresql.engine_arguments(make_url(url), {"lock_timeout": _LOCK_TIMEOUT_MS})
+        engine = create_engine(url, hide_parameters=True, connect_args=arguments)
+        # A restarted server costs a ping per transaction, and not the first requests after it.
+        postgresql.ping_at_checkout(engine)
     configure_engine(engine)
     return engine
 

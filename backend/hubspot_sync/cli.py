@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 not done, with the reason in the last line · 2 the comm
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import logging
 import signal
@@ -27,7 +28,8 @@ from hubspot_sync.provisioning import Plan, carry_out, look_at_account, plan_pro
 from hubspot_sync.runtime import WorkerState, why_no_worker
 from outbox import operations
 from outbox.gate import GateShut, read_gate
-from outbox.model import GateState
+from outbox.model import GateState, State
+from outbox.operations import EventIds
 from outbox.queries import Status, read_status
 from outbox.worker import Worker
 
@@ -68,11 +70,18 @@ def create_cli(load: Callable[[], Integration]) -> typer.Typer:
     ) -> None:
         """Try failed events again, with all their attempts. What newer events said of their subjects stands."""
         with _opened(load) as integration:
-            retried = operations.retry(integration.engine, integration.outbox, events, integration.catalog.types)
+            engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
+            known = {it.event_id: it for it in operations.read_events(engine, outbox, events)}
+            for _ in operations.retry(engine, outbox, EventIds(frozenset(events)), types, by=_operator()):
+                pass
+            is_complete = True
             for event_id in events:
-                answer = "pending again" if event_id in retried else "left alone: not failed, or of no known type"
+                event = known.get(event_id)
+                is_retried = event is not None and event.state is State.FAILED and event.event_type in types
+                answer = "pending again" if is_retried else "left alone: not failed, or of no known type"
                 console.print(f"{event_id}  {answer}")
-            if len(retried) < len(set(events)):
+                is_complete &= is_retried
+            if not is_complete:
                 raise typer.Exit(1)
 
     @cli.command()
@@ -194,6 +203,11 @@ def _print_status(status: Status, integration: Integration) -> None:
         console.print("HUBSPOT_ENABLED=false: events are stored and wait.")
     elif (missing := integration.settings.missing_for_live()) is not None:
         console.print(f"The worker does not start: {missing}", style="yellow")
+
+
+def _operator() -> str:
+    """Who acts, as the audit names them."""
+    return f"cli:{getpass.getuser()}"
 
 
 def _fail(message: str) -> typer.Exit:

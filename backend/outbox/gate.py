@@ -3,8 +3,10 @@
     open ──429, quota──▶ throttled ──its time has come──▶ open
     open ──3 requests in a row got no answer──▶ throttled (outage) ──a probe succeeded──▶ open
     open ──only a person can mend it──▶ held ──a probe succeeded──▶ open
+    any ──a person holds it──▶ held by that person ──a person releases it──▶ open
 
 While an outage or a hold lasts, one request at a time may pass as a probe; each that fails moves the next one away.
+A hold of a person lets none pass.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.lease import Lease
 from outbox.model import GateState, Outbox
+from outbox.transaction import transact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,16 +66,17 @@ class LeaseEnding(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GateStatus:
-    """`until` is when the gate opens by itself, or lets the next probe pass."""
+    """`until` is when the gate opens by itself, or lets the next probe pass; `held_by` the person who holds it."""
 
     state: GateState
     until: datetime | None = None
     reason: str | None = None
     wait_seconds: float = 0.0
+    held_by: str | None = None
 
     def as_json(self) -> dict[str, str | None]:
         until = None if self.until is None else self.until.isoformat()
-        return {"state": self.state.value, "until": until, "reason": self.reason}
+        return {"state": self.state.value, "until": until, "reason": self.reason, "held_by": self.held_by}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +181,7 @@ class Gate:
         await self.refresh()
 
     async def _do(self, function: Callable[[Connection], T]) -> T:
-        def in_transaction() -> T:
-            with self._engine.begin() as connection:
-                return function(connection)
-
-        return await asyncio.to_thread(in_transaction)
+        return await transact(self._engine, function)
 
     async def _take_slot(self) -> tuple[Entry, float]:
         parameters = {"interval": self._interval_seconds}
@@ -193,10 +193,9 @@ class Gate:
 
     def _prepare(self, connection: Connection) -> None:
         gate = self._outbox.gate
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        # Two processes that start at once both mean to be the first.
-        connection.execute(insert(gate).values(id=1, next_slot_at=DatabaseNow()).on_conflict_do_nothing())
-        connection.execute(update(gate).where(gate.c.state == GateState.HELD.value).values(until=DatabaseNow()))
+        _make_row(connection, self._outbox)
+        is_probed = and_(gate.c.state == GateState.HELD.value, gate.c.held_by.is_(None))
+        connection.execute(update(gate).where(is_probed).values(until=DatabaseNow()))
 
     def _shut_row(self, connection: Connection, state: GateState, wait: timedelta, reason: str) -> bool:
         """Shut the row unless something stronger holds it; true when its state, or what holds it, is new."""
@@ -208,7 +207,7 @@ class Gate:
         is_shorter = and_(gate.c.state == state.value, gate.c.until > until, gate.c.outages < OUTAGES_TO_CLOSE)
         connection.execute(
             update(gate)
-            .where(~is_weaker, or_(gate.c.until.is_(None), ~is_shorter))
+            .where(gate.c.held_by.is_(None), ~is_weaker, or_(gate.c.until.is_(None), ~is_shorter))
             .values(state=state.value, until=until, reason=reason)
         )
         after = read_gate(connection, self._outbox)
@@ -225,18 +224,41 @@ class Gate:
         connection.execute(update(gate).values(outages=0))
         if entry.is_probe:
             opened = update(gate).values(state=GateState.OPEN.value, until=null(), reason=null())
-            connection.execute(opened.where(gate.c.state != GateState.OPEN.value))
-            log.info("Deliveries go on.", extra={"gate": "open"})
+            is_shut = and_(gate.c.state != GateState.OPEN.value, gate.c.held_by.is_(None))
+            if connection.execute(opened.where(is_shut)).rowcount:
+                log.info("Deliveries go on.", extra={"gate": "open"})
 
 
 def read_gate(connection: Connection, outbox: Outbox) -> GateStatus:
     g = outbox.gate.c
     row = connection.execute(
-        select(g.state, g.until, g.reason, SecondsUntil(g.until).label("wait_seconds"))
+        select(g.state, g.until, g.reason, g.held_by, SecondsUntil(g.until).label("wait_seconds"))
     ).one_or_none()
     if row is None:
         return GateStatus(GateState.OPEN)
-    return GateStatus(GateState(row.state), row.until, row.reason, max(0.0, row.wait_seconds or 0.0))
+    # A release is told to sleeping workers; one that does not hear of it looks again after so long.
+    longest = HOLD_PROBE_EVERY.total_seconds() if row.held_by is not None else 0.0
+    wait_seconds = max(0.0, row.wait_seconds or longest)
+    return GateStatus(GateState(row.state), row.until, row.reason, wait_seconds, row.held_by)
+
+
+def hold(connection: Connection, outbox: Outbox, reason: str, by: str) -> None:
+    """Let nothing pass, not even a probe, until a person releases the gate."""
+    _make_row(connection, outbox)
+    held = {"state": GateState.HELD.value, "until": null(), "reason": reason, "held_by": by}
+    connection.execute(update(outbox.gate).values(**held))
+
+
+def release(connection: Connection, outbox: Outbox) -> None:
+    """Open the gate, whoever or whatever shut it; if that lasts, the next request's answer shuts it again."""
+    opened = {"state": GateState.OPEN.value, "until": null(), "reason": null(), "held_by": null(), "outages": 0}
+    connection.execute(update(outbox.gate).values(**opened))
+
+
+def _make_row(connection: Connection, outbox: Outbox) -> None:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # Two processes that start at once both mean to be the first.
+    connection.execute(insert(outbox.gate).values(id=1, next_slot_at=DatabaseNow()).on_conflict_do_nothing())
 
 
 @lru_cache(maxsize=16)

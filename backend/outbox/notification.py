@@ -20,6 +20,8 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Engine
 
+from outbox import postgresql
+
 log = logging.getLogger(__name__)
 
 # The first commit after a pause is notified at once; a stream of them, this often.
@@ -64,7 +66,7 @@ class Notifier:
         try:
             with psycopg.connect(**_connect_arguments(self._engine), autocommit=True) as connection:
                 while self._is_to_notify():
-                    connection.execute(self._notify)
+                    postgresql.ask(connection, self._notify.as_bytes(connection), PING_DEADLINE)
                     time.sleep(NOTIFY_EVERY.total_seconds())
         except psycopg.Error as error:
             log.debug("Workers of other processes find the events by their poll: %s", type(error).__name__)
@@ -129,6 +131,6 @@ async def _ask(connection: psycopg.AsyncConnection[Any], statement: sql.SQL | sq
 
 
 def _connect_arguments(engine: Engine) -> dict[str, Any]:
-    """What the engine's own connections are made with, as far as its URL says."""
+    """What the engine's own connections are made with, as far as its URL says, and timeouts."""
     _, arguments = engine.dialect.create_connect_args(engine.url)
-    return dict(arguments)
+    return {**postgresql.connect_arguments(engine.url), **arguments}

@@ -1,4 +1,4 @@
-"""The statements by which events are looked at, retried and purged."""
+"""The statements by which a worker and an operator see how things are."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     case,
-    delete,
     false,
     func,
-    null,
     select,
-    update,
 )
 
-from outbox.clock import DatabaseNow, DatabaseNowExactly, SecondsUntil
+from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate import GateStatus, read_gate
 from outbox.model import Event, Outbox, State, as_event, event_columns
 
@@ -45,71 +42,6 @@ def delivered_of(connection: Connection, outbox: Outbox, subject: str, *, after:
         .limit(_NEWER_MAX)
     )
     return [as_event(row) for row in reversed(connection.execute(statement).all())]
-
-
-def retry_failed(connection: Connection, outbox: Outbox, event_ids: Sequence[UUID], types: Sequence[str]) -> set[UUID]:
-    """Make failed events of these types pending again with all their attempts; others are left alone.
-
-    The subject's present head is moved to this moment, so that a claim which began before cannot take it: the retried
-    event, which is older, goes first. Relies on ix_…_open_subject.
-    """
-    c = outbox.events.c
-    retried = connection.execute(
-        update(outbox.events)
-        .where(c.event_id.in_(event_ids), c.event_type.in_(types), c.failed_at.is_not(None))
-        .values(failed_at=null(), attempt_count=0, available_at=DatabaseNowExactly(), retried_at=DatabaseNowExactly())
-        .returning(c.event_id, c.subject)
-    ).all()
-    subjects = {row.subject for row in retried}
-    open_ = outbox.events.alias("open")
-    heads = (
-        select(func.min(open_.c.id))
-        .where(open_.c.subject.in_(subjects), outbox.is_open_of_subject(open_))
-        .where(open_.c.event_id.not_in(event_ids))
-        .group_by(open_.c.subject)
-    )
-    connection.execute(
-        update(outbox.events)
-        .where(c.id.in_(heads), c.claim_token.is_(None), c.available_at < DatabaseNowExactly())
-        .values(available_at=DatabaseNowExactly())
-    )
-    return {row.event_id for row in retried}
-
-
-def purge_delivered(connection: Connection, outbox: Outbox, older_than: timedelta, limit: int) -> int:
-    """Delete up to `limit` events that were delivered longer ago; their number. Relies on ix_…_delivered.
-
-    Events that are newer than a failed one of their subject stay: they say what its retry must not undo.
-    """
-    c = outbox.events.c
-    failed = outbox.events.alias("failed")
-    has_older_failure = (
-        select(failed.c.id)
-        .where(failed.c.subject == c.subject, failed.c.id < c.id, failed.c.failed_at.is_not(None))
-        .correlate(outbox.events)
-        .exists()
-    )
-    waiting = outbox.events.alias("waiting")
-    has_older_retry = (
-        select(waiting.c.id)
-        .where(
-            waiting.c.subject == c.subject,
-            waiting.c.id < c.id,
-            outbox.is_open_of_subject(waiting),
-        )
-        .correlate(outbox.events)
-        .exists()
-    )
-    due = (
-        select(c.id)
-        .where(c.processed_at < DatabaseNow(-older_than.total_seconds()), ~has_older_failure, ~has_older_retry)
-        .order_by(c.processed_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    statement = delete(outbox.events).where(c.id.in_(select(due.c.id))).returning(c.id)
-    return len(connection.execute(statement).all())
 
 
 def seconds_to_next_again(connection: Connection, outbox: Outbox) -> float | None:
@@ -149,7 +81,7 @@ def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed."""
+    """What an operator asks first. Counts are events; the age is that of the first one still pending or claimed."""
 
     pending: int
     claimed: int
@@ -162,18 +94,49 @@ class Status:
         return asdict(self) | {"gate": self.gate.as_json()}
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How the outbox moves, for a chart: `requests_last_minute` carried events."""
+
+    pending: int
+    claimed: int
+    failed: int
+    oldest_pending_seconds: float | None
+    delivered_last_minute: int
+    requests_last_minute: int
+    gate: GateStatus
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self) | {"gate": self.gate.as_json()}
+
+
 def read_status(connection: Connection, outbox: Outbox) -> Status:
-    """Count the events by state and read the gate. Open and failed events are counted by their partial indexes."""
+    """Count the events by state and read the gate. Each count reads the partial index of its state."""
     c = outbox.events.c
-    count, claimed, oldest = connection.execute(
-        select(func.count(), func.count(c.claim_token), SecondsUntil(func.min(c.created_at))).where(outbox.is_open())
-    ).one()
+    claimed = _count(connection, outbox, c.claim_token.is_not(None))
     return Status(
-        pending=count - claimed,
+        pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
         claimed=claimed,
         delivered=_count(connection, outbox, c.processed_at.is_not(None)),
         failed=_count(connection, outbox, c.failed_at.is_not(None)),
-        oldest_pending_seconds=None if oldest is None else round(max(0.0, -oldest), 3),
+        oldest_pending_seconds=_oldest_seconds(connection, outbox),
+        gate=read_gate(connection, outbox),
+    )
+
+
+def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
+    """What changes by the second. Delivered events are counted for the last minute only."""
+    c, deliveries = outbox.events.c, outbox.records.deliveries
+    claimed = _count(connection, outbox, c.claim_token.is_not(None))
+    a_minute_ago = DatabaseNow(-60.0)
+    requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at > a_minute_ago)
+    return Pulse(
+        pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
+        claimed=claimed,
+        failed=_count(connection, outbox, c.failed_at.is_not(None)),
+        oldest_pending_seconds=_oldest_seconds(connection, outbox),
+        delivered_last_minute=_count(connection, outbox, c.processed_at > a_minute_ago),
+        requests_last_minute=connection.execute(requests).scalar_one(),
         gate=read_gate(connection, outbox),
     )
 
@@ -209,3 +172,11 @@ def read_event(connection: Connection, outbox: Outbox, event_id: UUID) -> EventS
 
 def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool]) -> int:
     return connection.execute(select(func.count()).select_from(outbox.events).where(condition)).scalar_one()
+
+
+def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:
+    """How long ago the first open event was enqueued. Relies on ix_…_open."""
+    c = outbox.events.c
+    first = select(SecondsUntil(c.created_at)).where(outbox.is_open()).order_by(c.id).limit(1)
+    seconds = connection.execute(first).scalar_one_or_none()
+    return None if seconds is None else round(max(0.0, -seconds), 3)

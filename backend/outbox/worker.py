@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from outbox import claims, deliveries, queries, settlement, wakeup
+from outbox import claims, deliveries, moves, queries, settlement, wakeup
 from outbox.deliveries import Delivery
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
@@ -29,6 +29,7 @@ from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
 from outbox.settlement import Settlement
 from outbox.sweep import Sweep
+from outbox.transaction import transact
 from outbox.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -163,13 +164,13 @@ class Worker:
         now = time.monotonic()
         if self._retention is None or self._deliveries or now - self._purged_at < PURGE_EVERY.total_seconds():
             return
-        count = await self._transact(queries.purge_delivered, self._outbox, self._retention, _PURGED_AT_ONCE)
+        count = await self._transact(moves.purge, self._outbox, self._retention, _PURGED_AT_ONCE)
         if count < _PURGED_AT_ONCE:
             self._purged_at = now
         else:
             self._bell.ring()
         if count:
-            log.info("Purged %d delivered events.", count)
+            log.info("Purged %d events that were delivered or discarded.", count)
 
     async def _sleep(self) -> None:
         """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll."""
@@ -293,13 +294,11 @@ class Worker:
             wait = min(wait * 2, _DATABASE_RETRY_MAX_SECONDS)
 
     async def _transact(self, statements: Callable[..., T], *args: object, **kwargs: object) -> T:
-        return await asyncio.to_thread(_run, self._engine, lambda connection: statements(connection, *args, **kwargs))
+        return await transact(self._engine, lambda connection: statements(connection, *args, **kwargs))
 
     async def _execute(self, statements: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Run statements each of which may stand alone."""
-        return await asyncio.to_thread(
-            _run, self._statement_engine, lambda connection: statements(connection, *args, **kwargs)
-        )
+        return await transact(self._statement_engine, lambda connection: statements(connection, *args, **kwargs))
 
     def _has_room(self) -> bool:
         return len(self._deliveries) < self._concurrency
@@ -318,11 +317,6 @@ def _for_single_statements(engine: Engine) -> Engine:
     SQLite claims by two statements, and has no round trips.
     """
     return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
-def _run(engine: Engine, statements: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
-        return statements(connection)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,6 +20,8 @@ from tests.hubspot.conftest import HubSpot
 
 LONG = timedelta(minutes=10)
 BATCH = 4
+# Not every try is one that others' answers surround.
+TRIES_MAX = 6 * ATTEMPTS_MAX
 
 
 @pytest.fixture
@@ -57,11 +59,11 @@ async def test_contact_that_hubspot_fails_on_each_time_fails_alone(hubspot: HubS
         await deliver()
         await deliver()
         assert all(hubspot.is_delivered(it) for it in others)
-        for attempts in range(1, ATTEMPTS_MAX + 1):
-            others += sign_up_enough_to_blame(hubspot, attempts * 1000)
+        for attempt in range(1, TRIES_MAX):
+            others += sign_up_enough_to_blame(hubspot, attempt * 1000)
             await deliver()
-            await deliver()
-            assert hubspot.row(guilty).attempt_count == attempts
+            if hubspot.row(guilty).failed_at:
+                break
         after = hubspot.earn("driver-7", 5)
         hubspot.sandbox.faults.clear()
         await deliver()
@@ -93,10 +95,11 @@ async def test_merged_event_that_hubspot_fails_on_fails_and_those_before_and_beh
     before = hubspot.earn("driver-7", 1)
     guilty = hubspot.earn("driver-7", 2, email="wrong@example.com")
     async with one_worker(hubspot) as deliver:
-        for attempts in range(1, 2 * ATTEMPTS_MAX):
-            sign_up_enough_to_blame(hubspot, attempts * 1000)
+        for attempt in range(1, TRIES_MAX):
+            sign_up_enough_to_blame(hubspot, attempt * 1000)
             await deliver()
-            await deliver()
+            if hubspot.row(guilty).failed_at:
+                break
         behind = hubspot.earn("driver-7", 3)
         await deliver()
     assert hubspot.is_delivered(before)

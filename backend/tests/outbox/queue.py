@@ -10,11 +10,12 @@ from uuid import uuid4
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
-from outbox import claims, operations, queries, settlement
+from outbox import claims, moves, operations, settlement
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.enqueue import enqueue
 from outbox.lease import LEASE
 from outbox.model import Event, Outbox
+from outbox.operations import EventIds
 from outbox.outcome import Outcome
 from outbox.walk import Walk
 
@@ -81,7 +82,8 @@ class Queue:
 
     def retry(self, *ids: int) -> None:
         event_ids = [self.row(id_).event_id for id_ in ids]
-        assert operations.retry(self.engine, self.outbox, event_ids, self.types) == set(event_ids)
+        *_, last = operations.retry(self.engine, self.outbox, EventIds(frozenset(event_ids)), self.types, by="test")
+        assert last.done == len(ids)
 
     def hand_back(self, token: str) -> None:
         with self.engine.begin() as connection:
@@ -94,7 +96,7 @@ class Queue:
 
     def purge(self, older_than: timedelta, limit: int = 1000) -> int:
         with self.engine.begin() as connection:
-            return queries.purge_delivered(connection, self.outbox, older_than, limit)
+            return moves.purge(connection, self.outbox, older_than, limit)
 
     def exists(self, id_: int) -> bool:
         with self.engine.connect() as connection:

@@ -8,9 +8,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox import queries
+from outbox import moves, operations, queries
 from outbox.lease import LEASE
 from outbox.model import Outbox
+from outbox.operations import EventIds, Progress
 from outbox.outcome import Delivered, Rejected
 from outbox.walk import Walk
 from tests.outbox.conftest import METADATA
@@ -40,9 +41,10 @@ def test_retried_event_has_all_its_attempts_again_and_goes_before_younger_ones(q
 
 def test_only_failed_events_are_retried(queue: Queue) -> None:
     (pending,) = queue.put("a")
-    event_id = queue.row(pending).event_id
-    with queue.engine.begin() as connection:
-        assert queries.retry_failed(connection, queue.outbox, [event_id], TYPES) == set()
+    selection = EventIds(frozenset([queue.row(pending).event_id]))
+    assert operations.count(queue.engine, queue.outbox, selection, TYPES) == 0
+    assert list(operations.retry(queue.engine, queue.outbox, selection, TYPES, by="test")) == [Progress(0, 0)]
+    assert queue.row(pending).retried_at is None
 
 
 def test_retried_event_waits_for_a_younger_one_that_is_claimed(queue: Queue) -> None:
@@ -69,7 +71,7 @@ def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_t
 
     def retry_slowly() -> None:
         with queue.engine.begin() as connection:
-            queries.retry_failed(connection, outbox, [queue.row(failed).event_id], TYPES)
+            moves.retry_failed(connection, outbox, [failed])
             blocker_holds.set()
             may_end.wait(10)
 

@@ -52,7 +52,7 @@ FAULTS = {
     ),
     "claimed events are claimed again": Fault("candidates.py", "        c.claim_token.is_(None),\n", ""),
     "backoff is not waited for": Fault("candidates.py", "        c.available_at <= DatabaseNow(),\n", ""),
-    "events that a retry needs are purged": Fault("queries.py", ", ~has_older_failure, ~has_older_retry", ""),
+    "events that a retry needs are purged": Fault("moves.py", ", ~has_older_failure, ~has_older_retry", ""),
     "a throttle is charged": Fault(
         "settlement.py",
         "            return _hand_back(event, reason, wait)",

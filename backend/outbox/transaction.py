@@ -1,0 +1,94 @@
+"""A worker's transactions: each in a thread, and none longer than its deadline, whatever becomes of the database.
+
+A thread that waits for an answer that never comes is freed by shutting down the socket beneath it; it then gets the
+error of a lost connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Half a lease: a worker whose renewal was cut off has the time for another one.
+DEADLINE = timedelta(seconds=10)
+# Those that lend out their socket.
+_DRIVERS = {"psycopg", "psycopg2"}
+
+
+async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Carry out `work` in a transaction of its own, in a thread, and return what it returned.
+
+    When it takes longer than DEADLINE, its connection is cut off, which raises DBAPIError. Cancelled, it goes on
+    unheard.
+    """
+    line = _Line(DEADLINE)
+
+    def in_transaction() -> T:
+        with engine.connect() as connection, line.under(connection), connection.begin():
+            return work(connection)
+
+    loop = asyncio.get_running_loop()
+    thread = loop.run_in_executor(None, copy_context().run, in_transaction)
+    line.watch(loop)
+    thread.add_done_callback(line.unwatch)
+    return await asyncio.shield(thread)
+
+
+class _Line:
+    """What a connection reaches its server by, while it is in a thread's hands."""
+
+    def __init__(self, deadline: timedelta) -> None:
+        self._seconds = deadline.total_seconds()
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._ends_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def under(self, connection: Connection) -> Iterator[None]:
+        """Meanwhile it can be cut. Its time begins now: a connection is waited for with deadlines of the pool's own."""
+        if connection.dialect.driver not in _DRIVERS:
+            yield
+            return
+        driver_connection: Any = connection.connection.driver_connection
+        # Of our own, so that it is this connection's to the end, even when the driver has closed it.
+        with socket.socket(fileno=os.dup(driver_connection.fileno())) as line:
+            self._socket, self._ends_at = line, time.monotonic() + self._seconds
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._socket = None
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cut it when its time is up."""
+        ends_at = self._ends_at
+        seconds = self._seconds if ends_at is None else ends_at - time.monotonic()
+        if seconds > 0:
+            self._timer = loop.call_later(seconds, self.watch, loop)
+        else:
+            self._cut()
+
+    def unwatch(self, _: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _cut(self) -> None:
+        with self._lock, suppress(OSError):
+            if self._socket is not None:
+                log.warning("The database did not answer for %g s; its connection is given up.", self._seconds)
+                self._socket.shutdown(socket.SHUT_RDWR)
