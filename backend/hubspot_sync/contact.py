@@ -18,10 +18,14 @@ from hubspot_sync.event import Catalog, ContactProperty, PropertyType, Unreadabl
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import call_aside
 from hubspot_sync.redaction import PERSONAL
+from outbox import operations
 from outbox.gate import Gate, GateShut
 from outbox.model import Event
+from outbox.operations import EventSummary
 from outbox.queries import delivered_of
 
+# A person reads the last ones.
+EVENTS_MAX = 100
 _NOT_FOUND = "OBJECT_NOT_FOUND"
 # HubSpot writes phone numbers in its own way, so only their digits are compared.
 _PHONE = "phone"
@@ -72,13 +76,14 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class ContactView:
-    """A subject's contact, property by property, in the catalog's order.
+    """A subject's contact, property by property in the catalog's order, and its newest events, in order.
 
     What was sent is known from the delivered events that are still kept. Values are a person's: show `redacted()`
     unless they are to be revealed.
     """
 
     subject: str
+    events: list[EventSummary]
     contact: HubSpotContact
     values: list[Value]
 
@@ -100,6 +105,7 @@ class ContactView:
                 "reason": contact.reason,
             },
             "properties": [it.as_json() for it in self.values],
+            "events": [it.as_json() for it in self.events],
         }
 
 
@@ -108,10 +114,13 @@ async def look_at_contact(integration: Integration, subject: str) -> ContactView
 
     That HubSpot cannot be asked, or gives no answer, is a finding like another.
     """
+    events = await asyncio.to_thread(
+        operations.events_of, integration.engine, integration.outbox, subject, limit=EVENTS_MAX
+    )
     delivered = await asyncio.to_thread(_read_delivered, integration, subject)
     sent = _last_sent(delivered, integration.catalog)
     contact = await _ask(integration, subject, sent)
-    return ContactView(subject, contact, list(_compare(integration.catalog, sent, contact)))
+    return ContactView(subject, events, contact, list(_compare(integration.catalog, sent, contact)))
 
 
 def _read_delivered(integration: Integration, subject: str) -> list[Event]:

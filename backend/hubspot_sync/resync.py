@@ -15,9 +15,11 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from hubspot_sync.event import Catalog
+from outbox import audit
+from outbox.audit import Action
 from outbox.enqueue import enqueue
 from outbox.model import Outbox
-from outbox.queries import exist
+from outbox.queries import ids_of
 
 # Their rows stay locked until their events are stored, and requests of these subjects wait for as long.
 SUBJECTS_AT_ONCE = 100
@@ -61,13 +63,18 @@ class Progress:
 
 
 class Resync:
-    """Stores present state in transactions of bounded size. Each commits before its progress is told."""
+    """Stores present state in transactions of bounded size. Each commits before its progress is told.
 
-    def __init__(self, engine: Engine, outbox: Outbox, catalog: Catalog, state: PresentState) -> None:
+    `by` is who does it. It becomes an entry of the audit, with what was asked for and, linked to it, the events.
+    """
+
+    def __init__(self, engine: Engine, outbox: Outbox, catalog: Catalog, state: PresentState, *, by: str) -> None:
         self._engine = engine
         self._outbox = outbox
         self._catalog = catalog
         self._state = state
+        self._by = by
+        self._entry_id: int | None = None
 
     def count(self, after: str | None = None) -> int:
         """How many subjects `all` would send anew."""
@@ -78,7 +85,7 @@ class Resync:
         """Send every subject after the cursor anew; interrupted, it goes on after the last progress's `last`."""
         progress = Progress(last=after)
         while subjects := self._next(progress.last):
-            progress = self._store(subjects, progress)
+            progress = self._store(subjects, progress, {"all": True, "after": after})
             yield progress
 
     def these(self, subjects: Sequence[str]) -> Iterator[Progress]:
@@ -86,18 +93,22 @@ class Resync:
         progress = Progress()
         wanted = sorted(set(subjects))
         for start in range(0, len(wanted), SUBJECTS_AT_ONCE):
-            progress = self._store(wanted[start : start + SUBJECTS_AT_ONCE], progress)
+            progress = self._store(wanted[start : start + SUBJECTS_AT_ONCE], progress, {"subjects": wanted})
             yield progress
 
     def _next(self, after: str | None) -> Sequence[str]:
         with Session(self._engine) as db:
             return self._state.subjects_after(db, after, SUBJECTS_AT_ONCE)
 
-    def _store(self, subjects: Sequence[str], before: Progress) -> Progress:
+    def _store(self, subjects: Sequence[str], before: Progress, asked_for: Mapping[str, object]) -> Progress:
         with Session(self._engine) as db, db.begin():
             events = self._state.events_of(db, subjects)
             event_ids = [self._enqueue(db, it) for of_subject in events.values() for it in of_subject]
-        self._check(event_ids)
+            if event_ids and self._entry_id is None:
+                self._entry_id = audit.record(
+                    db.connection(), self._outbox, Action.RESYNC, by=self._by, detail=asked_for
+                )
+        self._link(event_ids)
         return Progress(
             before.subjects + len(events),
             before.events + len(event_ids),
@@ -110,8 +121,15 @@ class Resync:
         objection = self._catalog.objection_to(event.event_type, event.payload)
         return enqueue(db, self._outbox, event.event_type, subject, event.payload, error=objection)
 
-    def _check(self, event_ids: Sequence[UUID]) -> None:
-        """A request must not fail because of the outbox, so its write fails quietly; here it is all that was meant."""
-        with self._engine.connect() as connection:
-            if not exist(connection, self._outbox, event_ids):
+    def _link(self, event_ids: Sequence[UUID]) -> None:
+        """Link the stored events to the audit's entry; raise EventsLost when they were not stored.
+
+        A request must not fail because of the outbox, so its write fails quietly. Here it is all that was meant.
+        """
+        if self._entry_id is None:
+            return
+        with self._engine.begin() as connection:
+            ids = ids_of(connection, self._outbox, event_ids)
+            if len(ids) < len(event_ids):
                 raise EventsLost(" ".join((EventsLost.__doc__ or "").split()))
+            audit.add_events(connection, self._outbox, self._entry_id, ids)

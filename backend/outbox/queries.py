@@ -141,10 +141,10 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     )
 
 
-def exist(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) -> bool:
-    """Whether the outbox has all of these events. Relies on uq_…_event_id."""
-    statement = select(func.count()).select_from(outbox.events).where(outbox.events.c.event_id.in_(event_ids))
-    return connection.execute(statement).scalar_one() == len(event_ids)
+def ids_of(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) -> list[int]:
+    """The `id` of each of these events that exists, in order. Relies on uq_…_event_id."""
+    c = outbox.events.c
+    return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
 
 
 @dataclass(frozen=True, slots=True)

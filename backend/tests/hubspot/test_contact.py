@@ -54,6 +54,7 @@ def test_each_property_has_its_newest_value_and_the_event_that_sent_it(hubspot: 
     assert (value(view, "nerava_balance").sent, value(view, "nerava_balance").sent_by) == ("20", earned)
     assert value(view, "email").sent_by == signed_up
     assert view.differences == []
+    assert [it.event_type for it in view.events] == ["driver_signed_up", "nova_earned", "nova_earned"]
     assert value(view, "nerava_first_redemption_at") == Value(value(view, "nerava_first_redemption_at").property)
 
 

@@ -21,6 +21,7 @@ from demo.ledger import KEY, read_ledger
 from hubspot_sandbox import Account, Sandbox
 from hubspot_sync import resync as resync_module
 from hubspot_sync.resync import EventsLost, PresentState, Progress, Resync
+from outbox import operations
 from tests.app.conftest import Hub, SignedInDriver, hub  # noqa: F401  # A fixture.
 from tests.hubspot.conftest import HubSpot, settings_for
 
@@ -53,7 +54,7 @@ def drivers(hub: Hub) -> list[SignedInDriver]:  # noqa: F811
 
 
 def resync(engine: Engine, state: PresentState = PRESENT_STATE) -> Resync:
-    return Resync(engine, OUTBOX, CATALOG, state)
+    return Resync(engine, OUTBOX, CATALOG, state, by="cli:ada")
 
 
 def differences(engine: Engine, sandbox: Sandbox) -> list[Difference]:
@@ -118,6 +119,17 @@ def test_interrupted_resync_goes_on_after_the_last_subject_that_was_stored(
     assert last.subjects == 3
     hubspot.deliver()
     assert differences(hubspot.engine, hubspot.sandbox) == []
+
+
+def test_resync_is_told_by_the_audit_and_by_each_of_its_events(engine: Engine, drivers: list[SignedInDriver]) -> None:
+    list(resync(engine).these([drivers[1].id]))
+    [entry] = operations.read_audit(engine, OUTBOX)
+    assert (entry.by, entry.action, entry.count) == ("cli:ada", "resync", 2)
+    assert entry.detail == {"subjects": [drivers[1].id]}
+    *_, newest = operations.events_of(engine, OUTBOX, drivers[1].id)
+    history = operations.read_history(engine, OUTBOX, newest.event_id)
+    assert history is not None
+    assert [it.action for it in history.audit] == ["resync"]
 
 
 def test_only_the_named_subjects_are_sent_and_those_that_do_not_exist_are_told(
