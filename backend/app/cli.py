@@ -6,6 +6,7 @@ from app.database import create_database_engine, migration_missing
 from app.events import CATALOG
 from app.logs import configure_logging
 from app.models import OUTBOX
+from app.present_state import PRESENT_STATE
 from app.settings import Settings
 from hubspot_sync.cli import create_cli
 from hubspot_sync.integration import Integration
@@ -14,7 +15,8 @@ from hubspot_sync.integration import Integration
 def load_integration() -> Integration:
     """Nerava's integration, as the environment sets it."""
     settings = Settings()
-    return Integration(settings, OUTBOX, CATALOG, create_database_engine(settings.database_url), migration_missing)
+    engine = create_database_engine(settings.database_url)
+    return Integration(settings, OUTBOX, CATALOG, engine, migration_missing, PRESENT_STATE)
 
 
 def _load() -> Integration:

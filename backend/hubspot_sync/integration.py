@@ -18,6 +18,7 @@ from hubspot_sync.client import HubSpotClient
 from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.dry_run import DryRun
 from hubspot_sync.event import Catalog
+from hubspot_sync.resync import PresentState
 from hubspot_sync.settings import HubSpotSettings
 from outbox.gate import Gate, GateShut
 from outbox.model import Outbox
@@ -35,6 +36,7 @@ class Integration:
     """What an application hands over.
 
     `migration_missing` says in words which of its migrations a database lacks, for `doctor`; None when none.
+    `present_state` is what `resync` asks how subjects stand; without it nothing can be sent anew.
     """
 
     settings: HubSpotSettings
@@ -42,6 +44,7 @@ class Integration:
     catalog: Catalog
     engine: Engine
     migration_missing: Callable[[Connection], str | None] = _nothing_is_missing
+    present_state: PresentState | None = None
 
     def client(self) -> HubSpotClient:
         """HubSpot as the settings say; use it as an async context manager."""

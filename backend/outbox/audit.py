@@ -28,6 +28,7 @@ class Action(StrEnum):
     HOLD = "hold"
     RELEASE = "release"
     REVEAL = "reveal"
+    RESYNC = "resync"
 
 
 @dataclass(frozen=True, slots=True)

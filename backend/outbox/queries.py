@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -25,14 +25,19 @@ _NEWER_MAX = 1000
 
 
 def newer_delivered(connection: Connection, outbox: Outbox, event: Event) -> list[Event]:
-    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand.
+    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand."""
+    return delivered_of(connection, outbox, event.subject, after=event.id)
 
-    Relies on ix_…_delivered_subject.
+
+def delivered_of(connection: Connection, outbox: Outbox, subject: str, *, after: int = 0) -> list[Event]:
+    """The subject's delivered events whose `id` is above `after`, in order; at most the newest thousand.
+
+    A dry run has delivered nothing. Relies on ix_…_delivered_subject.
     """
     c = outbox.events.c
     statement = (
         select(*event_columns(outbox))
-        .where(c.subject == event.subject, c.id > event.id, c.processed_at.is_not(None), c.dry_run.is_(false()))
+        .where(c.subject == subject, c.id > after, c.processed_at.is_not(None), c.dry_run.is_(false()))
         .order_by(c.id.desc())
         .limit(_NEWER_MAX)
     )
@@ -134,6 +139,12 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
         requests_last_minute=connection.execute(requests).scalar_one(),
         gate=read_gate(connection, outbox),
     )
+
+
+def ids_of(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) -> list[int]:
+    """The `id` of each of these events that exists, in order. Relies on uq_…_event_id."""
+    c = outbox.events.c
+    return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
 
 
 @dataclass(frozen=True, slots=True)
