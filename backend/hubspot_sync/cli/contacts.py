@@ -12,6 +12,7 @@ from hubspot_sync.cli.terminal import (
     Reveal,
     Yes,
     console,
+    counted,
     fail,
     moment,
     opened,
@@ -80,7 +81,7 @@ def resync(
 def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) -> None:
     total = len(set(subjects)) if subjects else work.count(after)
     if not subjects and not yes:
-        console.print(f"{total} subjects would be sent anew." + (" Add --yes to do it." if total else ""))
+        console.print(f"{counted(total, 'subject')} would be sent anew." + (" Add --yes to do it." if total else ""))
         return
     progress = Progress(last=after)
     try:
@@ -92,7 +93,7 @@ def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) 
         if not subjects and progress.last is not None:
             raise fail(f"Interrupted. To go on: resync --all --after {progress.last} --yes") from None
         raise
-    console.print(f"{progress.events} events are pending for {progress.subjects} subjects.")
+    console.print(f"Pending: {counted(progress.events, 'event')} for {counted(progress.subjects, 'subject')}.")
     if progress.unknown:
         raise fail(f"Unknown: {', '.join(progress.unknown)}")
 
@@ -107,7 +108,8 @@ def _hint_if_disabled(integration: Integration) -> None:
 
 def _print_contact(view: ContactView) -> None:
     console.print(f"{view.subject}: {_presence(view.contact)}", markup=False)
-    print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(it) for it in view.values))
+    known = [it for it in view.values if it.sent is not None or it.found is not None]
+    print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(it) for it in known))
     console.print("\nEvents", style="bold")
     print_rows(
         ("event", "state", "type", "enqueued", "error"),
