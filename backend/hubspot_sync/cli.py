@@ -11,7 +11,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from hubspot_sync.doctor import Check, Finding, examine
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import Plan, carry_out, look_at_account, plan_provisioning
 from hubspot_sync.runtime import WorkerState, why_no_worker
+from hubspot_sync.telemetry import Exposition
 from outbox import operations
 from outbox.gate import GateShut, read_gate
 from outbox.model import GateState, State
@@ -134,6 +135,12 @@ def _opened(load: Callable[[], Integration]) -> Iterator[Integration]:
 
 
 async def _run_worker(integration: Integration) -> None:
+    port = integration.settings.hubspot_metrics_port
+    with Exposition(integration.engine, integration.outbox).served(port) if port else nullcontext():
+        await _run_until_stopped(integration)
+
+
+async def _run_until_stopped(integration: Integration) -> None:
     async with integration.worker() as worker:
         _stop_on_signal(worker)
         log.info("HubSpot sync worker started")
