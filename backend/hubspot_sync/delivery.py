@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import assert_never
@@ -35,11 +36,13 @@ from hubspot_sync.identity import resolve
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.ownership import Ownership
 from hubspot_sync.record import record_upsert
+from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from hubspot_sync.weather import Weather
 from outbox.gate import REQUEST_DEADLINE, Entry, Gate, GateShut, LeaseEnding
 from outbox.lease import Lease
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.tracing import traceparent_of
 from outbox.worker import Claim
 
 log = logging.getLogger(__name__)
@@ -131,20 +134,25 @@ class LiveDelivery:
         return False
 
     async def _ask(self, upserts: Sequence[ContactUpsert], course: Course, gate: Gate) -> Verdict:
-        personal = {value for it in upserts for value in it.personal_values}
         began_at = time.monotonic()
+        with upsert_span(upserts) as span:
+            answer, verdict = await self._exchange(upserts)
+            record = replace(record_upsert(upserts, began_at, verdict, answer), traceparent=traceparent_of(span))
+            describe(span, record)
+        course.note(record)
+        if answer is not None:
+            await self._heed_limits(answer, gate)
+        return verdict
+
+    async def _exchange(self, upserts: Sequence[ContactUpsert]) -> tuple[Answer | None, Verdict]:
+        personal = {value for it in upserts for value in it.personal_values}
         try:
             answer = await self._client.upsert_contacts([it.as_input() for it in upserts], personal)
         except NoAnswer as error:
-            unavailable = Unavailable(str(error))
-            course.note(record_upsert(upserts, began_at, unavailable, None))
-            return unavailable
-        verdict = classify(answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
-        course.note(record_upsert(upserts, began_at, verdict, answer))
-        await self._heed_limits(answer, gate)
+            return None, Unavailable(str(error))
         if answer.status != 200:
             log.debug("%s (correlation id %s)", answer.summary(), answer.correlation_id or "none")
-        return verdict
+        return answer, classify(answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
 
     async def _settle(
         self,

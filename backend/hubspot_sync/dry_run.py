@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from hubspot_sync.event import Catalog
-from hubspot_sync.redaction import PERSONAL, Redaction, redacted_json
+from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from outbox.gate import Gate
 from outbox.model import Event
@@ -37,17 +37,8 @@ class DryRun:
 def _log_request(request: Sequence[ContactUpsert]) -> None:
     if not log.isEnabledFor(logging.DEBUG):
         return
-    redaction = Redaction(value for upsert in request for value in upsert.personal_values)
-    inputs = [redacted_json(_without_personal(it), redaction) for it in request]
+    inputs = [without_personal(it.as_input(), it.catalog.personal_names) for it in request]
     log.debug("Would POST to contacts/batch/upsert: %s", json.dumps({"inputs": inputs}, ensure_ascii=False))
-
-
-def _without_personal(upsert: ContactUpsert) -> dict[str, object]:
-    """The input with personal values taken out by name, so that short ones go too."""
-    personal = {it.name for it in upsert.catalog.properties if it.is_personal}
-    properties = {name: PERSONAL if name in personal else it for name, it in upsert.properties.items()}
-    key = PERSONAL if upsert.key_property in personal else upsert.key
-    return upsert.as_input() | {"id": key, "properties": properties}
 
 
 def _log_event(event: Event, upsert: ContactUpsert) -> None:

@@ -141,6 +141,12 @@ class Catalog:
         return list(found.values())
 
     @cached_property
+    def personal_names(self) -> frozenset[str]:
+        """The fields and the properties whose values name a person."""
+        fields = ((name, it) for event in self.events for name, it in _annotated_properties(event))
+        return frozenset(name for field, it in fields if it.is_personal for name in (field, it.name))
+
+    @cached_property
     def key(self) -> ContactProperty:
         return self._property_of(self.subject_field)
 

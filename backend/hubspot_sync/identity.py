@@ -31,7 +31,8 @@ def resolve(upsert: ContactUpsert, contested: Contested) -> ContactUpsert | Reje
         return met.without_email()
     if is_by_email and contested.property is None:
         return met.by_our_id()
-    if not is_by_email and contested.property in (email, None) and email in upsert.properties:
+    is_named = contested.property == email or (contested.property is None and contested.holder is not None)
+    if not is_by_email and is_named and email in upsert.properties:
         return _email_is_of_another(met, contested)
     return Rejected(contested.reason)
 

@@ -7,7 +7,7 @@ reason, the command line and pages hold only what remains.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 ADDRESS, PHONE, TOKEN, PERSONAL = "[address]", "[phone]", "[token]", "[personal]"
 
@@ -54,3 +54,36 @@ def redacted_json(value: object, redaction: Redaction) -> object:
             return {key: redacted_json(it, redaction) for key, it in value.items()}
         case _:
             return value
+
+
+def without_personal(value: object, names: Collection[str]) -> object:
+    """The JSON value without what stands under these names, also where it stands again, and redacted otherwise."""
+    personal = frozenset(_texts_under(names, value))
+    return _without(value, names, personal, Redaction(personal))
+
+
+def _without(value: object, names: Collection[str], personal: Collection[str], redaction: Redaction) -> object:
+    match value:
+        case str():
+            return PERSONAL if value in personal else redaction(value)
+        case dict():
+            return {
+                key: PERSONAL if key in names else _without(it, names, personal, redaction) for key, it in value.items()
+            }
+        case list():
+            return [_without(it, names, personal, redaction) for it in value]
+        case _:
+            return value
+
+
+def _texts_under(names: Collection[str], value: object) -> Iterator[str]:
+    match value:
+        case dict():
+            for key, it in value.items():
+                if key in names and isinstance(it, str):
+                    yield it
+                else:
+                    yield from _texts_under(names, it)
+        case list():
+            for it in value:
+                yield from _texts_under(names, it)

@@ -26,6 +26,7 @@ from outbox import insertion, wakeup
 from outbox.model import Outbox
 from outbox.payload import encode_payload, storable
 from outbox.reason import reason_of
+from outbox.tracing import current_traceparent
 
 AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 
@@ -102,7 +103,7 @@ def enqueue(
         payload=text,
         error=error,
         failure_reason=error and reason_of(error),
-        traceparent=None,
+        traceparent=current_traceparent(),
     )
     session_ = _sync_session(session)
     transaction = _innermost_transaction(session_)

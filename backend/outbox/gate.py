@@ -146,8 +146,16 @@ class Gate:
         self._shut_until = time.monotonic() + status.wait_seconds
         return status
 
+    async def heed_hold(self) -> None:
+        """Raise GateShut while a person holds the gate: for a delivery that sends nothing and takes no slot."""
+        if (status := await self.refresh()).held_by is not None:
+            raise GateShut(status)
+
     async def prepare(self) -> None:
-        """Make sure the gate's row exists, and let the first request probe a hold: the token may be new."""
+        """Make sure the gate's row exists, and let the first request probe a hold: the token may be new.
+
+        Not a person's hold, which no new token ends.
+        """
         await self._do(self._prepare)
         await self.refresh()
 

@@ -6,9 +6,10 @@
                         │  │  └─ d gate shut ──┘ │ │   no attempt charged
                         │  └─ e retry later ─────┘ │   +1 attempt, backoff (also: the lease ran out)
                         └─ g retry by hand ── failed ◀─ f give up: rejected for good, or the last attempt spent
+                                                 └─ h discard by hand ──▶ gone, kept in outbox_events_discarded
 
 Delivered events are purged after a time (i), unless a failed event of their subject is older: its retry must not
-move the destination back to what it knew before them.
+move the destination back to what it knew before them. What is discarded is kept for as long, and never comes back.
 
 An outbox serves one destination. Another destination gets a table of its own from `define_outbox`.
 """

@@ -46,7 +46,7 @@ def choose_failed(
 
 
 def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> None:
-    """Make these failed events pending again with all their attempts.
+    """Make these events, which `choose_failed` has locked, pending again with all their attempts.
 
     Their subjects' present heads are moved to this moment, so that a claim which began before cannot take them: the
     retried event, which is older, goes first. Relies on ix_…_open_subject.
@@ -54,7 +54,7 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> 
     c = outbox.events.c
     retried = (
         update(outbox.events)
-        .where(c.id.in_(ids), c.failed_at.is_not(None))
+        .where(c.id.in_(ids))
         .values(
             failed_at=null(),
             failure_reason=null(),
@@ -81,13 +81,12 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> 
 
 
 def discard_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, by: str, reason: str) -> None:
-    """Take these failed events out of the outbox for good; each is kept whole in `discarded`."""
+    """Take these events, which `choose_failed` has locked, out of the outbox; each is kept whole in `discarded`."""
     events, discarded = outbox.events, outbox.records.discarded
-    is_meant = (events.c.id.in_(ids), events.c.failed_at.is_not(None))
-    kept = select(*events.c, DatabaseNow(), literal(by), literal(reason)).where(*is_meant)
+    kept = select(*events.c, DatabaseNow(), literal(by), literal(reason)).where(events.c.id.in_(ids))
     columns = [*(it.name for it in events.c), "discarded_at", "discarded_by", "reason"]
     connection.execute(insert(discarded).from_select(columns, kept))
-    connection.execute(delete(events).where(*is_meant))
+    connection.execute(delete(events).where(events.c.id.in_(ids)))
 
 
 def purge(connection: Connection, outbox: Outbox, older_than: timedelta, limit: int) -> int:

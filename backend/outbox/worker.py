@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from outbox import claims, deliveries, moves, queries, settlement, wakeup
 from outbox.deliveries import Delivery
+from outbox.failure_log import FailureLog
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
@@ -111,6 +112,7 @@ class Worker:
         self._random = random or Random()  # noqa: S311  # Jitter is no secret.
         self._on_settled = on_settled
         self._bell = wakeup.WakeUp()
+        self._failures = FailureLog()
         self._walk = Walk(outbox)
         self._sweep = Sweep(outbox, self._random)
         self._claims: dict[str, Claim] = {}
@@ -157,6 +159,7 @@ class Worker:
 
     async def _start_next(self) -> bool:
         """Begin the delivery of one more batch; false when there is none to begin now."""
+        self._failures.count()
         if not self._has_room() or self._gate.shut_for() > timedelta(0):
             return False
         if self._sweep.is_due() and (taken_back := await self._transact(self._sweep.charge_lost_leases)):
@@ -228,6 +231,7 @@ class Worker:
         self._walk.ended(claim.events, settlements)
         if ages is None:
             return
+        self._failures.note(claim.events, [it for it in settlements if it.id in ages])
         self._on_settled(settled(claim.events, settlements, ages))
         if lost := len(settlements) - len(ages):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
@@ -282,6 +286,7 @@ class Worker:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        self._failures.close()
         renewals.cancel()
         await asyncio.gather(renewals, return_exceptions=True)
         try:

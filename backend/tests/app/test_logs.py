@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+
+import pytest
 
 from app.logs import formatter
 from app.otp import log_code
@@ -23,6 +26,19 @@ def test_away_from_a_terminal_a_line_is_json_with_the_message_whole():
 
 def test_in_a_terminal_a_line_reads_as_its_message():
     assert "HubSpot sync worker started" in formatter(is_terminal=True).format(_record("HubSpot sync worker started"))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_addresses_and_tokens_are_taken_out_of_messages_fields_and_tracebacks(is_terminal):
+    try:
+        raise ValueError("ada@example.com with pat-na1-0123-4567")
+    except ValueError:
+        record = _record("no contact for +49 170 1234567", last_error="grace@example.com")
+        record.exc_info = sys.exc_info()
+    line = formatter(is_terminal=is_terminal).format(record)
+    assert "ValueError" in line
+    for secret in ("ada@", "grace@", "1234567", "pat-na1"):
+        assert secret not in line
 
 
 @on_sqlite_only

@@ -100,7 +100,7 @@ ROWS = [
     row("input_lost_race", DELIVERED, requests=1, **HERS),
     row("input_throttled", WAITS, "RATE_LIMITS", **HERS),
     row("input_failed", IS_RETRIED, "HubSpot refused it", **HERS),
-    row("input_ignored", IS_RETRIED, "names other inputs", **HERS),
+    row("input_ignored", IS_RETRIED, "names", **HERS),
     # 3xx
     row("redirect", HELD, "HUBSPOT_BASE_URL"),
     row("redirect", HELD, "elsewhere.example", status=302, location="https://elsewhere.example/crm"),
@@ -124,6 +124,7 @@ ROWS = [
     row("blocked", OUTAGE, "403"),
     row("no_such_path", HELD, "HUBSPOT_API_VERSION"),
     answer(404, HELD, "HUBSPOT_API_VERSION", body={"category": "OBJECT_NOT_FOUND", "message": "resource not found"}),
+    answer(404, FAILS_ALONE, "not found", body={"category": "OBJECT_NOT_FOUND", "message": "not found"}, **HERS),
     # Other 4xx
     answer(405, HELD, "HUBSPOT_API_VERSION"),
     answer(411, HELD, "411"),
@@ -213,6 +214,17 @@ def test_one_bad_input_fails_alone_whatever_the_batch_contract(engine: Engine, s
         assert all(hubspot.is_delivered(it) for it in good)
         assert hubspot.row(bad).failed_at is not None
         assert all(hubspot.row(it).attempt_count == 0 for it in good)
+
+
+@pytest.mark.parametrize("kind", ["conflict", "locked"])
+def test_request_whose_trouble_may_have_passed_is_sent_once_more_before_it_is_divided(
+    hubspot: HubSpot, kind: str
+) -> None:
+    events = [hubspot.sign_up(driver, email=email) for driver, email in DRIVERS.items()]
+    hubspot.sandbox.faults.add(kind, requests=1, path="/batch/upsert")
+    hubspot.deliver()
+    assert all(hubspot.is_delivered(it) for it in events)
+    assert len(hubspot.upserts()) == 2
 
 
 @pytest.mark.parametrize("count", [2, 7, 33, 50, 64, 100])

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from app.models import OUTBOX
+from outbox import operations
 from tests.hubspot.conftest import HubSpot
 
 LONG = timedelta(minutes=10)
@@ -137,6 +139,17 @@ def test_backlog_of_distinct_drivers_needs_one_request_for_fifty_events(hubspot:
         hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com")
     hubspot.deliver()
     assert [it["inputs"] for it in hubspot.upserts()] == [50, 50, 50, 50]
+
+
+def test_dry_run_uses_no_event_up_while_a_person_holds_the_gate(hubspot: HubSpot) -> None:
+    hubspot.settings = hubspot.settings.model_copy(update={"hubspot_send_live": False})
+    event_id = hubspot.sign_up("driver-1", email="ada@example.com")
+    operations.hold(hubspot.engine, OUTBOX, "going live", by="cli:ada")
+    hubspot.deliver()
+    assert not hubspot.is_delivered(event_id)
+    operations.release(hubspot.engine, OUTBOX, by="cli:ada")
+    hubspot.deliver()
+    assert hubspot.row(event_id).dry_run
 
 
 def test_dry_run_logs_a_line_per_event_and_sends_nothing(hubspot: HubSpot, caplog: pytest.LogCaptureFixture) -> None:

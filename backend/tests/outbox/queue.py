@@ -74,9 +74,10 @@ class Queue:
     def pass_time(self, by: timedelta) -> None:
         """Move every stored instant that something waits for back, as if time had passed."""
         seconds = -by.total_seconds()
-        c, g = self.outbox.events.c, self.outbox.gate.c
+        c, g, d = self.outbox.events.c, self.outbox.gate.c, self.outbox.records.discarded.c
+        of_events = (c.created_at, c.available_at, c.claimed_until, c.processed_at)
         with self.engine.begin() as connection:
-            for column in (c.created_at, c.available_at, c.claimed_until, c.processed_at, g.until, g.next_slot_at):
+            for column in (*of_events, g.until, g.next_slot_at, d.discarded_at):
                 earlier = DatabaseNow(SecondsUntil(column) + seconds)
                 connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
 
@@ -84,6 +85,12 @@ class Queue:
         event_ids = [self.row(id_).event_id for id_ in ids]
         *_, last = operations.retry(self.engine, self.outbox, EventIds(frozenset(event_ids)), self.types, by="test")
         assert last.done == len(ids)
+
+    def discard(self, *ids: int) -> int:
+        """Discard those of the events that have failed; their number."""
+        selection = EventIds(frozenset(self.row(id_).event_id for id_ in ids))
+        *_, last = operations.discard(self.engine, self.outbox, selection, by="test", reason="no longer true")
+        return last.done
 
     def hand_back(self, token: str) -> None:
         with self.engine.begin() as connection:

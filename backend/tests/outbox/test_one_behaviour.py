@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Engine, create_engine, delete, select
+from sqlalchemy import Engine, Table, create_engine, delete, select
 from sqlalchemy.orm import Session
 
 from outbox.enqueue import enqueue
@@ -76,9 +76,11 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.queues = [Queue(engine, OUTBOX) for engine in self.engines]
         self.model: dict[int, Modelled] = {}
+        self.discarded: dict[int, Modelled] = {}
         for engine in self.engines:
             with engine.begin() as connection:
                 connection.execute(delete(OUTBOX.events))
+                connection.execute(delete(OUTBOX.records.discarded))
         self.offsets = [max(queue.put("offset")) for queue in self.queues]
         for queue in self.queues:
             with queue.engine.begin() as connection:
@@ -114,14 +116,25 @@ class Machine(RuleBasedStateMachine):
             queue.retry(id_ + self.offsets[n])
         self.change(id_, state="pending", attempts=0, is_backing_off=False, is_retried=True)
 
-    @precondition(lambda self: self.has("delivered"))
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def discard_by_hand(self, data: st.DataObject) -> None:
+        """Also what has not failed: then nothing must happen."""
+        id_ = data.draw(st.sampled_from(sorted(self.model)))
+        is_failed = self.model[id_].state == "failed"
+        assert [queue.discard(id_ + self.offsets[n]) for n, queue in enumerate(self.queues)] == [is_failed] * 2
+        if is_failed:
+            self.discarded[id_] = self.model.pop(id_)
+
+    @precondition(lambda self: self.has("delivered") or self.discarded)
     @rule()
     def purge(self) -> None:
         due = [it.id for it in self.model.values() if it.state == "delivered" and not self.is_needed(it)]
         counts = [queue.purge(timedelta(0), limit=1000) for queue in self.queues]
-        assert counts == [len(due)] * 2
+        assert counts == [len(due) + len(self.discarded)] * 2
         for id_ in due:
             del self.model[id_]
+        self.discarded.clear()
 
     @rule()
     def pass_time(self) -> None:
@@ -197,11 +210,11 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def databases_hold_what_the_model_holds(self) -> None:
-        expected = [
-            (it.id, it.subject, it.state, it.attempts) for it in sorted(self.model.values(), key=lambda it: it.id)
-        ]
-        for n, queue in enumerate(self.queues):
-            assert stored(queue, self.offsets[n]) == expected
+        for table, model in ((OUTBOX.events, self.model), (OUTBOX.records.discarded, self.discarded)):
+            in_order = sorted(model.values(), key=lambda it: it.id)
+            expected = [(it.id, it.subject, it.state, it.attempts) for it in in_order]
+            for n, queue in enumerate(self.queues):
+                assert stored(queue, table, self.offsets[n]) == expected
 
     # The model.
 
@@ -263,10 +276,9 @@ class Machine(RuleBasedStateMachine):
         return [self.queues[n].event(id_ + self.offsets[n]) for id_ in ids if id_ in self.model]
 
 
-def stored(queue: Queue, offset: int) -> list[tuple[int, str, str, int]]:
-    c = OUTBOX.events.c
+def stored(queue: Queue, table: Table, offset: int) -> list[tuple[int, str, str, int]]:
     with queue.engine.connect() as connection:
-        rows = connection.execute(select(OUTBOX.events).order_by(c.id)).all()
+        rows = connection.execute(select(table).order_by(table.c.id)).all()
     return [(row.id - offset, row.subject, state_of(row), row.attempt_count) for row in rows]
 
 

@@ -53,6 +53,21 @@ FAULTS = {
     "claimed events are claimed again": Fault("candidates.py", "        c.claim_token.is_(None),\n", ""),
     "backoff is not waited for": Fault("candidates.py", "        c.available_at <= DatabaseNow(),\n", ""),
     "events that a retry needs are purged": Fault("moves.py", ", ~has_older_failure, ~has_older_retry", ""),
+    "an event that has not failed is discarded": Fault(
+        "selection.py", "return [is_failed, is_of(selection,", "return [is_of(selection,"
+    ),
+    "a discarded event is not kept": Fault(
+        "moves.py", "    connection.execute(insert(discarded).from_select(columns, kept))\n", ""
+    ),
+    "a discarded event stays as well": Fault(
+        "moves.py", "    connection.execute(delete(events).where(events.c.id.in_(ids)))\n", ""
+    ),
+    "a discard takes its subject's other events along": Fault(
+        "moves.py",
+        "    connection.execute(delete(events).where(events.c.id.in_(ids)))\n",
+        "    subjects = select(events.c.subject).where(events.c.id.in_(ids))\n"
+        "    connection.execute(delete(events).where(events.c.subject.in_(subjects)))\n",
+    ),
     "a throttle is charged": Fault(
         "settlement.py",
         "            return _hand_back(event, reason, wait)",
