@@ -164,7 +164,7 @@ class Worker:
             return False
         if self._sweep.is_due() and (taken_back := await self._transact(self._sweep.charge_lost_leases)):
             log.warning("Took %d events back from a worker that stopped answering.", len(taken_back))
-            self._on_settled(taken_back)
+            self._tell_of(taken_back)
         claim = await self._claim()
         if claim is None:
             return False
@@ -231,10 +231,13 @@ class Worker:
         self._walk.ended(claim.events, settlements)
         if ages is None:
             return
-        self._failures.note(claim.events, [it for it in settlements if it.id in ages])
-        self._on_settled(settled(claim.events, settlements, ages))
+        self._tell_of(settled(claim.events, settlements, ages))
         if lost := len(settlements) - len(ages):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
+
+    def _tell_of(self, events: Sequence[Settled]) -> None:
+        self._failures.note(events)
+        self._on_settled(events)
 
     async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> dict[int, timedelta]:
         if not claim.noted:
