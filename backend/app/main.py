@@ -16,10 +16,11 @@ from app.logs import configure_logging
 from app.models import OUTBOX
 from app.otp import SendCode, log_code
 from app.problems import ProblemBody, answer_with_problems
-from app.routers import auth, health, nova, wallet
+from app.routers import auth, health, metrics, nova, wallet
 from app.settings import Settings
 from hubspot_sync.integration import Integration
 from hubspot_sync.runtime import WorkerHost
+from hubspot_sync.telemetry import Exposition
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def create_app(settings: Settings | None = None, send_code: SendCode = log_code)
         lifespan=_lifespan(settings, send_code),
     )
     answer_with_problems(app)
-    for room in (auth, wallet, nova, health):
+    for room in (auth, wallet, nova, health, metrics):
         app.include_router(room.router)
     return app
 
@@ -66,7 +67,8 @@ def _lifespan(
         worker = WorkerHost(Integration(in_force, OUTBOX, CATALOG, engine))
         try:
             await worker.start()
-            yield {"running": Running(in_force, engine, create_sessions(engine), worker, send_code)}
+            metrics = Exposition(engine, OUTBOX)
+            yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, send_code)}
         finally:
             await worker.stop()
             engine.dispose()

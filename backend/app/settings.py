@@ -39,7 +39,8 @@ class Settings(HubSpotSettings):
         description="What chargers send as X-Service-Key to grant Nova. Empty: every grant is refused.",
     )
     operator_token: SecretStr = Field(
-        default=SecretStr(""), description="Opens the operator's page. Empty: the page is closed."
+        default=SecretStr(""),
+        description="Opens what is the operator's: `/metrics`, as a bearer token. Empty: closed.",
     )
 
     @field_validator("database_url")

@@ -156,6 +156,17 @@ class Answer:
         return ": ".join(word for word in words if word)
 
     @property
+    def category(self) -> str | None:
+        """HubSpot's name for what is wrong, of the first input where it is wrong with some; None when nothing is."""
+        if self.status in (200, 201, 204):
+            return None
+        error = self.error()
+        if error.category or error.policy_name:
+            return error.category or error.policy_name
+        batch = self.batch()
+        return next((it.error.category for it in batch.errors if it.error.category), None) if batch else None
+
+    @property
     def correlation_id(self) -> str:
         """What HubSpot's support asks for; empty when there is none."""
         text = self.error().correlation_id or self.headers.get("x-hubspot-correlation-id", "")

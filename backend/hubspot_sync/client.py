@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from typing import Any, Self
 import httpx2
 from pydantic import SecretStr
 
+from hubspot_sync import telemetry
 from hubspot_sync.answer import Answer
 from hubspot_sync.redaction import Redaction
 from outbox.gate import REQUEST_DEADLINE
@@ -50,7 +51,7 @@ class HubSpotClient:
 
     def __init__(self, base_url: str, token: SecretStr, api_version: str, *, connections: int) -> None:
         self._token = token
-        self._paths = _Paths.of(api_version)
+        self._paths = _Paths(api_version)
         deadline = REQUEST_DEADLINE.total_seconds()
         self._http = httpx2.AsyncClient(
             base_url=base_url,
@@ -74,41 +75,60 @@ class HubSpotClient:
 
     async def upsert_contacts(self, inputs: Sequence[Mapping[str, object]], personal: Collection[str] = ()) -> Answer:
         """Upsert a batch; the answer's words are free of the `personal` values, whatever they look like."""
-        return await self._call("POST", f"{self._paths.contacts}/batch/upsert", {"inputs": inputs}, personal)
+        return await self._call("POST", "contacts/batch/upsert", {"inputs": inputs}, personal)
 
     async def read_contact(self, key_property: str, key: str, properties: Sequence[str]) -> Answer:
         """Read the contact whose unique property `key_property` is `key`; this way asks no search index, which lags."""
         body = {"idProperty": key_property, "inputs": [{"id": key}], "properties": properties}
-        return await self._call("POST", f"{self._paths.contacts}/batch/read", body, [key])
+        return await self._call("POST", "contacts/batch/read", body, [key])
 
     async def account_details(self) -> Answer:
-        return await self._call("GET", f"{self._paths.account}/details")
+        return await self._call("GET", "account/details")
 
     async def daily_usage(self) -> Answer:
-        return await self._call("GET", f"{self._paths.account}/api-usage/daily/private-apps")
+        return await self._call("GET", "account/api-usage/daily/private-apps")
 
     async def token_scopes(self) -> Answer:
         """What the token may do. HubSpot wants it in the body too; this call has no version."""
         body = {"tokenKey": self._token.get_secret_value()}
-        return await self._call("POST", "/oauth/v2/private-apps/get/access-token-info", body)
+        return await self._call("POST", "private-apps/get/access-token-info", body)
 
     async def list_properties(self) -> Answer:
-        return await self._call("GET", self._paths.properties)
+        return await self._call("GET", "properties")
 
     async def list_groups(self) -> Answer:
-        return await self._call("GET", f"{self._paths.properties}/groups")
+        return await self._call("GET", "properties/groups")
 
     async def create_property(self, definition: Mapping[str, object]) -> Answer:
-        return await self._call("POST", self._paths.properties, definition)
+        return await self._call("POST", "properties", definition)
 
     async def update_property(self, name: str, changes: Mapping[str, object]) -> Answer:
-        return await self._call("PATCH", f"{self._paths.properties}/{name}", changes)
+        return await self._call("PATCH", "properties/{name}", changes, name=name)
 
     async def create_group(self, definition: Mapping[str, object]) -> Answer:
-        return await self._call("POST", f"{self._paths.properties}/groups", definition)
+        return await self._call("POST", "properties/groups", definition)
 
     async def _call(
-        self, method: str, path: str, body: Mapping[str, object] | None = None, personal: Collection[str] = ()
+        self,
+        method: str,
+        endpoint: str,
+        body: Mapping[str, object] | None = None,
+        personal: Collection[str] = (),
+        *,
+        name: str = "",
+    ) -> Answer:
+        """Make a call to the endpoint, which is a template of few values: what is measured carries it."""
+        began_at = time.monotonic()
+        try:
+            answer = await self._ask(method, self._paths.of(endpoint).format(name=name), body, personal)
+        except NoAnswer:
+            telemetry.note_no_answer(method, endpoint, timedelta(seconds=time.monotonic() - began_at))
+            raise
+        telemetry.note_answer(method, endpoint, answer, timedelta(seconds=time.monotonic() - began_at))
+        return answer
+
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, object] | None, personal: Collection[str]
     ) -> Answer:
         try:
             # Over all, because the HTTP client's own timeouts begin anew with each byte.
@@ -134,23 +154,21 @@ class _BearerToken(httpx2.Auth):
         yield request
 
 
-@dataclass(frozen=True, slots=True)
 class _Paths:
-    """Where the calls are in each API version: dated versions follow the name, v3 precedes it."""
+    """Where the endpoints are in an API version: dated versions follow the name, v3 precedes it."""
 
-    contacts: str
-    properties: str
-    account: str = field(kw_only=True)
+    def __init__(self, version: str) -> None:
+        is_dated = version != "v3"
+        self._roots = {
+            "contacts": f"/crm/objects/{version}/contacts" if is_dated else "/crm/v3/objects/contacts",
+            "properties": f"/crm/properties/{version}/contacts" if is_dated else "/crm/v3/properties/contacts",
+            "account": f"/account-info/{version}",
+            "private-apps": "/oauth/v2/private-apps",
+        }
 
-    @classmethod
-    def of(cls, version: str) -> Self:
-        if version == "v3":
-            return cls("/crm/v3/objects/contacts", "/crm/v3/properties/contacts", account="/account-info/v3")
-        return cls(
-            f"/crm/objects/{version}/contacts",
-            f"/crm/properties/{version}/contacts",
-            account=f"/account-info/{version}",
-        )
+    def of(self, endpoint: str) -> str:
+        root, slash, rest = endpoint.partition("/")
+        return self._roots[root] + slash + rest
 
 
 async def _read_bounded(response: httpx2.Response) -> bytes:

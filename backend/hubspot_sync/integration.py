@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from hubspot_sync import telemetry
 from hubspot_sync.client import HubSpotClient
 from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.dry_run import DryRun
@@ -102,4 +103,5 @@ class Integration:
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,
             retention=timedelta(days=self.settings.hubspot_retention_days),
+            on_settled=telemetry.note_settled(self.outbox),
         )

@@ -38,7 +38,7 @@ def record_upsert(
         _outcome(verdict, upserts, answer),
         outcomes,
         status=None if answer is None else answer.status,
-        category=None if answer is None else _category(answer),
+        category=None if answer is None else answer.category,
         correlation_id=None if answer is None else answer.correlation_id or None,
         error=_error(verdict, answer),
     )
@@ -92,14 +92,6 @@ def _words(finding: Finding) -> str:
             return f"postponed: {reason}" if reason else "postponed"
         case _:
             assert_never(finding)
-
-
-def _category(answer: Answer) -> str | None:
-    error = answer.error()
-    if error.category or error.policy_name:
-        return error.category or error.policy_name
-    batch = answer.batch()
-    return next((it.error.category for it in batch.errors if it.error.category), None) if batch else None
 
 
 def _error(verdict: Verdict, answer: Answer | None) -> str | None:

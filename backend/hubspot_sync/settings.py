@@ -71,6 +71,13 @@ class HubSpotSettings(BaseSettings):
         description="Days that delivered events are kept, with the addresses they hold. Fewer: less to look back on.",
     )
 
+    hubspot_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0,
+        description="Where `python -m app.cli worker` shows its metrics: on this port of its own machine only, without "
+        "a token. 0: nowhere, and what that worker delivers is in nobody's counters. Each worker of a machine needs "
+        "its own.",
+    )
+
     def missing_for_live(self) -> str | None:
         """What to set before anything can be sent live, in words; None when nothing is missing."""
         if not self.hubspot_send_live:

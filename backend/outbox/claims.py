@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 
 from outbox.candidates import Window, candidates, is_one_of
-from outbox.clock import DatabaseNow
+from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.model import Event, Outbox, State, as_event, event_columns
 from outbox.rows import object_of, rows_of
 from outbox.settlement import Settlement
@@ -116,13 +116,18 @@ def claim(
     return _claimed(events, reached, look, limit)
 
 
-def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> set[int]:
-    """Settle those of the events that `token` still holds, and return their ids; others are left as they are."""
+def settle(
+    connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]
+) -> dict[int, timedelta]:
+    """Settle those of the events that `token` still holds, and return by id how long ago each was enqueued.
+
+    Others are left as they are.
+    """
     if not settlements:
-        return set()
+        return {}
     rows = json.dumps([_settlement_object(it) for it in settlements])
-    statement = _settle(outbox, connection.dialect.name)
-    return set(connection.execute(statement, {"rows": rows, "token": token}).scalars())
+    settled = connection.execute(_settle(outbox, connection.dialect.name), {"rows": rows, "token": token})
+    return {it.id: timedelta(seconds=max(0.0, -it.seconds_until_enqueued)) for it in settled}
 
 
 def renew(connection: Connection, outbox: Outbox, claims: Mapping[str, Iterable[int]], lease: timedelta) -> set[str]:
@@ -148,7 +153,7 @@ def renew(connection: Connection, outbox: Outbox, claims: Mapping[str, Iterable[
 def take_expired(
     connection: Connection, outbox: Outbox, *, token: str, lease: timedelta, limit: int, since: timedelta
 ) -> list[Event]:
-    """Take over events whose lease ran out within the time `since`, so that `token` can charge them.
+    """Take over events whose lease ran out within the time `since`, so that `token` can charge them; in order.
 
     What ran out before was taken before, and a look there would pass by every claim there ever was while a long
     transaction keeps PostgreSQL from forgetting them. Relies on ix_…_claimed.
@@ -172,7 +177,7 @@ def take_expired(
         .values(claim_token=token, claimed_until=DatabaseNow(lease.total_seconds()))
         .returning(*event_columns(outbox))
     )
-    return [as_event(row) for row in connection.execute(statement)]
+    return sorted((as_event(row) for row in connection.execute(statement)), key=lambda event: event.id)
 
 
 def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
@@ -260,5 +265,5 @@ def _settle(outbox: Outbox, dialect_name: str) -> Update:
             failure_reason=rows.c.failure_reason,
             dry_run=rows.c.dry_run,
         )
-        .returning(c.id)
+        .returning(c.id, SecondsUntil(c.created_at).label("seconds_until_enqueued"))
     )

@@ -10,7 +10,9 @@ break a request. Where the connection or the transaction itself is gone, the fai
 from __future__ import annotations
 
 import logging
+from collections import Counter as Counts
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -31,6 +33,12 @@ AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session
 log = logging.getLogger(__name__)
 
 EVENTS_LOST = Counter("outbox_events_lost", "Events whose transaction committed without them.")
+EVENTS_ENQUEUED = Counter(
+    "outbox_events_enqueued",
+    "Events that exist because their transaction committed; those that can never be delivered as event_type "
+    '"undeliverable".',
+    ["outbox", "event_type"],
+)
 
 # A longer subject would not fit PostgreSQL's index; ours are ids.
 SUBJECT_CHARS_MAX = 255
@@ -46,11 +54,19 @@ class _Buffered:
 
 
 @dataclass(slots=True)
+class _Written:
+    """What the transaction has written to one outbox: how many events of each type."""
+
+    engine: Engine
+    counts: Counts[str] = field(default_factory=Counts)
+
+
+@dataclass(slots=True)
 class _Buffer:
     """What a session has enqueued and not yet written."""
 
     events: list[_Buffered] = field(default_factory=list)
-    written: dict[Outbox, Engine] = field(default_factory=dict)
+    written: dict[Outbox, _Written] = field(default_factory=dict)
     is_committing: bool = False
     is_rolled_back: bool = False
 
@@ -145,7 +161,9 @@ def _write(session: Session, buffer: _Buffer) -> None:
         buffer.events = [it for it in buffer.events if it.outbox is not outbox]
         connection = session.connection(bind_arguments={"clause": outbox.events})
         if _write_rows(connection, outbox, rows):
-            buffer.written[outbox] = connection.engine
+            written = buffer.written.setdefault(outbox, _Written(connection.engine))
+            # A type that nothing knows may be any text, and each would be a series of its own.
+            written.counts.update("undeliverable" if it.error else it.event_type for it in rows)
 
 
 def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row]) -> bool:
@@ -182,8 +200,12 @@ def _after_flush(session: Session, _context: object) -> None:
 def _after_commit(session: Session) -> None:
     if (buffer := session.info.get(_BUFFER)) is None or session.in_nested_transaction():
         return
-    for outbox, engine in buffer.written.items():
-        wakeup.wake(engine, outbox)
+    for outbox, written in buffer.written.items():
+        wakeup.wake(written.engine, outbox)
+        # Where several processes are counted together, counters are files.
+        with suppress(OSError):
+            for event_type, count in written.counts.items():
+                EVENTS_ENQUEUED.labels(outbox.name, event_type).inc(count)
 
 
 @event.listens_for(Session, "after_rollback")

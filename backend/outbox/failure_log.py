@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from outbox.model import ATTEMPTS_MAX, Event, State
 from outbox.reason import reason_of
-from outbox.settlement import Settlement
+from outbox.settlement import Settled, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,11 @@ class FailureLog:
         self._clock = clock
         self._storms: dict[tuple[State, str], _Storm] = {}
 
-    def note(self, events: Sequence[Event], settlements: Sequence[Settlement]) -> None:
-        """Log those that failed or were charged, as they were settled; say nothing of the others."""
-        by_id = {event.id: event for event in events}
-        for settlement in settlements:
-            event = by_id[settlement.id]
-            if settlement.state is State.FAILED or settlement.attempt_count > event.attempt_count:
-                self._note_one(event, settlement)
+    def note(self, events: Sequence[Settled]) -> None:
+        """Log those that failed or were charged; say nothing of the others."""
+        for it in events:
+            if it.is_charged:
+                self._note_one(it.event, it.settlement)
 
     def count(self) -> None:
         """Log how many were not named, of every kind whose minute is over."""

@@ -14,6 +14,7 @@ from sqlalchemy import (
     false,
     func,
     select,
+    text,
 )
 
 from outbox.clock import DatabaseNow, SecondsUntil
@@ -139,6 +140,12 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
         requests_last_minute=connection.execute(requests).scalar_one(),
         gate=read_gate(connection, outbox),
     )
+
+
+def limit_time(connection: Connection, longest: timedelta) -> None:
+    """Let PostgreSQL give up any statement of this transaction that takes longer."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL statement_timeout = {longest // timedelta(milliseconds=1)}"))
 
 
 def ids_of(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) -> list[int]:

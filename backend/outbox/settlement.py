@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -30,6 +30,25 @@ class Settlement:
     failure_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An event that has left its claim, `age` after it was enqueued."""
+
+    event: Event
+    settlement: Settlement
+    age: timedelta
+
+    @property
+    def is_charged(self) -> bool:
+        return self.settlement.attempt_count > self.event.attempt_count
+
+
+def settled(events: Sequence[Event], settlements: Sequence[Settlement], ages: Mapping[int, timedelta]) -> list[Settled]:
+    """Those of the events that were still held, by their ages."""
+    pairs = zip(events, settlements, strict=True)
+    return [Settled(event, it, ages[event.id]) for event, it in pairs if event.id in ages]
+
+
 def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Random) -> list[Settlement]:
     """Return a settlement for every event, in order.
 
@@ -48,10 +67,9 @@ def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Ran
     return settlements
 
 
-def charge_lost_leases(events: Iterable[Event], random: Random) -> list[Settlement]:
-    """Settle events whose worker lost its lease, as if each had gone wrong."""
+def charge_lost_leases(events: Sequence[Event], random: Random) -> list[Settlement]:
+    """Settle events whose worker lost its lease, given in order, as if each had gone wrong."""
     lost = Retry("the worker that had claimed it stopped answering")
-    events = sorted(events, key=lambda event: event.id)
     return settle(events, {event.id: lost for event in events}, random)
 
 

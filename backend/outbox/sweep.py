@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from outbox import claims, queries, settlement
 from outbox.lease import LEASE
 from outbox.model import Outbox
+from outbox.settlement import Settled, settled
 
 # A busy worker looks this often, and one that sleeps until a lease's end then.
 SWEEP_EVERY = timedelta(seconds=1)
@@ -34,14 +35,14 @@ class Sweep:
     def is_due(self) -> bool:
         return time.monotonic() - self._swept_at >= SWEEP_EVERY.total_seconds()
 
-    def charge_lost_leases(self, connection: Connection) -> int:
-        """Take events back from workers that stopped answering; their number."""
+    def charge_lost_leases(self, connection: Connection) -> list[Settled]:
+        """Take events back from workers that stopped answering."""
         token = uuid4().hex
         events = claims.take_expired(
             connection, self._outbox, token=token, lease=LEASE, limit=_EVENTS_MAX, since=self._begin()
         )
         charges = settlement.charge_lost_leases(events, self._random)
-        return len(claims.settle(connection, self._outbox, token, charges))
+        return settled(events, charges, claims.settle(connection, self._outbox, token, charges))
 
     def seconds_to_next(self, connection: Connection) -> float | None:
         """Seconds until the first lease runs out; None when no event is claimed."""

@@ -28,7 +28,7 @@ from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
-from outbox.settlement import Settlement
+from outbox.settlement import Settled, Settlement, settled
 from outbox.sweep import Sweep
 from outbox.transaction import transact
 from outbox.walk import Walk
@@ -72,10 +72,18 @@ that did not get through; or they are merged into one request, and all of them g
 """
 
 
+OnSettled = Callable[[Sequence[Settled]], None]
+
+
+def _tell_nobody(_: Sequence[Settled]) -> None:
+    pass
+
+
 class Worker:
     """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox.
 
-    `retention` is how long delivered events are kept; None keeps them for ever.
+    `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
+    that left their claims; it must not raise.
     """
 
     def __init__(
@@ -90,6 +98,7 @@ class Worker:
         concurrency: int = 4,
         retention: timedelta | None = None,
         random: Random | None = None,
+        on_settled: OnSettled = _tell_nobody,
     ) -> None:
         self._outbox = outbox
         self._engine = engine
@@ -101,6 +110,7 @@ class Worker:
         self._concurrency = concurrency
         self._retention = retention
         self._random = random or Random()  # noqa: S311  # Jitter is no secret.
+        self._on_settled = on_settled
         self._bell = wakeup.WakeUp()
         self._failures = FailureLog()
         self._walk = Walk(outbox)
@@ -152,8 +162,9 @@ class Worker:
         self._failures.count()
         if not self._has_room() or self._gate.shut_for() > timedelta(0):
             return False
-        if self._sweep.is_due() and (count := await self._transact(self._sweep.charge_lost_leases)):
-            log.warning("Took %d events back from a worker that stopped answering.", count)
+        if self._sweep.is_due() and (taken_back := await self._transact(self._sweep.charge_lost_leases)):
+            log.warning("Took %d events back from a worker that stopped answering.", len(taken_back))
+            self._tell_of(taken_back)
         claim = await self._claim()
         if claim is None:
             return False
@@ -215,21 +226,27 @@ class Worker:
             claim = replace(claim, newer=newer)
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
-        settled = await self._patiently(partial(self._settle, claim, settlements))
+        ages = await self._patiently(partial(self._settle, claim, settlements))
         del self._claims[claim.lease.token]
         self._walk.ended(claim.events, settlements)
-        if settled is None:
+        if ages is None:
             return
-        self._failures.note(claim.events, [it for it in settlements if it.id in settled])
-        if lost := len(settlements) - len(settled):
+        self._tell_of(settled(claim.events, settlements, ages))
+        if lost := len(settlements) - len(ages):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
-    async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> set[int]:
+    def _tell_of(self, events: Sequence[Settled]) -> None:
+        self._failures.note(events)
+        self._on_settled(events)
+
+    async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> dict[int, timedelta]:
         if not claim.noted:
             return await self._execute(claims.settle, self._outbox, claim.lease.token, settlements)
         return await self._transact(self._record_and_settle, claim, settlements)
 
-    def _record_and_settle(self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]) -> set[int]:
+    def _record_and_settle(
+        self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]
+    ) -> dict[int, timedelta]:
         deliveries.write(connection, self._outbox, claim.noted)
         return claims.settle(connection, self._outbox, claim.lease.token, settlements)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import time
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from rich.live import Live
 from hubspot_sync.cli.terminal import AsJson, console, opened, operator, print_fields, print_json
 from hubspot_sync.integration import Integration
 from hubspot_sync.runtime import WorkerState, why_no_worker
+from hubspot_sync.telemetry import Exposition
 from outbox import operations
 from outbox.gate import GateShut, GateStatus, read_gate
 from outbox.model import GateState
@@ -73,6 +75,12 @@ def release(context: typer.Context) -> None:
 
 
 async def _run_worker(integration: Integration) -> None:
+    port = integration.settings.hubspot_metrics_port
+    with Exposition(integration.engine, integration.outbox).served(port) if port else nullcontext():
+        await _run_until_stopped(integration)
+
+
+async def _run_until_stopped(integration: Integration) -> None:
     async with integration.worker() as running:
         _stop_on_signal(running)
         log.info("HubSpot sync worker started")

@@ -62,7 +62,7 @@ class Queue:
         """Settle all events with one outcome; the ids that the token still held."""
         rows = settlement.settle(events, {event.id: outcome for event in events}, self.random)
         with self.engine.begin() as connection:
-            return claims.settle(connection, self.outbox, token, rows)
+            return set(claims.settle(connection, self.outbox, token, rows))
 
     def charge_lost_leases(self) -> None:
         token = uuid4().hex

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import uuid4
 
@@ -13,9 +13,12 @@ from sqlalchemy import Engine
 
 from outbox.failure_log import COUNT_EVERY, NAMED_MAX, FailureLog
 from outbox.gate import Gate
-from outbox.model import Event, Outbox
+from outbox.lease import LEASE
+from outbox.model import ATTEMPTS_MAX, Event, Outbox
 from outbox.outcome import Outcome, Postponed, Rejected, Retry
-from outbox.settlement import settle
+from outbox.retry import BACKOFF_MAX
+from outbox.settlement import settle, settled
+from outbox.testing import RecordingDestination
 from outbox.worker import Claim
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import worker_of
@@ -39,7 +42,8 @@ def an_event(number: int) -> Event:
 
 def note(failures: FailureLog, outcome: Outcome, numbers: range) -> None:
     events = [an_event(n) for n in numbers]
-    failures.note(events, settle(events, {it.id: outcome for it in events}, Random(1)))
+    settlements = settle(events, {it.id: outcome for it in events}, Random(1))
+    failures.note(settled(events, settlements, dict.fromkeys((it.id for it in events), timedelta(0))))
 
 
 def test_failed_event_is_named_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,3 +96,19 @@ async def test_worker_that_stops_leaves_no_failure_uncounted(
     lines = [it.getMessage() for it in caplog.records if it.name == "outbox.failure_log"]
     assert len(lines) == NAMED_MAX + 1
     assert lines[-1].startswith(f"{40 - NAMED_MAX} more events failed")
+
+
+async def test_event_of_which_a_worker_died_for_the_last_time_is_named(
+    engine: Engine, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue(engine, outbox)
+    (id_,) = queue.put("driver-1")
+    for _ in range(ATTEMPTS_MAX):
+        queue.claim()
+        queue.pass_time(LEASE * 2)
+        await worker_of(queue, RecordingDestination()).drain()
+        queue.pass_time(BACKOFF_MAX)
+    assert queue.row(id_).failed_at is not None
+    assert (
+        f"Event {queue.row(id_).event_id} failed: the worker that had claimed it stopped answering" in caplog.messages
+    )
