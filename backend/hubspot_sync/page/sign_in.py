@@ -101,7 +101,7 @@ class SignedIn:
         if "hx-request" in request.headers:
             # Following a redirect, htmx would put the sign-in page where a part of another one belongs.
             return Response(status_code=401, headers={"HX-Redirect": place})
-        if "text/html" not in request.headers.get("accept", "text/html"):
+        if request.headers.get("accept") == "text/event-stream":
             return Response(status_code=401)
         return RedirectResponse(place, 303)
 
