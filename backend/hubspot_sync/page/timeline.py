@@ -36,7 +36,8 @@ def _request(delivery: KeptDelivery) -> Step:
     if delivery.correlation_id:
         facts.append(f"correlation id {delivery.correlation_id}")
     words = [delivery.outcome_for_event]
-    if delivery.error and delivery.error not in delivery.outcome_for_event:
+    # What was delivered or refused has its own words; the request's may be about another event in it.
+    if delivery.error and not delivery.outcome_for_event.startswith(("delivered", "refused:")):
         words.append(delivery.error)
     return Step(delivery.started_at, f"Sent: {status}", tuple(words), tuple(facts), _tone(delivery.outcome_for_event))
 
