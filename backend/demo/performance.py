@@ -16,7 +16,7 @@ from demo.play import DRIVERS_AT_A_TIME, Tally, play
 from demo.report import Bars, Report
 from demo.sandbox import Usage
 from demo.script import Script
-from demo.stage import POLL, SERVICE_KEY, Ports, Stage, set_stage
+from demo.stage import OPERATOR_TOKEN, POLL, SERVICE_KEY, Ports, Stage, set_stage
 from outbox.model import GateState
 from outbox.queries import Status
 
@@ -56,7 +56,7 @@ async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
     """Play without mishaps and keep everything up until cancelled; the application's log is printed from then on."""
     async with set_stage(ports, report.say) as stage:
         await perform(script, (), stage, report)
-        report.show_addresses(stage.application_url, stage.sandbox_url, SERVICE_KEY)
+        report.show_addresses(stage.application_url, stage.sandbox_url, SERVICE_KEY, OPERATOR_TOKEN)
         stage.show_log = report.show_log_line
         await stage.guard()
 

@@ -70,10 +70,12 @@ class Report:
                 )
             )
 
-    def show_addresses(self, application_url: str, sandbox_url: str, service_key: str) -> None:
+    def show_addresses(self, application_url: str, sandbox_url: str, service_key: str, operator_token: str) -> None:
         self.console.print()
         for name, text in (
             ("API", f"{application_url}/docs"),
+            ("operator's page", f"{application_url}/ops/hubspot/"),
+            ("OPERATOR_TOKEN", operator_token),
             ("HubSpot sandbox", sandbox_url),
             ("X-Service-Key", service_key),
             ("one-time codes", "below, in the application's log"),
