@@ -33,7 +33,7 @@ POLL = timedelta(milliseconds=100)
 PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
 SERVICE_KEY = "demo-charging-network"
-OPERATOR_TOKEN = "demo-operator"
+OPERATOR_TOKEN = "demo-operator-token"
 
 
 class PortTaken(DemoFailed):
