@@ -162,3 +162,24 @@ def bare_hubspot(engine: Engine, sandbox: Sandbox) -> HubSpot:
 def hubspot(bare_hubspot: HubSpot) -> HubSpot:
     bare_hubspot.provision()
     return bare_hubspot
+
+
+@pytest.fixture
+def terminal(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are run on this database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+
+@pytest.fixture
+def dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBSPOT_ENABLED", "true")
+
+
+@pytest.fixture
+def live(dry_run: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    monkeypatch.setenv("HUBSPOT_SEND_LIVE", "true")
+    monkeypatch.setenv("HUBSPOT_BASE_URL", sandbox.url)
+    monkeypatch.setenv("HUBSPOT_PRIVATE_APP_TOKEN", "pat-na1-0")
+    monkeypatch.setenv("HUBSPOT_PORTAL_ID", "12345678")
+    monkeypatch.setenv("HUBSPOT_REQUESTS_PER_SECOND", "100")
+    return sandbox

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import pytest
@@ -24,35 +23,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.fixture(autouse=True)
-def _this_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", database_url)
-
-
-@pytest.fixture(autouse=True)
-def _log_of_each_command_ends_with_it() -> Iterator[None]:
-    yield
-    for handler in [it for it in logging.getLogger().handlers if it.name == "nerava"]:
-        logging.getLogger().removeHandler(handler)
+pytestmark = pytest.mark.usefixtures("terminal")
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
-
-
-@pytest.fixture
-def dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUBSPOT_ENABLED", "true")
-
-
-@pytest.fixture
-def live(dry_run: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    monkeypatch.setenv("HUBSPOT_SEND_LIVE", "true")
-    monkeypatch.setenv("HUBSPOT_BASE_URL", sandbox.url)
-    monkeypatch.setenv("HUBSPOT_PRIVATE_APP_TOKEN", "pat-na1-0")
-    monkeypatch.setenv("HUBSPOT_PORTAL_ID", "12345678")
-    monkeypatch.setenv("HUBSPOT_REQUESTS_PER_SECOND", "100")
-    return sandbox
+    try:
+        return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
+    finally:
+        # Its handler writes to where the command's stderr was.
+        for handler in [it for it in logging.getLogger().handlers if it.name == "nerava"]:
+            logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture
@@ -149,3 +129,82 @@ def test_setting_that_makes_no_sense_is_named_with_what_it_should_be(monkeypatch
     result = run("status")
     assert result.exit_code == 1
     assert result.output.strip() == "HUBSPOT_BATCH_SIZE: Input should be greater than or equal to 1"
+
+
+def fail_three(hubspot: HubSpot) -> list[UUID]:
+    return [hubspot.track("nova_earned", {"user_id": f"driver-{n}", "email": "ada@example.com"}) for n in range(3)]
+
+
+def test_events_are_listed_page_by_page_newest_first(hubspot: HubSpot) -> None:
+    ids = [str(hubspot.sign_up(f"driver-{n}")) for n in range(5)]
+    first = json.loads(run("events", "--limit", "3", "--json").stdout)
+    rest = json.loads(run("events", "--limit", "3", "--before", str(first["next"]), "--json").stdout)
+    assert [it["event_id"] for it in first["events"] + rest["events"]] == ids[::-1]
+    assert rest["next"] is None
+
+
+def test_events_in_a_pipe_are_one_line_each_without_colours(hubspot: HubSpot) -> None:
+    hubspot.sign_up("driver-1")
+    failed = fail_three(hubspot)
+    lines = run("events", "--state", "failed").stdout.splitlines()
+    assert [it.split("\t")[0] for it in lines] == [str(it) for it in failed[::-1]]
+    assert all(it.split("\t")[1:4] == ["failed", "nova_earned", f"driver-{2 - n}"] for n, it in enumerate(lines))
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("arguments", [["events", "--older-than", "soon"], ["retry"], ["discard"], ["resync"]])
+def test_command_that_makes_no_sense_exits_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_retry_of_a_filter_tells_the_number_first(hubspot: HubSpot) -> None:
+    failed = fail_three(hubspot)
+    assert "3 events would be tried again" in run("retry", "--type", "nova_earned").stdout
+    assert hubspot.row(failed[0]).failed_at
+    assert run("retry", "--all", "--yes").stdout == "3 events are pending again.\n"
+    assert all(hubspot.row(it).failed_at is None for it in failed)
+
+
+def test_discard_keeps_each_event_and_who_discarded_it(hubspot: HubSpot) -> None:
+    failed = fail_three(hubspot)
+    pending = hubspot.sign_up("driver-9")
+    assert "would be discarded" in run("discard", str(failed[0]), "--why", "a test").stdout
+    result = run("discard", str(failed[0]), str(pending), "--why", "a test", "--yes")
+    assert "1 events are discarded" in result.stdout
+    assert result.exit_code == 1
+    assert hubspot.row(pending)
+    shown = json.loads(run("show", str(failed[0]), "--json").stdout)
+    assert shown["discarded"]["reason"] == "a test"
+    [entry] = json.loads(run("audit", "--json").stdout)["entries"]
+    assert (entry["action"], entry["count"], entry["reason"]) == ("discard", 1, "a test")
+    assert entry["by"].startswith("cli:")
+
+
+@pytest.mark.parametrize("event_type", ["nova_earned", "driver_signed_up"])
+def test_show_reveals_a_person_only_when_asked_and_the_audit_keeps_it(hubspot: HubSpot, event_type: str) -> None:
+    event_id = hubspot.track(
+        event_type, {"user_id": "driver-1", "email": "ada@example.com", "created_at": "2026-11-24T06:40:02Z"}
+    )
+    for arguments in (["show", str(event_id)], ["show", str(event_id), "--json"], ["events"], ["reasons"]):
+        assert "ada@" not in run(*arguments).output
+    assert json.loads(run("audit", "--json").stdout)["entries"] == []
+    assert "ada@example.com" in run("show", str(event_id), "--reveal").stdout
+    [entry] = json.loads(run("audit", "--json").stdout)["entries"]
+    assert (entry["action"], entry["detail"]) == ("reveal", {"subject": "driver-1"})
+
+
+def test_show_of_an_unknown_event_exits_1() -> None:
+    assert run("show", str(uuid4())).exit_code == 1
+
+
+def test_hold_of_a_person_outlasts_a_worker_until_its_release(live: Sandbox, hubspot: HubSpot) -> None:
+    hubspot.provision()
+    event_id = hubspot.sign_up("driver-1", email="ada@example.com")
+    run("hold", "an import runs")
+    assert run("worker", "--once").exit_code == 1
+    assert not hubspot.is_delivered(event_id)
+    status = json.loads(run("status", "--json").stdout)["gate"]
+    assert (status["state"], status["reason"]) == ("held", "an import runs")
+    assert run("release").exit_code == 0
+    assert run("worker", "--once").exit_code == 0
+    assert hubspot.is_delivered(event_id)

@@ -1,0 +1,46 @@
+"""The command line of an integration. The application says what it is about; see `app/cli.py`.
+
+    running   worker, status, hold, release
+    events    events, reasons, show, retry, discard, purge, audit
+    contacts  contact, resync
+    account   provision, doctor
+
+Exit codes: 0 done · 1 not done, with the reason in the last line · 2 the command line makes no sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from hubspot_sync.cli import account, contacts, events, running
+from hubspot_sync.integration import Integration
+
+_PANELS = {
+    "Deliveries": (running.worker, running.status, running.hold, running.release),
+    "Events": (events.events, events.reasons, events.show, events.retry, events.discard, events.purge, events.audit),
+    "Contacts": (contacts.contact, contacts.resync),
+    "The account": (account.provision, account.doctor),
+}
+
+
+def create_cli(load: Callable[[], Integration]) -> typer.Typer:
+    """Build the commands over the integration that `load` returns."""
+    cli = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        help="Lifecycle events on their way to HubSpot.\n\n"
+        "Exit codes: 0 done; 1 not done, with the reason in the last line; 2 the command line makes no sense. "
+        "Results go to stdout, progress and errors to stderr; `--json` prints one JSON document.",
+    )
+
+    @cli.callback()
+    def remember(context: typer.Context) -> None:
+        context.obj = load
+
+    for panel, commands in _PANELS.items():
+        for command in commands:
+            cli.command(rich_help_panel=panel)(command)
+    return cli

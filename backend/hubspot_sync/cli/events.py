@@ -1,0 +1,318 @@
+"""Events from a terminal: find them, look at one, and try failed ones again or take them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from hubspot_sync.cli.terminal import (
+    AsJson,
+    Reveal,
+    Yes,
+    a_while,
+    carry_out,
+    console,
+    fail,
+    moment,
+    opened,
+    operator,
+    print_fields,
+    print_json,
+    print_rows,
+)
+from hubspot_sync.event import UnreadableEvent
+from hubspot_sync.inspection import upsert_of
+from hubspot_sync.integration import Integration
+from hubspot_sync.redaction import without_personal
+from outbox import operations
+from outbox.model import State
+from outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, History, KeptDelivery, Selection
+
+_PAGE_MAX = 1000
+
+Limit = Annotated[int, typer.Option(min=1, max=_PAGE_MAX, help="How many at most.")]
+Type = Annotated[str | None, typer.Option("--type", help="Of this event type.")]
+Subject = Annotated[str | None, typer.Option(help="Of this subject.")]
+Reason = Annotated[str | None, typer.Option(help="Failed for this reason, as `reasons` prints it.")]
+OlderThan = Annotated[
+    timedelta | None, typer.Option(parser=a_while, metavar="TIME", help="Enqueued longer ago: 90s, 5m, 2h, 30d.")
+]
+FailedEvents = Annotated[list[UUID] | None, typer.Argument(metavar="[EVENT...]", help="Ids of failed events.")]
+All = Annotated[bool, typer.Option("--all", help="Every failed event.")]
+
+
+def events(
+    context: typer.Context,
+    state: Annotated[State | None, typer.Option(help="In this state.")] = None,
+    event_type: Type = None,
+    subject: Subject = None,
+    older_than: OlderThan = None,
+    reason: Reason = None,
+    limit: Limit = 50,
+    before: Annotated[int | None, typer.Option(help="Go on where a page ended: its `next`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List events, newest first.
+
+    Examples: `events --state failed` · `events --subject 42 --json` · `events --state pending --older-than 10m`
+    """
+    with opened(context) as integration:
+        wanted = EventFilter(state, event_type, subject, older_than, reason)
+        found = operations.find_events(integration.engine, integration.outbox, wanted, before=before, limit=limit)
+        following = found[-1].id if len(found) == limit else None
+        if as_json:
+            print_json({"events": [it.as_json() for it in found], "next": following})
+            return
+        print_rows(
+            ("event", "state", "type", "subject", "enqueued", "attempts", "error"), (_event_row(it) for it in found)
+        )
+        if following is not None and console.is_terminal:
+            console.print(f"More: add --before {following}", style="dim")
+
+
+def reasons(context: typer.Context, as_json: AsJson = False) -> None:
+    """Say why events have failed, the most frequent reason first. Ids and numbers in a reason read `#`."""
+    with opened(context) as integration:
+        found = operations.failure_reasons(integration.engine, integration.outbox)
+        if as_json:
+            print_json({"reasons": [it.as_json() for it in found]})
+        else:
+            print_rows(
+                ("events", "newest", "reason"), ((str(it.count), str(it.newest.event_id), it.reason) for it in found)
+            )
+
+
+def show(
+    context: typer.Context,
+    event: Annotated[UUID, typer.Argument(help="The event's id.")],
+    reveal: Reveal = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now."""
+    with opened(context) as integration:
+        history = operations.read_history(integration.engine, integration.outbox, event)
+        if history is None:
+            raise fail(f"There is no event {event}; delivered ones are purged after HUBSPOT_RETENTION_DAYS.")
+        if reveal:
+            operations.reveal(integration.engine, integration.outbox, history.event.subject, by=operator())
+        document = _history_document(history, integration, is_revealed=reveal)
+        if as_json:
+            print_json(document)
+        else:
+            _print_history(history, document)
+
+
+def retry(
+    context: typer.Context,
+    events: FailedEvents = None,
+    event_type: Type = None,
+    subject: Subject = None,
+    older_than: OlderThan = None,
+    reason: Reason = None,
+    every: All = False,
+    yes: Yes = False,
+) -> None:
+    """Try failed events again, with all their attempts. What newer events said of their subjects stands.
+
+    Events that are named are tried at once; of a filter the number is told first, and `--yes` does it.
+
+    Examples: `retry 3f0c…` · `retry --reason 'HubSpot refused it: INVALID_EMAIL' --yes` · `retry --all --yes`
+    """
+    with opened(context) as integration:
+        if events:
+            _retry_named(integration, events)
+            return
+        chosen = _chosen(event_type, subject, older_than, reason, every=every)
+        engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
+        if _is_meant(operations.count(engine, outbox, chosen, types), "would be tried again", yes=yes):
+            done = carry_out(operations.retry(engine, outbox, chosen, types, by=operator()), "Retry")
+            console.print(f"{done} events are pending again.")
+
+
+def discard(
+    context: typer.Context,
+    why: Annotated[str, typer.Option("--why", help="For the audit: why nobody needs them.")],
+    events: FailedEvents = None,
+    event_type: Type = None,
+    subject: Subject = None,
+    older_than: OlderThan = None,
+    reason: Reason = None,
+    every: All = False,
+    yes: Yes = False,
+) -> None:
+    """Take failed events out for good. The number is told first, and `--yes` does it; each is kept beside the outbox.
+
+    Examples: `discard 3f0c… --why 'a test account' --yes` · `discard --subject 42 --why 'left us' --yes`
+    """
+    with opened(context) as integration:
+        chosen: Selection = (
+            EventIds(frozenset(events)) if events else _chosen(event_type, subject, older_than, reason, every=every)
+        )
+        engine, outbox = integration.engine, integration.outbox
+        if _is_meant(operations.count(engine, outbox, chosen), "would be discarded", yes=yes):
+            done = carry_out(operations.discard(engine, outbox, chosen, by=operator(), reason=why), "Discard")
+            console.print(f"{done} events are discarded.")
+            if events and done < len(set(events)):
+                raise fail(f"{len(set(events)) - done} of those named were left alone: they have not failed.")
+
+
+def purge(
+    context: typer.Context,
+    older_than: Annotated[
+        timedelta | None,
+        typer.Option(parser=a_while, metavar="TIME", help="30d, say; HUBSPOT_RETENTION_DAYS unless told."),
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Delete what was delivered or discarded long ago, as a worker does that has nothing else to do."""
+    with opened(context) as integration:
+        age = older_than or timedelta(days=integration.settings.hubspot_retention_days)
+        steps = operations.purge(integration.engine, integration.outbox, age, by=operator())
+        if _is_meant(next(steps).total, "would be deleted", yes=yes):
+            console.print(f"{carry_out(steps, 'Purge')} events are deleted.")
+
+
+def audit(
+    context: typer.Context,
+    limit: Limit = 50,
+    before: Annotated[int | None, typer.Option(help="Go on where a page ended: its `next`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say who did what, newest first."""
+    with opened(context) as integration:
+        found = operations.read_audit(integration.engine, integration.outbox, before=before, limit=limit)
+        if as_json:
+            following = found[-1].id if len(found) == limit else None
+            print_json({"entries": [it.as_json() for it in found], "next": following})
+        else:
+            print_rows(("at", "by", "action", "events", "reason", "detail"), (_audit_row(it) for it in found))
+
+
+def _retry_named(integration: Integration, event_ids: list[UUID]) -> None:
+    engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
+    known = {it.event_id: it for it in operations.read_events(engine, outbox, event_ids)}
+    carry_out(operations.retry(engine, outbox, EventIds(frozenset(event_ids)), types, by=operator()), "Retry")
+    is_complete = True
+    for event_id in event_ids:
+        event = known.get(event_id)
+        is_retried = event is not None and event.state is State.FAILED and event.event_type in types
+        console.print(f"{event_id}  {'pending again' if is_retried else 'left alone: not failed, or of no known type'}")
+        is_complete &= is_retried
+    if not is_complete:
+        raise typer.Exit(1)
+
+
+def _chosen(
+    event_type: str | None, subject: str | None, older_than: timedelta | None, reason: str | None, *, every: bool
+) -> EventFilter:
+    chosen = EventFilter(State.FAILED, event_type, subject, older_than, reason)
+    if chosen == EventFilter(State.FAILED) and not every:
+        raise typer.BadParameter("name events, or a filter, or --all for every failed event")
+    return chosen
+
+
+def _is_meant(count: int, words: str, *, yes: bool) -> bool:
+    if not yes:
+        console.print(f"{count} events {words}." + (" Add --yes to do it." if count else ""))
+    return yes
+
+
+def _event_row(event: EventSummary) -> tuple[str, ...]:
+    state = f"{event.state}{' (dry run)' if event.dry_run else ''}"
+    return (
+        str(event.event_id),
+        state,
+        event.event_type,
+        event.subject,
+        moment(event.created_at),
+        str(event.attempt_count),
+        event.last_error or "",
+    )
+
+
+def _audit_row(entry: AuditEntry) -> tuple[str, ...]:
+    detail = json.dumps(entry.detail, ensure_ascii=False) if entry.detail else ""
+    return moment(entry.at), entry.by, entry.action, str(entry.count), entry.reason or "", detail
+
+
+def _history_document(history: History, integration: Integration, *, is_revealed: bool) -> dict[str, object]:
+    names = integration.catalog.personal_names
+
+    def shown(value: object) -> object:
+        return value if is_revealed else without_personal(value, names)
+
+    request, objection = _request_now(history, integration)
+    return {
+        "event": history.summary.as_json() | {"traceparent": history.event.traceparent},
+        "payload": shown(json.loads(history.event.payload)),
+        "discarded": history.discarded and history.discarded.as_json(),
+        "deliveries": [it.as_json() for it in history.deliveries],
+        "delivery_count": history.delivery_count,
+        "request_now": shown(request),
+        "no_request_now": objection,
+        "audit": [it.as_json() for it in history.audit],
+    }
+
+
+def _request_now(history: History, integration: Integration) -> tuple[dict[str, object] | None, str | None]:
+    if history.summary.state is State.DELIVERED or history.discarded:
+        return None, None
+    try:
+        return upsert_of(history.event, history.newer, integration.catalog).as_input(), None
+    except UnreadableEvent as error:
+        return None, str(error)
+
+
+def _print_history(history: History, document: dict[str, object]) -> None:
+    event = history.summary
+    print_fields(
+        [
+            ("event", str(event.event_id)),
+            ("type", event.event_type),
+            ("subject", event.subject),
+            ("state", "discarded" if history.discarded else f"{event.state}{' (dry run)' if event.dry_run else ''}"),
+            ("attempts", str(event.attempt_count)),
+            *([("error", event.last_error)] if event.last_error else []),
+            ("payload", _pretty(document["payload"])),
+        ]
+    )
+    console.print("\nWhat became of it", style="bold")
+    print_rows(("at", "what"), _timeline(history))
+    if document["request_now"] is not None:
+        console.print("\nAs it would be sent now", style="bold")
+        console.print(_pretty(document["request_now"]), markup=False)
+    if document["no_request_now"] is not None:
+        console.print(f"\nIt cannot be sent: {document['no_request_now']}", markup=False)
+
+
+def _timeline(history: History) -> Iterator[tuple[str, str]]:
+    event = history.summary
+    steps = [(event.created_at, "enqueued")]
+    steps += [(it.started_at, _delivery_words(it)) for it in history.deliveries]
+    steps += [(it.at, f"{it.action} by {it.by}" + (f": {it.reason}" if it.reason else "")) for it in history.audit]
+    if event.failed_at is not None:
+        steps.append((event.failed_at, f"failed after {event.attempt_count} attempts"))
+    if event.processed_at is not None:
+        steps.append((event.processed_at, "delivered" + (" by a dry run: nothing was sent" if event.dry_run else "")))
+    if (left_out := history.delivery_count - len(history.deliveries)) > 0:
+        yield "", f"({left_out} earlier requests are not shown)"
+    for at, words in sorted(steps):
+        yield moment(at), words
+
+
+def _delivery_words(delivery: KeptDelivery) -> str:
+    answer = (
+        "no answer" if delivery.status is None else " ".join(filter(None, (str(delivery.status), delivery.category)))
+    )
+    words = f"POST {delivery.endpoint} with {delivery.events} events, {delivery.duration_ms} ms: {answer}"
+    trace = f" (correlation id {delivery.correlation_id})" if delivery.correlation_id else ""
+    return f"{words}; {delivery.outcome_for_event}{trace}"
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

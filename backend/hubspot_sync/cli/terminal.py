@@ -1,0 +1,132 @@
+"""What every command needs: the integration, who is at the terminal, and the terminal itself."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Annotated, Protocol
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from sqlalchemy.exc import DBAPIError
+
+from hubspot_sync.client import HubSpotError
+from hubspot_sync.integration import Integration
+from outbox.gate import GateShut
+
+console = Console(highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for scripts.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without, only say what would be done.")]
+Reveal = Annotated[bool, typer.Option("--reveal", help="Show personal data. The audit keeps who looked, and at whom.")]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Done(Protocol):
+    """How far a verb has come."""
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+@contextmanager
+def opened(context: typer.Context) -> Iterator[Integration]:
+    """The integration for one command; what a person can mend ends it with exit code 1 and one line."""
+    try:
+        integration: Integration = context.obj()
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors(include_input=False))
+        raise fail("\n".join(problems)) from None
+    try:
+        yield integration
+    except DBAPIError as error:
+        first_line = str(error.orig).splitlines()[0]
+        raise fail(
+            f"The database does not serve the outbox ({first_line}). Is it there, and migrated to head?"
+        ) from error
+    except (HubSpotError, GateShut) as error:
+        raise fail(str(error)) from error
+    finally:
+        integration.engine.dispose()
+
+
+def operator() -> str:
+    """Who acts, as the audit names them."""
+    return f"cli:{getpass.getuser()}"
+
+
+def fail(message: str) -> typer.Exit:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
+    return typer.Exit(1)
+
+
+def print_json(value: object) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table in a terminal; elsewhere one line a row, its fields between tabs, without headings."""
+    if not console.is_terminal:
+        for row in rows:
+            typer.echo("\t".join(" ".join(it.split()) for it in row))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    for name, value in fields:
+        console.print(f"{name:>10}  {value}", markup=False)
+
+
+def carry_out(steps: Iterable[Done], words: str) -> int:
+    """Take the steps, with a bar where somebody sees it; how many were done."""
+    done = 0
+    with progress_bar() as bar:
+        task = bar.add_task(words, total=None)
+        for step in steps:
+            done = step.done
+            bar.update(task, completed=done, total=step.total)
+    return done
+
+
+def progress_bar() -> Progress:
+    """On stderr, and only in a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def a_while(text: str) -> timedelta:
+    """`90s`, `5m`, `2h` or `30d`."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no time like 90s, 5m, 2h or 30d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def moment(instant: datetime | None) -> str:
+    return "" if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}"
