@@ -15,14 +15,18 @@ from app.events import CATALOG
 from app.logs import configure_logging
 from app.models import OUTBOX
 from app.otp import SendCode, log_code
+from app.present_state import PRESENT_STATE
 from app.problems import ProblemBody, answer_with_problems
 from app.routers import auth, health, metrics, nova, wallet
 from app.settings import Settings
 from hubspot_sync.integration import Integration
+from hubspot_sync.page import OperatorPage
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
 
 log = logging.getLogger(__name__)
+
+OPERATOR_PAGE = "/ops/hubspot"
 
 
 class Nerava(FastAPI):
@@ -42,21 +46,23 @@ class _State(TypedDict):
 
 def create_app(settings: Settings | None = None, send_code: SendCode = log_code) -> FastAPI:
     """Nerava with its worker. Settings that are not given are read when the application starts, not before."""
+    page = OperatorPage()
     app = Nerava(
         title="Nerava",
         summary="Rewards for charging an electric car.",
         description="Errors are problem responses (RFC 9457): `type` names the kind, `detail` says what to do.",
         version="0.1.0",
-        lifespan=_lifespan(settings, send_code),
+        lifespan=_lifespan(settings, send_code, page),
     )
     answer_with_problems(app)
     for room in (auth, wallet, nova, health, metrics):
         app.include_router(room.router)
+    app.mount(OPERATOR_PAGE, page)
     return app
 
 
 def _lifespan(
-    settings: Settings | None, send_code: SendCode
+    settings: Settings | None, send_code: SendCode, page: OperatorPage
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[_State]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[_State]:
@@ -64,11 +70,13 @@ def _lifespan(
         in_force = settings or Settings()
         _warn_of_open_doors(in_force, send_code)
         engine = create_database_engine(in_force.database_url)
-        worker = WorkerHost(Integration(in_force, OUTBOX, CATALOG, engine))
+        integration = Integration(in_force, OUTBOX, CATALOG, engine, present_state=PRESENT_STATE)
+        worker = WorkerHost(integration)
         try:
             await worker.start()
             metrics = Exposition(engine, OUTBOX)
-            yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, send_code)}
+            async with page.serving(integration, in_force.operator_token, lambda: worker.status):
+                yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, send_code)}
         finally:
             await worker.stop()
             engine.dispose()

@@ -27,6 +27,8 @@ from outbox.queries import delivered_of
 # A person reads the last ones.
 EVENTS_MAX = 100
 _NOT_FOUND = "OBJECT_NOT_FOUND"
+# What HubSpot's own pages call a contact. Nothing of ours sets it.
+_NAMES = ("firstname", "lastname")
 # HubSpot writes phone numbers in its own way, so only their digits are compared.
 _PHONE = "phone"
 _NO_DIGIT = re.compile(r"\D")
@@ -40,13 +42,20 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HubSpotContact:
-    """What HubSpot says: `found_by` names the property that led to the contact, `reason` says why nothing is known."""
+    """What HubSpot says: `found_by` names the property that led to the contact, `reason` says why nothing is known.
+
+    `name` is the person's, as HubSpot has it; empty when it has none.
+    """
 
     presence: Presence
     record_id: str | None = None
     found_by: str | None = None
     reason: str = ""
+    name: str = field(default="", repr=False)
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def redacted(self) -> HubSpotContact:
+        return replace(self, name=self.name and PERSONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class ContactView:
         return [it for it in self.values if it.differs]
 
     def redacted(self) -> ContactView:
-        return replace(self, values=[it.redacted() for it in self.values])
+        return replace(self, contact=self.contact.redacted(), values=[it.redacted() for it in self.values])
 
     def as_json(self) -> dict[str, Any]:
         contact = self.contact
@@ -103,6 +112,7 @@ class ContactView:
                 "record_id": contact.record_id,
                 "found_by": contact.found_by,
                 "reason": contact.reason,
+                "name": contact.name,
             },
             "properties": [it.as_json() for it in self.values],
             "events": [it.as_json() for it in self.events],
@@ -159,7 +169,7 @@ async def _ask(integration: Integration, subject: str, sent: Mapping[str, tuple[
 
 
 async def _read(client: HubSpotClient, gate: Gate, catalog: Catalog, key_property: str, key: str) -> HubSpotContact:
-    names = [it.name for it in catalog.properties]
+    names = [*(it.name for it in catalog.properties), *_NAMES]
     try:
         answer = await call_aside(gate, lambda: client.read_contact(key_property, key, names))
     except (NoAnswer, GateShut) as error:
@@ -175,7 +185,8 @@ async def _read(client: HubSpotClient, gate: Gate, catalog: Catalog, key_propert
 def _found(result: ContactResult, key_property: str) -> HubSpotContact:
     # HubSpot shows an empty property as null or as an empty text.
     properties = {name: str(value) for name, value in result.properties.items() if value not in (None, "")}
-    return HubSpotContact(Presence.FOUND, result.id, key_property, properties=properties)
+    name = " ".join(properties[it] for it in _NAMES if it in properties)
+    return HubSpotContact(Presence.FOUND, result.id, key_property, name=name, properties=properties)
 
 
 def _unexpected(answer: Answer) -> str:

@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class DryRun:
-    """Nothing leaves the machine: no slot is taken and no connection made."""
+    """Nothing leaves the machine: no slot is taken and no connection made. A person's hold keeps it back too."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        await gate.heed_hold()
         translation = translate(claim.events, self._catalog, claim.newer)
         for request in requests(translation.upserts):
             _log_request(request)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     update,
 )
 
+from outbox.candidates import is_one_of
 from outbox.clock import DatabaseNow, DatabaseNowExactly
 from outbox.model import Outbox
 from outbox.selection import Selection, failed, parameters
@@ -173,7 +174,8 @@ def _forget(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> None:
         .exists()
     )
     # Two purges that each delete a part of a delivery's events take turns, so that the second sees that none are left.
-    locked = select(deliveries.c.id).where(deliveries.c.id.in_(carried)).order_by(deliveries.c.id).with_for_update()
+    is_carried = is_one_of(deliveries.c.id, carried, connection.dialect.name)
+    locked = select(deliveries.c.id).where(is_carried).order_by(deliveries.c.id).with_for_update()
     delivery_ids = list(connection.execute(locked).scalars())
     connection.execute(delete(deliveries).where(deliveries.c.id.in_(delivery_ids), ~has_others))
     connection.execute(delete(links).where(links.c.event_id.in_(ids)))

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, column, false, func, select
 
+from outbox.candidates import is_one_of
 from outbox.clock import DatabaseNow
 from outbox.model import EventId, Outbox, State
 from outbox.rows import rows_of
@@ -72,7 +73,7 @@ Selection = EventIds | EventFilter
 def is_of(selection: EventIds, event_id: Column[Any], dialect_name: str) -> ColumnElement[bool]:
     """Binds `event_ids`: see `parameters`."""
     ids = rows_of("event_ids", (column("event_id", EventId),), dialect_name)
-    return event_id.in_(select(ids.c.event_id))
+    return is_one_of(event_id, select(ids.c.event_id), dialect_name)
 
 
 def parameters(selection: Selection) -> dict[str, object]:

@@ -36,26 +36,55 @@ def run_postgres(*, is_durable: bool = False) -> Iterator[str]:
 
     `is_durable` makes commits wait for the disk, as they do in production; tests have nothing to keep.
     """
+    with run_cluster(is_durable=is_durable) as cluster:
+        yield cluster.url
+
+
+@contextmanager
+def run_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
+    """The same, as something that can crash."""
     # Not the folder pytest gives: that is private to root, and the server must not run as root.
     folder = Path(tempfile.mkdtemp(prefix="outbox-pg-"))
     folder.chmod(0o755)
     try:
         bin_dir = _binaries(folder)
-        port = _free_port()
-        server = _start(bin_dir, _create_cluster(bin_dir, folder), port, is_durable)
+        cluster = Cluster(bin_dir, _create_cluster(bin_dir, folder), _free_port(), is_durable)
+        cluster.start()
         try:
-            _wait_until_ready(server, port)
-            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+            yield cluster
         finally:
-            # SIGINT ends it at once; SIGTERM would wait for whoever is connected.
-            server.send_signal(signal.SIGINT)
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cluster:
+    """A server on a port that stays the same. Start it in a thread that outlives it: it dies with that thread."""
+
+    def __init__(self, bin_dir: Path, data: Path, port: int, is_durable: bool) -> None:
+        self._bin_dir, self._data, self._port, self._is_durable = bin_dir, data, port, is_durable
+        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+
+    def start(self) -> None:
+        """Return once it answers."""
+        self._server = _start(self._bin_dir, self._data, self._port, self._is_durable)
+        _wait_until_ready(self._server, self._port)
+
+    def crash(self) -> None:
+        """End it as an immediate shutdown does: nothing is written any more, and the next start recovers."""
+        self._end(signal.SIGQUIT)
+
+    def stop(self) -> None:
+        # SIGINT ends it at once; SIGTERM would wait for whoever is connected.
+        self._end(signal.SIGINT)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._server.send_signal(number)
+        try:
+            self._server.wait(10)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
 
 
 def _binaries(folder: Path) -> Path:

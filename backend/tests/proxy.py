@@ -31,14 +31,14 @@ class Proxy:
         return port
 
     def silence(self, carrying: bytes = b"") -> int:
-        """Let nothing more through on the open connections that have carried these bytes; their number."""
+        """Let nothing more through on the open connections that lately carried these bytes; their number."""
         found = self._find(carrying)
         for it in found:
             it.is_silent = True
         return len(found)
 
     def reset(self, carrying: bytes = b"") -> int:
-        """End the open connections that have carried these bytes by RST; their number."""
+        """End the open connections that lately carried these bytes by RST; their number."""
         found = self._find(carrying)
         for it in found:
             it.reset()
@@ -100,7 +100,7 @@ class _Connection:
         with suppress(OSError):
             while data := source.recv(_BUFFER_BYTES):
                 if is_of_client:
-                    self.sent += data
+                    self.sent = (self.sent + data)[-_BUFFER_BYTES:]
                 if not self.is_silent:
                     target.sendall(data)
         if not self.is_silent:

@@ -13,6 +13,7 @@ from hubspot_sync.cli.terminal import (
     Reveal,
     Yes,
     console,
+    counted,
     fail,
     moment,
     opened,
@@ -81,7 +82,7 @@ def resync(
 def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) -> None:
     total = len(set(subjects)) if subjects else work.count(after)
     if not subjects and not yes:
-        console.print(f"{total} subjects would be sent anew." + (" Add --yes to do it." if total else ""))
+        console.print(f"{counted(total, 'subject')} would be sent anew." + (" Add --yes to do it." if total else ""))
         return
     progress = Progress(last=after)
     try:
@@ -95,7 +96,7 @@ def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) 
         if isinstance(error, KeyboardInterrupt):
             raise fail(f"Interrupted; {progress.events} events are pending for {progress.subjects} subjects.") from None
         raise
-    console.print(f"{progress.events} events are pending for {progress.subjects} subjects.")
+    console.print(f"Pending: {counted(progress.events, 'event')} for {counted(progress.subjects, 'subject')}.")
     if progress.unknown:
         raise fail(f"Unknown: {', '.join(progress.unknown)}")
 
@@ -110,7 +111,8 @@ def _hint_if_disabled(integration: Integration) -> None:
 
 def _print_contact(view: ContactView) -> None:
     console.print(f"{view.subject}: {_presence(view.contact)}", markup=False)
-    print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(it) for it in view.values))
+    known = [it for it in view.values if it.sent is not None or it.found is not None]
+    print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(it) for it in known))
     console.print("\nEvents", style="bold")
     print_rows(
         ("event", "state", "type", "enqueued", "error"),

@@ -17,6 +17,7 @@ from hubspot_sync.cli.terminal import (
     a_while,
     carry_out,
     console,
+    counted,
     fail,
     moment,
     opened,
@@ -131,7 +132,7 @@ def retry(
         engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
         if _is_meant(operations.count(engine, outbox, chosen, types), "would be tried again", yes=yes):
             done = carry_out(operations.retry(engine, outbox, chosen, types, by=operator()), "Retry")
-            console.print(f"{done} events are pending again.")
+            console.print(f"Pending again: {counted(done, 'event')}.")
 
 
 def discard(
@@ -156,7 +157,7 @@ def discard(
         engine, outbox = integration.engine, integration.outbox
         if _is_meant(operations.count(engine, outbox, chosen), "would be discarded", yes=yes):
             done = carry_out(operations.discard(engine, outbox, chosen, by=operator(), reason=why), "Discard")
-            console.print(f"{done} events are discarded.")
+            console.print(f"Discarded: {counted(done, 'event')}.")
             if events and done < len(set(events)):
                 raise fail(f"{len(set(events)) - done} of those named were left alone: they have not failed.")
 
@@ -174,7 +175,7 @@ def purge(
         age = older_than or timedelta(days=integration.settings.hubspot_retention_days)
         steps = operations.purge(integration.engine, integration.outbox, age, by=operator())
         if _is_meant(next(steps).total, "would be deleted", yes=yes):
-            console.print(f"{carry_out(steps, 'Purge')} events are deleted.")
+            console.print(f"Deleted: {counted(carry_out(steps, 'Purge'), 'event')}.")
 
 
 def audit(
@@ -218,7 +219,7 @@ def _chosen(
 
 def _is_meant(count: int, words: str, *, yes: bool) -> bool:
     if not yes:
-        console.print(f"{count} events {words}." + (" Add --yes to do it." if count else ""))
+        console.print(f"{counted(count, 'event')} {words}." + (" Add --yes to do it." if count else ""))
     return yes
 
 
@@ -278,9 +279,10 @@ def _print_history(history: History, document: dict[str, object]) -> None:
             ("state", "discarded" if history.discarded else f"{event.state}{' (dry run)' if event.dry_run else ''}"),
             ("attempts", str(event.attempt_count)),
             *([("error", event.last_error)] if event.last_error else []),
-            ("payload", _pretty(document["payload"])),
         ]
     )
+    console.print("\nPayload", style="bold")
+    console.print(_pretty(document["payload"]), markup=False)
     console.print("\nWhat became of it", style="bold")
     print_rows(("at", "what"), _timeline(history))
     if document["request_now"] is not None:
@@ -309,7 +311,7 @@ def _delivery_words(delivery: KeptDelivery) -> str:
     answer = (
         "no answer" if delivery.status is None else " ".join(filter(None, (str(delivery.status), delivery.category)))
     )
-    words = f"POST {delivery.endpoint} with {delivery.events} events, {delivery.duration_ms} ms: {answer}"
+    words = f"POST {delivery.endpoint} with {counted(delivery.events, 'event')}, {delivery.duration_ms} ms: {answer}"
     trace = f" (correlation id {delivery.correlation_id})" if delivery.correlation_id else ""
     return f"{words}; {delivery.outcome_for_event}{trace}"
 

@@ -85,7 +85,8 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        # An id is there to be copied; what is last are words, which may take several lines.
+        table.add_column(heading, no_wrap=heading != headings[-1], overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
@@ -126,6 +127,10 @@ def a_while(text: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no time like 90s, 5m, 2h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def moment(instant: datetime | None) -> str:

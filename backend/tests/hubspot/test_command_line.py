@@ -161,7 +161,7 @@ def test_retry_of_a_filter_tells_the_number_first(hubspot: HubSpot) -> None:
     failed = fail_three(hubspot)
     assert "3 events would be tried again" in run("retry", "--type", "nova_earned").stdout
     assert hubspot.row(failed[0]).failed_at
-    assert run("retry", "--all", "--yes").stdout == "3 events are pending again.\n"
+    assert run("retry", "--all", "--yes").stdout == "Pending again: 3 events.\n"
     assert all(hubspot.row(it).failed_at is None for it in failed)
 
 
@@ -170,7 +170,7 @@ def test_discard_keeps_each_event_and_who_discarded_it(hubspot: HubSpot) -> None
     pending = hubspot.sign_up("driver-9")
     assert "would be discarded" in run("discard", str(failed[0]), "--why", "a test").stdout
     result = run("discard", str(failed[0]), str(pending), "--why", "a test", "--yes")
-    assert "1 events are discarded" in result.stdout
+    assert "Discarded: 1 event." in result.stdout
     assert result.exit_code == 1
     assert hubspot.row(pending)
     shown = json.loads(run("show", str(failed[0]), "--json").stdout)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
 
+from app.events import CATALOG
 from app.models import OUTBOX
+from hubspot_sync.dry_run import DryRun
 from outbox import operations
+from outbox.gate import Gate, GateShut
+from outbox.lease import LEASE, Lease
+from outbox.outcome import Delivered
+from outbox.worker import Claim
 from tests.hubspot.conftest import HubSpot
 
 LONG = timedelta(minutes=10)
@@ -141,15 +148,18 @@ def test_backlog_of_distinct_drivers_needs_one_request_for_fifty_events(hubspot:
     assert [it["inputs"] for it in hubspot.upserts()] == [50, 50, 50, 50]
 
 
-def test_dry_run_uses_no_event_up_while_a_person_holds_the_gate(hubspot: HubSpot) -> None:
-    hubspot.settings = hubspot.settings.model_copy(update={"hubspot_send_live": False})
+async def test_dry_run_that_is_under_way_uses_no_event_up_once_a_person_holds_the_gate(hubspot: HubSpot) -> None:
     event_id = hubspot.sign_up("driver-1", email="ada@example.com")
+    gate = Gate(OUTBOX, hubspot.engine, requests_per_second=1000)
+    await gate.prepare()
+    token, events = hubspot.queue.claim()
+    claim = Claim(Lease(token, time.monotonic() + LEASE.total_seconds()), events)
+    assert [it.event_id for it in events] == [event_id]
     operations.hold(hubspot.engine, OUTBOX, "going live", by="cli:ada")
-    hubspot.deliver()
-    assert not hubspot.is_delivered(event_id)
+    with pytest.raises(GateShut, match="going live"):
+        await DryRun(CATALOG)(claim, gate)
     operations.release(hubspot.engine, OUTBOX, by="cli:ada")
-    hubspot.deliver()
-    assert hubspot.row(event_id).dry_run
+    assert await DryRun(CATALOG)(claim, gate) == {events[0].id: Delivered(dry_run=True)}
 
 
 def test_dry_run_logs_a_line_per_event_and_sends_nothing(hubspot: HubSpot, caplog: pytest.LogCaptureFixture) -> None:

@@ -53,7 +53,7 @@ class Queue:
     def claim(self, token: str | None = None, limit: int = 50) -> tuple[str, list[Event]]:
         token = token or uuid4().hex
         with self.engine.begin() as connection:
-            return token, self.walk.claim(connection, types=TYPES, token=token, lease=LEASE, limit=limit)
+            return token, self.walk.claim(connection, types=self.types, token=token, lease=LEASE, limit=limit)
 
     def claimed_ids(self, limit: int = 50) -> list[int]:
         return [event.id for event in self.claim(limit=limit)[1]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
@@ -14,6 +13,7 @@ from outbox.claims import Look
 from outbox.lease import LEASE
 from outbox.model import Outbox
 from tests.outbox.conftest import METADATA
+from tests.outbox.plans import Plan, Sent, buffers, execute, explain, nodes
 from tests.outbox.queue import TYPES
 
 LOOKS = [
@@ -50,24 +50,14 @@ def load(engine: Engine, events: int, subjects: int, *, are_delivered: bool = Fa
         )
 
 
-def execute(engine: Engine, statement: str) -> None:
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(statement))
-
-
-def plan_of(engine: Engine, outbox: Outbox, look: Look) -> dict[str, Any]:
+def plan_of(engine: Engine, outbox: Outbox, look: Look) -> Plan:
     """How the look's claim runs, the first there is on this table; it claims nothing in the end."""
-    sql, values = statement_of(engine, outbox, look)
-    with engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", values).scalar_one()
-        connection.rollback()
-    plan: dict[str, Any] = rows[0]["Plan"]
-    return plan
+    return explain(engine, statement_of(engine, outbox, look))
 
 
-def statement_of(engine: Engine, outbox: Outbox, look: Look) -> tuple[str, Any]:
+def statement_of(engine: Engine, outbox: Outbox, look: Look) -> Sent:
     """What the claim sends, seen where no event is: a claim that is rolled back leaves dead rows for the next one."""
-    sent: list[tuple[str, Any]] = []
+    sent: list[Sent] = []
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMPORARY TABLE outbox_events (LIKE public.outbox_events)"))
         event.listen(connection, "before_cursor_execute", lambda _, __, sql, values, *___: sent.append((sql, values)))
@@ -76,17 +66,10 @@ def statement_of(engine: Engine, outbox: Outbox, look: Look) -> tuple[str, Any]:
     return sent[0]
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
-
-
-def buffers_to_find(plan: dict[str, Any]) -> int:
+def buffers_to_find(plan: Plan) -> int:
     """The batch, before anything is written: what indexes cost to keep is another matter."""
     (batch,) = (it for it in nodes(plan) if it.get("Subplan Name") == "CTE batch")
-    hit: int = batch["Shared Hit Blocks"] + batch["Shared Read Blocks"]
-    return hit
+    return buffers(batch)
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: str(look.window))

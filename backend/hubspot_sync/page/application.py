@@ -1,0 +1,133 @@
+"""The page as an ASGI application, to be mounted by the one whose events it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from pydantic import SecretStr
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hubspot_sync.integration import Integration
+from hubspot_sync.page.actions import Actions
+from hubspot_sync.page.contacts import Contacts
+from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.events import Events
+from hubspot_sync.page.forms import BODY_BYTES_MAX
+from hubspot_sync.page.guard import Guard
+from hubspot_sync.page.jobs import Jobs
+from hubspot_sync.page.overview import Overview
+from hubspot_sync.page.pulses import Pulses
+from hubspot_sync.page.rendering import Static, Templates
+from hubspot_sync.page.sessions import Seal
+from hubspot_sync.page.sign_in import SignedIn, SignIn
+from hubspot_sync.runtime import WorkerStatus
+from outbox import operations
+
+log = logging.getLogger(__name__)
+
+TOKEN_LENGTH_MIN = 16
+
+
+class OperatorPage:
+    """Closed until `serving` opens it; mount it once, under a path of its own."""
+
+    def __init__(self) -> None:
+        self._templates = Templates()
+        self._app = self._closed("The application has not started.")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    @asynccontextmanager
+    async def serving(
+        self, integration: Integration, operator_token: SecretStr, worker: Callable[[], WorkerStatus]
+    ) -> AsyncIterator[None]:
+        """Meanwhile the page is open to who knows the token; without a token that is hard to guess it stays closed."""
+        token = operator_token.get_secret_value()
+        if (objection := _objection_to(token)) is not None:
+            log.info("The operator's page is closed: %s", objection)
+            self._app = self._closed(objection)
+            yield
+            return
+        desk = Desk(
+            integration,
+            worker,
+            seal=Seal(token),
+            templates=self._templates,
+            pulses=Pulses(lambda: operations.pulse(integration.engine, integration.outbox)),
+            jobs=Jobs(),
+        )
+        self._app = _open(desk)
+        try:
+            yield
+        finally:
+            self._app = self._closed("The application is stopping.")
+            await desk.pulses.close()
+            await asyncio.to_thread(desk.jobs.stop)
+
+    def _closed(self, words: str) -> ASGIApp:
+        """Not found, for whoever looks around; a person who was sent here reads why."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            page = self._templates.page(Request(scope), "closed.html", 404, words=words)
+            await page(scope, receive, send)
+
+        return Guard(Starlette(routes=[Mount("/static", Static()), Mount("/", answer)]))
+
+
+def _open(desk: Desk) -> ASGIApp:
+    views = (Overview(desk), Events(desk), Contacts(desk), Actions(desk))
+    signed_in = [route for view in views for route in view.routes()]
+    return Guard(
+        Starlette(
+            routes=[
+                Mount("/static", Static()),
+                *SignIn(desk.seal, desk.templates).routes(),
+                Mount("/", routes=signed_in, middleware=[Middleware(SignedIn, desk.seal, desk.templates)]),
+            ],
+            exception_handlers={
+                HTTPException: _on_http_exception(desk),
+                DBAPIError: _on_database_error(desk),
+                PoolTimeout: _on_database_error(desk),
+            },
+            max_body_size=BODY_BYTES_MAX,
+        )
+    )
+
+
+def _objection_to(token: str) -> str | None:
+    if not token:
+        return "OPERATOR_TOKEN is empty."
+    if len(token) < TOKEN_LENGTH_MIN:
+        return f"OPERATOR_TOKEN has fewer than {TOKEN_LENGTH_MIN} characters, which is too easy to guess."
+    return None
+
+
+def _on_http_exception(desk: Desk) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        page = desk.templates.page(request, "error.html", error.status_code, words=error.detail)
+        page.headers.update(error.headers or {})
+        return page
+
+    return answer
+
+
+def _on_database_error(desk: Desk) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, error: Exception) -> Response:
+        log.warning("The operator's page has no database: %s", str(error).partition("\n")[0])
+        words = "The database does not serve the outbox. Is it there, and migrated to head?"
+        return desk.templates.page(request, "error.html", 503, words=words)
+
+    return answer

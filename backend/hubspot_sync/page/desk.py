@@ -1,0 +1,87 @@
+"""What all views of the page share, from the application's start to its stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from hubspot_sync.event import Catalog
+from hubspot_sync.integration import Integration
+from hubspot_sync.page.forms import Form
+from hubspot_sync.page.jobs import Jobs
+from hubspot_sync.page.notices import Notice, notices
+from hubspot_sync.page.pulses import Pulses
+from hubspot_sync.page.rendering import Templates
+from hubspot_sync.page.sessions import Seal
+from hubspot_sync.page.sign_in import session_of
+from hubspot_sync.runtime import WorkerStatus
+from outbox import operations
+from outbox.model import Outbox
+from outbox.operations import Pulse
+
+Act = Callable[[Request, Form], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """`worker` tells how this process's worker is."""
+
+    integration: Integration
+    worker: Callable[[], WorkerStatus]
+    seal: Seal
+    templates: Templates
+    pulses: Pulses
+    jobs: Jobs
+
+    @property
+    def engine(self) -> Engine:
+        return self.integration.engine
+
+    @property
+    def outbox(self) -> Outbox:
+        return self.integration.outbox
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.integration.catalog
+
+    def notices(self, pulse: Pulse) -> list[Notice]:
+        return notices(pulse, self.worker(), self.integration.settings)
+
+    def show(self, request: Request, template: str, status: int = 200, **context: object) -> HTMLResponse:
+        """The template's page with what stands on top of each; reads the database, so it is for a thread."""
+        session = session_of(request)
+        pulse = operations.pulse(self.engine, self.outbox)
+        return self.templates.page(
+            request,
+            template,
+            status,
+            session=session,
+            form_token=self.seal.form_token(session),
+            pulse=pulse,
+            notices=self.notices(pulse),
+            **context,
+        )
+
+    def action(self, path: str, act: Act) -> Route:
+        """The only way to a route that changes something: `act` runs in a thread, for a form of this session."""
+
+        async def endpoint(request: Request) -> Response:
+            form = await Form.read(request)
+            if not self.seal.accepts(session_of(request), form.text("form_token")):
+                raise HTTPException(403, "This form is not of your session. Go back, reload the page, and try again.")
+            return await run_in_threadpool(act, request, form)
+
+        return Route(path, endpoint, methods=["POST"])
+
+    def place(self, request: Request, path: str) -> str:
+        """Where `path` within the page is for a browser."""
+        root: str = request.scope.get("root_path", "")
+        return root + path

@@ -1,0 +1,109 @@
+"""Events: the list, with filters and page by page, and all that is known of one."""
+
+from __future__ import annotations
+
+import json
+import time
+from urllib.parse import urlencode
+from uuid import UUID
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from hubspot_sync.event import UnreadableEvent
+from hubspot_sync.inspection import upsert_of
+from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.forms import Form
+from hubspot_sync.page.rendering import query_number
+from hubspot_sync.page.selection import AGES, fields_of, filter_of
+from hubspot_sync.page.sign_in import session_of
+from hubspot_sync.page.timeline import steps_of
+from hubspot_sync.redaction import without_personal
+from outbox import operations
+from outbox.model import State
+from outbox.operations import History
+
+EVENTS_SHOWN = 50
+
+
+class Events:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/events", self.show_list, methods=["GET"]),
+            Route("/events/{event_id:uuid}", self.show, methods=["GET"]),
+            self._desk.action("/events/{event_id:uuid}/reveal", self.reveal),
+        ]
+
+    def show_list(self, request: Request) -> Response:
+        desk = self._desk
+        asked = filter_of(Form.of(request.url.query))
+        before = query_number(request, "before")
+        found = operations.find_events(desk.engine, desk.outbox, asked, before=before, limit=EVENTS_SHOWN + 1)
+        events = found[:EVENTS_SHOWN]
+        query = urlencode(fields_of(asked))
+        return desk.show(
+            request,
+            "events.html",
+            events=events,
+            asked=asked,
+            asked_fields=dict(fields_of(asked)),
+            query=query,
+            older_before=events[-1].id if len(found) > EVENTS_SHOWN else None,
+            is_newest=before is None,
+            failed_query=urlencode([*fields_of(asked), *([] if asked.state else [("state", State.FAILED.value)])]),
+            states=list(State),
+            types=desk.catalog.types,
+            ages={key: words for key, (words, _) in AGES.items()},
+        )
+
+    def show(self, request: Request) -> Response:
+        desk, history = self._desk, self._history(request)
+        reveal = request.query_params.get("reveal", "")
+        is_revealed = desk.seal.reveals(session_of(request), history.event.subject, reveal, time.time())
+        request_now, no_request = self._request_now(history, is_revealed)
+        return desk.show(
+            request,
+            "event.html",
+            history=history,
+            steps=steps_of(history),
+            is_revealed=is_revealed,
+            payload=self._shown(json.loads(history.event.payload), is_revealed),
+            request_now=request_now,
+            no_request=no_request,
+        )
+
+    def reveal(self, request: Request, _form: Form) -> Response:
+        desk, history = self._desk, self._history(request)
+        subject, session = history.event.subject, session_of(request)
+        operations.reveal(desk.engine, desk.outbox, subject, by=session.by)
+        query = urlencode({"reveal": desk.seal.reveal(session, subject, time.time())})
+        return RedirectResponse(desk.place(request, f"/events/{history.event.event_id}?{query}"), 303)
+
+    def _history(self, request: Request) -> History:
+        event_id: UUID = request.path_params["event_id"]
+        history = operations.read_history(self._desk.engine, self._desk.outbox, event_id)
+        if history is None:
+            raise HTTPException(404, f"There is no event {event_id}; delivered ones are purged after a while.")
+        return history
+
+    def _request_now(self, history: History, is_revealed: bool) -> tuple[str, str]:
+        """The request as it would be sent now, or why there would be none; both empty for what was delivered."""
+        if history.summary.state is State.DELIVERED:
+            return "", ""
+        try:
+            upsert = upsert_of(history.event, history.newer, self._desk.catalog)
+        except UnreadableEvent as error:
+            return "", str(error)
+        return self._shown({"inputs": [upsert.as_input()]}, is_revealed), ""
+
+    def _shown(self, value: object, is_revealed: bool) -> str:
+        try:
+            shown = value if is_revealed else without_personal(value, self._desk.catalog.personal_names)
+            return json.dumps(shown, indent=2, ensure_ascii=False)
+        except RecursionError:
+            return "(nested too deeply to be shown)"

@@ -1,0 +1,74 @@
+"""Guessing the operator's token is slowed down: for the address that guesses, and for all of them together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+
+# So many may be typing errors.
+FAILURES_FREE = 5
+WAIT_FIRST = timedelta(minutes=1)
+WAIT_MAX = timedelta(hours=1)
+# Of all addresses together, one of these comes back every 36 s: against a long token that is nothing.
+FAILURES_OVERALL_MAX = 100
+OVERALL_WINDOW = timedelta(hours=1)
+# At about two hundred bytes each. The bound on all addresses holds whatever is forgotten here.
+ADDRESSES_MAX = 10_000
+
+
+@dataclass(slots=True)
+class _Guesser:
+    failures: int
+    failed_at: float
+    locked_until: float
+
+
+class Lockout:
+    """Counts wrong tokens. Instants are seconds of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._guessers: OrderedDict[str, _Guesser] = OrderedDict()
+        # What is left for all; it fills up again as time passes.
+        self._left = float(FAILURES_OVERALL_MAX)
+        self._left_at = 0.0
+
+    def wait(self, address: str, now: float) -> timedelta:
+        """How long nothing from this address is looked at; zero when it may try."""
+        guesser = self._guessers.get(_network(address))
+        seconds = guesser.locked_until - now if guesser is not None else 0.0
+        if (left := self._refilled(now)) < 1:
+            seconds = max(seconds, (1 - left) * _SECONDS_PER_FAILURE)
+        return timedelta(seconds=max(0.0, seconds))
+
+    def note_failure(self, address: str, now: float) -> None:
+        self._left, self._left_at = max(0.0, self._refilled(now) - 1), now
+        network = _network(address)
+        guesser = self._guessers.pop(network, None)
+        if guesser is None or now - guesser.failed_at > WAIT_MAX.total_seconds():
+            guesser = _Guesser(0, now, now)
+        guesser.failures, guesser.failed_at = guesser.failures + 1, now
+        if (over := guesser.failures - FAILURES_FREE) >= 0:
+            guesser.locked_until = now + min(WAIT_FIRST * 2 ** min(over, 10), WAIT_MAX).total_seconds()
+        self._guessers[network] = guesser
+        if len(self._guessers) > ADDRESSES_MAX:
+            self._guessers.popitem(last=False)
+
+    def note_success(self, address: str) -> None:
+        self._guessers.pop(_network(address), None)
+
+    def _refilled(self, now: float) -> float:
+        return min(float(FAILURES_OVERALL_MAX), self._left + (now - self._left_at) / _SECONDS_PER_FAILURE)
+
+
+_SECONDS_PER_FAILURE = OVERALL_WINDOW.total_seconds() / FAILURES_OVERALL_MAX
+
+
+def _network(address: str) -> str:
+    """What one client has to itself: an IPv4 address, or the /64 of an IPv6 one."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((ip, 64), strict=False)) if ip.version == 6 else address

@@ -1,0 +1,135 @@
+"""The first view: figures as they move, why events have failed, and the gate's handle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from urllib.parse import urlencode
+from uuid import UUID
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.forms import Form
+from hubspot_sync.page.pulses import BEATS_KEPT, Beat, TooManyWatch
+from hubspot_sync.page.rendering import query_number
+from hubspot_sync.page.sessions import Session
+from hubspot_sync.page.sign_in import session_of, sign_out
+from outbox import operations
+
+AUDIT_SHOWN = 50
+
+
+class Overview:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.show, methods=["GET"]),
+            Route("/stream", self.stream, methods=["GET"]),
+            Route("/look-up", self.look_up, methods=["GET"]),
+            Route("/audit", self.audit, methods=["GET"]),
+            self._desk.action("/hold", self.hold),
+            self._desk.action("/release", self.release),
+            self._desk.action("/sign-out", lambda request, _: sign_out(request)),
+        ]
+
+    def show(self, request: Request) -> Response:
+        desk = self._desk
+        return desk.show(
+            request,
+            "overview.html",
+            reasons=operations.failure_reasons(desk.engine, desk.outbox),
+            seconds_kept=BEATS_KEPT,
+        )
+
+    def look_up(self, request: Request) -> Response:
+        """What a person typed leads to an event if it is the id of one, else to the contact of that subject."""
+        text = Form.of(request.url.query).text("what", 500)
+        try:
+            place = f"/events/{UUID(text)}"
+            if operations.read_history(self._desk.engine, self._desk.outbox, UUID(text)) is None:
+                raise ValueError
+        except ValueError:
+            place = f"/contact?{urlencode({'subject': text})}" if text else "/"
+        return RedirectResponse(self._desk.place(request, place), 303)
+
+    def audit(self, request: Request) -> Response:
+        before = query_number(request, "before")
+        entries = operations.read_audit(self._desk.engine, self._desk.outbox, before=before, limit=AUDIT_SHOWN + 1)
+        return self._desk.show(
+            request,
+            "audit.html",
+            entries=entries[:AUDIT_SHOWN],
+            older_before=entries[AUDIT_SHOWN - 1].id if len(entries) > AUDIT_SHOWN else None,
+            is_newest=before is None,
+        )
+
+    def hold(self, request: Request, form: Form) -> Response:
+        reason = form.text("reason", 300)
+        if not reason:
+            raise HTTPException(422, "Say why deliveries are to be held: whoever finds them so reads it.")
+        operations.hold(self._desk.engine, self._desk.outbox, reason, by=session_of(request).by)
+        return RedirectResponse(self._desk.place(request, "/"), 303)
+
+    def release(self, request: Request, _form: Form) -> Response:
+        operations.release(self._desk.engine, self._desk.outbox, by=session_of(request).by)
+        return RedirectResponse(self._desk.place(request, "/"), 303)
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events: `beats`, once a second, and `over` when the session is."""
+        last_id = request.headers.get("last-event-id", "")
+        after = float(last_id) if last_id.replace(".", "", 1).isdigit() else 0.0
+        beats = self._desk.pulses.watch(max(after, time.time() - BEATS_KEPT))
+        try:
+            first = await anext(beats)
+        except TooManyWatch as error:
+            raise HTTPException(503, "Too many watch already.", {"Retry-After": "30"}) from error
+        except StopAsyncIteration:
+            raise HTTPException(503, "The application is stopping.", {"Retry-After": "5"}) from None
+        return StreamingResponse(
+            self._events(first, beats, session_of(request)),
+            media_type="text/event-stream",
+            # A proxy in front that gathers an answer before it passes it on would never pass this one on.
+            headers={"X-Accel-Buffering": "no"},
+        )
+
+    async def _events(
+        self, first: list[Beat], later: AsyncGenerator[list[Beat]], session: Session
+    ) -> AsyncIterator[str]:
+        async with aclosing(later):
+            yield f"retry: 1000\n{self._as_event(first)}"
+            async for beats in later:
+                if time.time() >= session.ends_at:
+                    yield "event: over\ndata:\n\n"
+                    return
+                yield self._as_event(beats)
+
+    def _as_event(self, beats: list[Beat]) -> str:
+        data = json.dumps({"beats": [_as_json(it) for it in beats], "notices": self._mark(beats[-1])})
+        return f"event: beats\nid: {beats[-1].at}\ndata: {data}\n\n"
+
+    def _mark(self, beat: Beat) -> str:
+        """Differs when the notices do, so that the page knows when to ask for them."""
+        shown = self._desk.notices(beat.pulse) if beat.pulse is not None else None
+        return hashlib.sha256(repr(shown).encode()).hexdigest()[:12]
+
+
+def _as_json(beat: Beat) -> dict[str, float | None]:
+    if (pulse := beat.pulse) is None:
+        return {"at": beat.at, "pending": None, "delivered": None, "lag": None, "requests": None, "failed": None}
+    return {
+        "at": beat.at,
+        "pending": pulse.pending + pulse.claimed,
+        "delivered": pulse.delivered_last_minute,
+        "lag": pulse.oldest_pending_seconds or 0.0,
+        "requests": round(pulse.requests_last_minute / 60, 2),
+        "failed": pulse.failed,
+    }

@@ -1,0 +1,89 @@
+"""Who is signed in: a cookie that the page signs, and the token that each of its forms must bring back.
+
+Nothing is stored, so any process of the application reads what another one signed.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import json
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import timedelta
+
+SESSION_LENGTH = timedelta(hours=12)
+REVEAL_LENGTH = timedelta(minutes=5)
+NAME_LENGTH_MAX = 60
+# A name of sixty characters, the end and the nonce are far shorter.
+_COOKIE_LENGTH_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """`name` is what the person calls themselves; nobody checks it, for all who know the token are trusted alike."""
+
+    name: str
+    ends_at: int
+    nonce: str
+
+    @property
+    def by(self) -> str:
+        """Who did it, as the audit has it."""
+        return f"page:{self.name}"
+
+
+class Seal:
+    """Signs what the page hands to browsers. Its key comes of the operator's token: a new token ends every session."""
+
+    def __init__(self, operator_token: str) -> None:
+        # Slow to compute, so that a stolen cookie is a poor means to guess a short token.
+        self._key = hashlib.scrypt(operator_token.encode(), salt=b"hubspot_sync.page", n=2**14, r=8, p=1, dklen=32)
+        self._token_mac = self._mac("token", operator_token)
+
+    def opens(self, token: str) -> bool:
+        """Whether this is the operator's token; how long it takes says nothing of how near it was."""
+        return hmac.compare_digest(self._mac("token", token), self._token_mac)
+
+    def issue(self, name: str, now: float) -> str:
+        """A cookie for who has just shown the token."""
+        ends_at = int(now + SESSION_LENGTH.total_seconds())
+        content = urlsafe_b64encode(json.dumps([name, ends_at, secrets.token_urlsafe(16)]).encode()).decode()
+        return f"{content}.{self._mac('session', content)}"
+
+    def read(self, cookie: str, now: float) -> Session | None:
+        """The session that the cookie proves; None when it is forged, spoilt or over."""
+        content, _, mac = cookie.partition(".")
+        if len(cookie) > _COOKIE_LENGTH_MAX or not self._is_mac(mac, "session", content):
+            return None
+        name, ends_at, nonce = json.loads(urlsafe_b64decode(content))
+        return Session(name, ends_at, nonce) if now < ends_at else None
+
+    def form_token(self, session: Session) -> str:
+        """What a form of this session carries; who cannot read our pages cannot know it."""
+        return self._mac("form", session.nonce)
+
+    def accepts(self, session: Session, form_token: str) -> bool:
+        return self._is_mac(form_token, "form", session.nonce)
+
+    def reveal(self, session: Session, subject: str, now: float) -> str:
+        """Shows, in this session and for a few minutes, what is personal of this subject."""
+        ends_at = str(int(now + REVEAL_LENGTH.total_seconds()))
+        return f"{ends_at}.{self._mac('reveal', session.nonce, ends_at, subject)}"
+
+    def reveals(self, session: Session, subject: str, reveal: str, now: float) -> bool:
+        ends_at, _, mac = reveal.partition(".")
+        return self._is_mac(mac, "reveal", session.nonce, ends_at, subject) and now < int(ends_at)
+
+    def _is_mac(self, offered: str, *words: str) -> bool:
+        try:
+            offered_bytes = offered.encode("ascii")
+        except UnicodeEncodeError:
+            return False
+        return hmac.compare_digest(offered_bytes, self._mac(*words).encode("ascii"))
+
+    def _mac(self, *words: str) -> str:
+        # As JSON no two lists of words are the same text.
+        return binascii.hexlify(hmac.digest(self._key, json.dumps(words).encode(), "sha256")).decode()

@@ -1,0 +1,53 @@
+"""What a statement costs PostgreSQL, as EXPLAIN tells it: in scans and buffers, which do not depend on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Engine, event, text
+
+Sent = tuple[str, Any]
+Plan = dict[str, Any]
+
+
+def execute(engine: Engine, statement: str) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(statement))
+
+
+def sent_by(engine: Engine, call: Callable[[], object]) -> list[Sent]:
+    """The statements that the call sends to the engine's tables."""
+    sent: list[Sent] = []
+
+    def note(_connection: object, _cursor: object, sql: str, values: object, *_: object) -> None:
+        if "outbox_events" in sql:
+            sent.append((sql, values))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        call()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    return sent
+
+
+def explain(engine: Engine, sent: Sent) -> Plan:
+    """How the statement runs now; nothing of it stays."""
+    sql, values = sent
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", values).scalar_one()
+        connection.rollback()
+    plan: Plan = rows[0]["Plan"]
+    return plan
+
+
+def nodes(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def buffers(plan: Plan) -> int:
+    total: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return total

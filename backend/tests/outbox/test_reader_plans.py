@@ -1,0 +1,144 @@
+"""What an operator looks at costs no more in a large outbox: by index, page by page, and from where a page ended.
+
+The long form, with a million events, is in `tests/soak`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Engine, create_engine, text
+
+from outbox import moves, operations
+from outbox.model import Outbox, State
+from outbox.operations import EventFilter, EventIds
+from tests.outbox.conftest import METADATA, OUTBOX
+from tests.outbox.plans import buffers, execute, explain, nodes, sent_by
+from tests.outbox.queue import TYPES
+
+EVENTS = 100_000
+# Of a page of 50: its rows may lie in as many blocks, each found by a few blocks of an index; three such looks at most.
+PAGE_BUFFERS_MAX = 600
+OLD = timedelta(hours=1)
+
+Call = Callable[[Engine], object]
+DEEP = [EventFilter(), *(EventFilter(it) for it in State), EventFilter(reason="reason 3")]
+
+
+def fill(engine: Engine, events: int) -> None:
+    """In a hundred events two are failed, two pending, and the rest delivered; each subject has twenty."""
+    with engine.begin() as connection:
+        for statement in _FILL:
+            connection.execute(text(statement), {"events": events, "type": TYPES[0]})
+    execute(engine, "VACUUM ANALYZE")
+
+
+_FILL = (
+    "INSERT INTO outbox_events (event_id, event_type, subject, payload, created_at, available_at, processed_at, "
+    "failed_at, attempt_count, last_error, failure_reason) "
+    "SELECT gen_random_uuid(), :type || CASE n % 5 WHEN 0 THEN '' ELSE n % 5 || '' END, "
+    "'driver-' || n % (:events / 20), '{}', at, at, CASE WHEN n % 100 > 3 THEN at END, "
+    "CASE WHEN n % 100 < 2 THEN at END, CASE WHEN n % 100 < 2 THEN 3 ELSE 0 END, "
+    "CASE WHEN n % 100 < 2 THEN 'reason ' || n END, CASE WHEN n % 100 < 2 THEN 'reason ' || n % 7 END "
+    "FROM (SELECT n, now() - (:events - n) * interval '1 second' AS at FROM generate_series(1, :events) n) numbers",
+    "UPDATE outbox_events SET claim_token = 'token', claimed_until = now() + interval '1 minute' "
+    "WHERE id IN (SELECT id FROM outbox_events WHERE processed_at IS NULL AND failed_at IS NULL LIMIT 100)",
+    "INSERT INTO outbox_events_deliveries (started_at, duration_ms, endpoint, events, status, outcome) "
+    "SELECT now() - (:events / 10 - n) * interval '10 seconds', 100, 'upsert', 10, 200, 'delivered' "
+    "FROM generate_series(1, :events / 10) n",
+    "INSERT INTO outbox_events_delivery_events (event_id, delivery_id, outcome) "
+    "SELECT n, (n + 9) / 10, 'delivered' FROM generate_series(1, :events) n",
+    "INSERT INTO outbox_events_audit (at, by, action, count, detail) "
+    "SELECT now(), 'cli:ada', 'retry', 1, '{}' FROM generate_series(1, :events / 20) n",
+    "INSERT INTO outbox_events_audit_events (event_id, audit_id) SELECT n, n FROM generate_series(1, :events / 20) n",
+    "INSERT INTO outbox_events_discarded (id, event_id, event_type, subject, payload, created_at, available_at, "
+    "attempt_count, dry_run, discarded_at, discarded_by, reason) "
+    "SELECT :events + n, gen_random_uuid(), :type, 'driver-' || n, '{}', now(), now(), 3, false, now(), 'ada', 'none' "
+    "FROM generate_series(1, :events / 100) n",
+)
+
+
+def known_event(engine: Engine) -> UUID:
+    (summary,) = operations.find_events(engine, OUTBOX, EventFilter(State.FAILED), limit=1)
+    return summary.event_id
+
+
+def find(filter_: EventFilter, before: int | None = None) -> Call:
+    return lambda engine: operations.find_events(engine, OUTBOX, filter_, before=before)
+
+
+def in_transaction(call: Callable[[Connection, Outbox], object]) -> Call:
+    """The call's statements, undone."""
+
+    def run(engine: Engine) -> None:
+        with engine.connect() as connection:
+            call(connection, OUTBOX)
+            connection.rollback()
+
+    return run
+
+
+def choose(connection: Connection, outbox: Outbox) -> list[int]:
+    selection = EventFilter(reason="reason 3")
+    return moves.choose_failed(connection, outbox, selection, TYPES, after=EVENTS // 2, limit=100)
+
+
+PAGES: dict[str, Call] = {
+    "all": find(EventFilter()),
+    **{str(it): find(EventFilter(it)) for it in State},
+    "of a type": find(EventFilter(event_type=TYPES[0])),
+    "of a subject": find(EventFilter(subject="driver-7")),
+    "failed of a subject": find(EventFilter(State.FAILED, subject="driver-0")),
+    "pending of a subject": find(EventFilter(State.PENDING, subject="driver-2")),
+    "of a reason": find(EventFilter(reason="reason 3")),
+    "old and failed": find(EventFilter(State.FAILED, older_than=OLD)),
+    "events of a subject": lambda engine: operations.events_of(engine, OUTBOX, "driver-7"),
+    "events by id": lambda engine: operations.read_events(engine, OUTBOX, [known_event(engine), uuid4()]),
+    "history": lambda engine: operations.read_history(engine, OUTBOX, known_event(engine)),
+    "audit": lambda engine: operations.read_audit(engine, OUTBOX),
+    "count by id": lambda engine: operations.count(engine, OUTBOX, EventIds(frozenset([known_event(engine)])), TYPES),
+}
+COUNTS: dict[str, Call] = {
+    "status": lambda engine: operations.status(engine, OUTBOX),
+    "pulse": lambda engine: operations.pulse(engine, OUTBOX),
+    "reasons": lambda engine: operations.failure_reasons(engine, OUTBOX),
+    "count of a reason": lambda engine: operations.count(engine, OUTBOX, EventFilter(reason="reason 3"), TYPES),
+    "count of all failed": lambda engine: operations.count(engine, OUTBOX, EventFilter()),
+    "choose": in_transaction(choose),
+    "retry": in_transaction(lambda connection, outbox: moves.retry_failed(connection, outbox, [1, 100, 101, 200])),
+    "discard": in_transaction(
+        lambda connection, outbox: moves.discard_failed(connection, outbox, [1, 100], by="ada", reason="none")
+    ),
+    "purge": in_transaction(lambda connection, outbox: moves.purge(connection, outbox, OLD, 100)),
+}
+
+
+def cost_of(engine: Engine, call: Call) -> int:
+    """The buffers that the dearest statement of the call needs; none may scan a table, save for the gate's one row."""
+    costs = []
+    for sent in sent_by(engine, lambda: call(engine)):
+        plan = explain(engine, sent)
+        scanned = {it["Relation Name"] for it in nodes(plan) if it["Node Type"] == "Seq Scan"}
+        assert scanned <= {"outbox_events_gate"}, sent[0]
+        costs.append(buffers(plan))
+    return max(costs)
+
+
+def assert_read_by_index(engine: Engine, events: int) -> None:
+    costs = {name: cost_of(engine, call) for name, call in (PAGES | COUNTS).items()}
+    assert {name: cost for name, cost in costs.items() if name in PAGES and cost > PAGE_BUFFERS_MAX} == {}
+    for filter_ in DEEP:
+        first, deep = (cost_of(engine, find(filter_, before)) for before in (None, events // 50))
+        assert deep <= first * 1.5 + 20, filter_
+
+
+def test_readers_and_verbs_go_by_index_and_a_page_costs_no_more_than_its_rows_however_deep(
+    postgres_url: str,
+) -> None:
+    engine = create_engine(postgres_url)
+    METADATA.create_all(engine)
+    fill(engine, EVENTS)
+    assert_read_by_index(engine, EVENTS)
+    engine.dispose()

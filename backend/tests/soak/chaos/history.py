@@ -1,0 +1,219 @@
+"""What happened to the events: each row at the end, and every move between the states, which the database noted."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy import Engine, select, text
+
+from outbox.model import ATTEMPTS_MAX
+from tests.outbox.conftest import OUTBOX
+from tests.soak.chaos.faults import Fault, Kind
+from tests.soak.chaos.load import Load
+
+_NOTE_MOVES = f"""
+CREATE TABLE moves (
+    seq bigserial PRIMARY KEY,
+    at float8 NOT NULL,
+    who text NOT NULL,
+    event bigint NOT NULL,
+    token_before text,
+    token_after text,
+    lease_seconds_left float8,
+    is_delivered boolean NOT NULL,
+    attempts_before int NOT NULL,
+    attempts_after int NOT NULL
+);
+CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO moves (at, who, event, token_before, token_after, lease_seconds_left, is_delivered, attempts_before,
+                       attempts_after)
+    VALUES (extract(epoch FROM clock_timestamp()), current_setting('application_name'), new.id, old.claim_token,
+            new.claim_token, extract(epoch FROM old.claimed_until - clock_timestamp()),
+            new.processed_at IS NOT NULL, old.attempt_count, new.attempt_count);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_move AFTER UPDATE ON {OUTBOX.name} FOR EACH ROW
+WHEN ((old.claim_token, old.processed_at, old.failed_at, old.attempt_count)
+      IS DISTINCT FROM (new.claim_token, new.processed_at, new.failed_at, new.attempt_count))
+EXECUTE FUNCTION note_move();
+"""
+
+Hold: TypeAlias = tuple[int, str]
+"""One event under one claim: its id and the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """`who` is the worker whose statement moved it."""
+
+    at: float
+    who: str
+    event: int
+    token_before: str | None
+    token_after: str | None
+    lease_seconds_left: float | None
+    is_delivered: bool
+    attempts_before: int
+    attempts_after: int
+
+    @property
+    def is_takeover(self) -> bool:
+        return self.token_before is not None and self.token_after is not None
+
+    @property
+    def is_charge(self) -> bool:
+        return self.attempts_after > self.attempts_before
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """The `n`-th event of its subject, as it is in the end."""
+
+    id: int
+    event_id: UUID
+    subject: str
+    n: int
+    is_delivered: bool
+    is_claimed: bool
+    attempt_count: int
+
+
+def note_moves(engine: Engine) -> None:
+    """Have the database note every move from now on."""
+    with engine.begin() as connection:
+        connection.execute(text(_NOTE_MOVES))
+
+
+@dataclass(frozen=True)
+class History:
+    rows: Sequence[EventRow]
+    moves: Sequence[Move]
+    load: Load
+    faults: Sequence[Fault]
+
+    @classmethod
+    def read(cls, engine: Engine, load: Load, faults: Sequence[Fault]) -> History:
+        columns = ", ".join(Move.__slots__)
+        c = OUTBOX.events.c
+        statement = select(
+            *(c.id, c.event_id, c.subject, c.payload, c.processed_at, c.claim_token, c.attempt_count)
+        ).order_by(c.id)
+        with engine.connect() as connection:
+            moves = [Move(*row) for row in connection.execute(text(f"SELECT {columns} FROM moves ORDER BY at, seq"))]
+            rows = [
+                EventRow(
+                    *(row.id, row.event_id, row.subject, json.loads(row.payload)[load.counter]),
+                    *(row.processed_at is not None, row.claim_token is not None, row.attempt_count),
+                )
+                for row in connection.execute(statement)
+            ]
+        return cls(rows, moves, load, faults)
+
+    def objections(self) -> Iterator[str]:
+        yield from self._about_what_exists()
+        yield from self._about_the_fence()
+        yield from self._about_one_claim_per_subject()
+        yield from self._about_charges()
+
+    def figures(self) -> dict[str, object]:
+        return {
+            "transactions": dict(self.load.counts),
+            "events undone by a rollback": len(self.load.undone),
+            "events committed": len(self.rows),
+            "events delivered": sum(it.is_delivered for it in self.rows),
+            "claims that ran out, events": sum(
+                it.token_before is not None and it.token_after is not None for it in self.moves
+            ),
+            "attempts charged": sum(it.is_charge for it in self.moves),
+            "most attempts of an event": max((it.attempt_count for it in self.rows), default=0),
+        }
+
+    def _about_what_exists(self) -> Iterator[str]:
+        """A driver's row and their events are of the same transactions: there together, or not at all."""
+        numbers: defaultdict[str, list[int]] = defaultdict(list)
+        for row in self.rows:
+            numbers[row.subject].append(row.n)
+            if row.event_id in self.load.undone:
+                yield f"event {row.id} is of a transaction that was rolled back"
+            if not row.is_delivered:
+                yield f"event {row.id} of {row.subject} is not delivered, after {row.attempt_count} attempts"
+            if row.is_claimed:
+                yield f"event {row.id} is claimed, and nobody runs"
+        for subject, n in self.load.reached().items():
+            if numbers[subject] != list(range(1, n + 1)):
+                yield f"{subject} is at {n}, and its events are {numbers[subject]}"
+
+    def _about_the_fence(self) -> Iterator[str]:
+        """Only its holder ends a claim; others take over what ran out, and nobody moves what nobody holds."""
+        for move in self.moves:
+            if move.token_before is None:
+                if move.token_after is None:
+                    yield f"event {move.event} was moved by {move.who} while nobody held it"
+                continue
+            holder = self.holder_of[move.event, move.token_before]
+            if move.token_after is None:
+                if move.who != holder:
+                    yield f"event {move.event} was settled by {move.who} while {holder} held it"
+            elif move.lease_seconds_left is None or move.lease_seconds_left > 0:
+                yield f"event {move.event} was taken from {holder}, whose lease had {move.lease_seconds_left} s left"
+
+    def _about_one_claim_per_subject(self) -> Iterator[str]:
+        holding: defaultdict[str, dict[int, str]] = defaultdict(dict)
+        for move in self.moves:
+            held = holding[self.row_of[move.event].subject]
+            held.pop(move.event, None)
+            if move.token_after is None:
+                continue
+            if move.token_before is None and (others := set(held.values()) - {move.token_after}):
+                yield f"event {move.event} was claimed by {move.who} while its subject was held under {others}"
+            held[move.event] = move.token_after
+
+    def _about_charges(self) -> Iterator[str]:
+        """Nothing is wrong with any event, so only a lease that its worker could not keep costs an attempt."""
+        takeovers = {(it.event, it.token_after): it for it in self.moves if it.is_takeover}
+        for move in self.moves:
+            if not move.is_charge:
+                continue
+            takeover = takeovers.get((move.event, move.token_before))
+            if takeover is None:
+                yield f"event {move.event} was charged by {move.who}, and not for a lost lease"
+            elif not self.is_hit(hold := (move.event, str(takeover.token_before)), (Kind.KILL, Kind.STOP)):
+                yield f"event {move.event} was charged though {self.holder_of[hold]} was neither killed nor stopped"
+        yield from (
+            f"event {it.id} has {it.attempt_count} attempts" for it in self.rows if it.attempt_count > ATTEMPTS_MAX
+        )
+
+    def is_hit(self, hold: Hold, kinds: Collection[Kind] = tuple(Kind)) -> bool:
+        """Whether a fault hit the event's holder between the claim and the event's leaving it."""
+        holder, since, until = self.holder_of[hold], self.claimed_at[hold], self.left_at[hold]
+        return any(it.kind in kinds and it.hits(holder, since, until) for it in self.faults)
+
+    @cached_property
+    def row_of(self) -> dict[int, EventRow]:
+        return {it.id: it for it in self.rows}
+
+    @cached_property
+    def holder_of(self) -> dict[Hold, str]:
+        return {(it.event, it.token_after): it.who for it in self.moves if it.token_after is not None}
+
+    @cached_property
+    def claimed_at(self) -> dict[Hold, float]:
+        return {(it.event, it.token_after): it.at for it in self.moves if it.token_after is not None}
+
+    @cached_property
+    def left_at(self) -> dict[Hold, float]:
+        return {(it.event, it.token_before): it.at for it in self.moves if it.token_before is not None}
+
+    @cached_property
+    def delivered_under(self) -> dict[Hold, float]:
+        """The holds that ended in a delivery, and when."""
+        return {
+            (it.event, it.token_before): it.at for it in self.moves if it.is_delivered and it.token_before is not None
+        }

@@ -1,0 +1,71 @@
+"""A worker process: `python -m tests.soak.chaos.worker`, told by NAME, DATABASE_URL and DESTINATION_URL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+from app.database import create_database_engine
+from outbox.gate import Gate
+from outbox.model import Event
+from outbox.outcome import Delivered, Outcome, Postponed
+from outbox.worker import Claim, Worker
+from tests.outbox.conftest import OUTBOX
+from tests.outbox.queue import TYPES
+
+REQUEST_TIMEOUT_SECONDS = 2.0
+# Small, so that many requests are in flight and a fault never takes everything.
+BATCH_SIZE = 20
+REQUESTS_PER_SECOND = 200.0
+
+
+class Delivery:
+    """One request per claim: its events in order, and who sends them under which claim."""
+
+    def __init__(self, name: str, http: httpx2.AsyncClient) -> None:
+        self._name = name
+        self._http = http
+
+    async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        entry = await gate.enter(claim.lease)
+        body = {
+            "worker": self._name,
+            "token": claim.lease.token,
+            "events": [_as_json(event) for event in sorted([*claim.events, *claim.newer], key=lambda it: it.id)],
+        }
+        try:
+            await self._http.post("/", json=body)
+        except httpx2.TransportError as error:
+            # Nobody knows whether it was applied.
+            await gate.record_outage(entry, type(error).__name__)
+            return {event.id: Postponed() for event in claim.events}
+        await gate.record_success(entry)
+        return {event.id: Delivered() for event in claim.events}
+
+
+def _as_json(event: Event) -> dict[str, Any]:
+    return {"id": event.id, "subject": event.subject, "n": json.loads(event.payload)["n"]}
+
+
+async def _run(name: str, database_url: str, destination_url: str) -> None:
+    engine = create_database_engine(database_url)
+    gate = Gate(OUTBOX, engine, REQUESTS_PER_SECOND)
+    async with httpx2.AsyncClient(base_url=destination_url, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as http:
+        worker = Worker(OUTBOX, engine, Delivery(name, http), gate, types=TYPES, batch_size=BATCH_SIZE)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+        logging.info("worker started")
+        await worker.run()
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    asyncio.run(_run(os.environ["NAME"], os.environ["DATABASE_URL"], os.environ["DESTINATION_URL"]))
