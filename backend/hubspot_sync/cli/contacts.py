@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.cli.terminal import (
     AsJson,
@@ -89,9 +90,11 @@ def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) 
             task = bar.add_task("Resync", total=total)
             for progress in work.these(subjects) if subjects else work.all(after):
                 bar.update(task, completed=progress.subjects)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DBAPIError, EventsLost) as error:
         if not subjects and progress.last is not None:
-            raise fail(f"Interrupted. To go on: resync --all --after {progress.last} --yes") from None
+            fail(f"To go on: resync --all --after {progress.last} --yes")
+        if isinstance(error, KeyboardInterrupt):
+            raise fail(f"Interrupted; {progress.events} events are pending for {progress.subjects} subjects.") from None
         raise
     console.print(f"Pending: {counted(progress.events, 'event')} for {counted(progress.subjects, 'subject')}.")
     if progress.unknown:

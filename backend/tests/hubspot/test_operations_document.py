@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from app.models import Driver, Wallet
@@ -66,12 +66,14 @@ class Symptoms:
             "Lag grows": self.revoked,
             "Deliveries are held": self.held,
             "Deliveries are throttled": self.throttled,
+            "The day's requests run out": self.exhausted,
             "Events have failed": self.failed,
             "Failed events that nobody needs": self.failed,
             "A driver is missing in HubSpot, or looks wrong there": self.deleted,
             "From a dry run to live, and drivers from before": self.after_a_dry_run,
             "An event is lost": self.lost,
             "HubSpot must be left alone for a while": self.nothing,
+            "The outbox cannot be read": self.unreadable,
             "The table grows": self.old,
         }
         return bring_about[title]()
@@ -107,6 +109,19 @@ class Symptoms:
         self.hubspot.sign_up("driver-1", email=EMAIL)
         self.sandbox.faults.add("bad_gateway", path="/batch/upsert")
         self.hubspot.deliver()
+        return {}
+
+    def exhausted(self) -> dict[str, str]:
+        self.hubspot.provision()
+        self.hubspot.sign_up("driver-1", email=EMAIL)
+        # Enough for a look at the account and the delivery, and then one is left.
+        self.sandbox.change(requests_per_day=len(self.sandbox.requests()) + 3)
+        self.hubspot.deliver()
+        return {}
+
+    def unreadable(self) -> dict[str, str]:
+        with self.hubspot.engine.begin() as connection:
+            connection.execute(text("DROP TABLE outbox_events"))
         return {}
 
     def failed(self) -> dict[str, str]:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.orm import Session
 
+from app.clock import now
+from app.database import create_database_engine
 from app.events import CATALOG
-from app.models import OUTBOX, Driver
+from app.models import OUTBOX, Driver, Wallet
 from app.present_state import PRESENT_STATE
 from demo.audit import Difference, compare_contacts
 from demo.ledger import KEY, read_ledger
 from hubspot_sandbox import Account, Sandbox
 from hubspot_sync import resync as resync_module
-from hubspot_sync.resync import EventsLost, PresentState, Progress, Resync
+from hubspot_sync.resync import SUBJECTS_AT_ONCE, EventsLost, PresentState, Progress, Resync
 from outbox import operations
 from tests.app.conftest import Hub, SignedInDriver, hub  # noqa: F401  # A fixture.
+from tests.conftest import BACKEND
 from tests.hubspot.conftest import HubSpot, settings_for
+from tests.hubspot.test_telemetry import eventually
+
+RESYNC = [sys.executable, "-m", "app.cli", "resync"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -245,3 +256,40 @@ def count_statements(engine: Engine) -> int:
         PRESENT_STATE.events_of(db, [str(it) for it in db.scalars(select(Driver.id))])
     event.remove(engine, "before_cursor_execute", note)
     return len(statements)
+
+
+def test_interrupted_command_says_how_to_go_on(migrated_postgres_url: str) -> None:
+    engine = create_database_engine(migrated_postgres_url)
+    ids = sorted(str(uuid4()) for _ in range(SUBJECTS_AT_ONCE * 2 + 1))
+    add_drivers(engine, ids)
+    with Session(engine) as db, db.begin():
+        # The command waits for this driver, with all before them stored.
+        db.get(Driver, UUID(ids[-1]), with_for_update=True)
+        interrupted = subprocess.Popen(
+            [*RESYNC, "--all", "--yes"], cwd=BACKEND, env=environment(migrated_postgres_url), stderr=subprocess.PIPE
+        )
+        eventually(lambda: count_events(engine) == len(ids) - 1)
+        interrupted.send_signal(signal.SIGINT)
+        _, said = interrupted.communicate(timeout=30)
+    assert interrupted.returncode == 1
+    go_on = f"resync --all --after {ids[-2]} --yes"
+    assert go_on in said.decode()
+    command = [*RESYNC, *go_on.split()[1:]]
+    subprocess.run(command, cwd=BACKEND, env=environment(migrated_postgres_url), check=True, stdout=subprocess.DEVNULL)
+    assert [subject for subject, _ in payloads(engine, "driver_signed_up")] == ids
+    engine.dispose()
+
+
+def add_drivers(engine: Engine, ids: Sequence[str]) -> None:
+    nothing_yet = dict.fromkeys(
+        ("balance", "lifetime_earned", "lifetime_redeemed", "earned_count", "redeemed_count"), 0
+    )
+    with Session(engine) as db, db.begin():
+        for id_ in ids:
+            wallet = Wallet(**nothing_yet)
+            email = f"{id_}@example.com"
+            db.add(Driver(id=UUID(id_), email=email, auth_provider="otp", created_at=now(), wallet=wallet))
+
+
+def environment(database_url: str) -> dict[str, str]:
+    return os.environ | {"DATABASE_URL": database_url}
