@@ -12,6 +12,8 @@ from sqlalchemy.exc import ArgumentError
 from hubspot_sync.settings import HubSpotSettings
 
 BACKEND = Path(__file__).resolve().parent.parent
+# Where the application mounts the operator's page.
+OPERATOR_PAGE = "/ops/hubspot"
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -39,7 +41,8 @@ class Settings(HubSpotSettings):
         description="What chargers send as X-Service-Key to grant Nova. Empty: every grant is refused.",
     )
     operator_token: SecretStr = Field(
-        default=SecretStr(""), description="Opens the operator's page. Empty: the page is closed."
+        default=SecretStr(""),
+        description="Opens the operator's page at /ops/hubspot. Empty, or below 16 characters: the page is closed.",
     )
 
     @field_validator("database_url")
