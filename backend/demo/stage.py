@@ -33,7 +33,7 @@ POLL = timedelta(milliseconds=100)
 PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
 SERVICE_KEY = "demo-charging-network"
-OPERATOR_TOKEN = "demo-operator-token"
+OPERATOR_TOKEN = "demo-operators-token"
 
 
 class PortTaken(DemoFailed):
