@@ -169,7 +169,11 @@ class Catalog:
 
     def properties_of(self, event: Event) -> dict[str, str]:
         """Return what the stored event sets, as HubSpot wants it written, or raise UnreadableEvent."""
-        return self._properties(event.event_type, json.loads(event.payload))
+        try:
+            payload = json.loads(event.payload)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableEvent(f"payload is no JSON: {error}") from None
+        return self._properties(event.event_type, payload)
 
     def _properties(self, event_type: str, payload: object) -> dict[str, str]:
         if (model := self._by_type.get(event_type)) is None:

@@ -229,4 +229,4 @@ def _in_batches(
 
 def _log(action: Action, by: str, done: int) -> None:
     if done:
-        log.info("%s: %d events by %s.", action.capitalize(), done, by, extra={"action": str(action), "by": by})
+        log.info("%s by %s, events: %d.", action.capitalize(), by, done, extra={"action": str(action), "by": by})

@@ -61,6 +61,6 @@ async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
 
 def _print_checks(checks: list[Check]) -> None:
     for check in checks:
-        console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=_STYLES[check.finding], markup=False)
+        console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=_STYLES[check.finding])
         if check.remedy:
-            console.print(f"      {check.remedy}", markup=False)
+            console.print(f"      {check.remedy}")

@@ -110,7 +110,7 @@ def _hint_if_disabled(integration: Integration) -> None:
 
 
 def _print_contact(view: ContactView) -> None:
-    console.print(f"{view.subject}: {_presence(view.contact)}", markup=False)
+    console.print(f"{view.subject}: {_presence(view.contact)}")
     known = [it for it in view.values if it.sent is not None or it.found is not None]
     print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(it) for it in known))
     console.print("\nEvents", style="bold")

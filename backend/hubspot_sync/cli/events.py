@@ -19,6 +19,8 @@ from hubspot_sync.cli.terminal import (
     console,
     counted,
     fail,
+    given,
+    in_one_line,
     moment,
     opened,
     operator,
@@ -124,11 +126,11 @@ def retry(
 
     Examples: `retry 3f0c…` · `retry --reason 'HubSpot refused it: INVALID_EMAIL' --yes` · `retry --all --yes`
     """
+    chosen = _chosen(events, event_type, subject, older_than, reason, every=every)
     with opened(context) as integration:
         if events:
             _retry_named(integration, events)
             return
-        chosen = _chosen(event_type, subject, older_than, reason, every=every)
         engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
         if _is_meant(operations.count(engine, outbox, chosen, types), "would be tried again", yes=yes):
             done = carry_out(operations.retry(engine, outbox, chosen, types, by=operator()), "Retry")
@@ -150,10 +152,9 @@ def discard(
 
     Examples: `discard 3f0c… --why 'a test account' --yes` · `discard --subject 42 --why 'left us' --yes`
     """
+    why = given(why, "--why")
+    chosen = _chosen(events, event_type, subject, older_than, reason, every=every)
     with opened(context) as integration:
-        chosen: Selection = (
-            EventIds(frozenset(events)) if events else _chosen(event_type, subject, older_than, reason, every=every)
-        )
         engine, outbox = integration.engine, integration.outbox
         if _is_meant(operations.count(engine, outbox, chosen), "would be discarded", yes=yes):
             done = carry_out(operations.discard(engine, outbox, chosen, by=operator(), reason=why), "Discard")
@@ -209,12 +210,19 @@ def _retry_named(integration: Integration, event_ids: list[UUID]) -> None:
 
 
 def _chosen(
-    event_type: str | None, subject: str | None, older_than: timedelta | None, reason: str | None, *, every: bool
-) -> EventFilter:
+    events: list[UUID] | None,
+    event_type: str | None,
+    subject: str | None,
+    older_than: timedelta | None,
+    reason: str | None,
+    *,
+    every: bool,
+) -> Selection:
+    """Those that are named, those of a filter, or all; just one of these, so that none is passed over in silence."""
     chosen = EventFilter(State.FAILED, event_type, subject, older_than, reason)
-    if chosen == EventFilter(State.FAILED) and not every:
-        raise typer.BadParameter("name events, or a filter, or --all for every failed event")
-    return chosen
+    if [bool(events), chosen != EventFilter(State.FAILED), every].count(True) != 1:
+        raise typer.BadParameter("name events, or a filter, or --all for every failed event; one of them")
+    return EventIds(frozenset(events)) if events else chosen
 
 
 def _is_meant(count: int, words: str, *, yes: bool) -> bool:
@@ -250,7 +258,7 @@ def _history_document(history: History, integration: Integration, *, is_revealed
     request, objection = _request_now(history, integration)
     return {
         "event": history.summary.as_json() | {"traceparent": history.event.traceparent},
-        "payload": shown(json.loads(history.event.payload)),
+        "payload": shown(_payload(history.event.payload)),
         "discarded": history.discarded and history.discarded.as_json(),
         "deliveries": [it.as_json() for it in history.deliveries],
         "delivery_count": history.delivery_count,
@@ -258,6 +266,14 @@ def _history_document(history: History, integration: Integration, *, is_revealed
         "no_request_now": objection,
         "audit": [it.as_json() for it in history.audit],
     }
+
+
+def _payload(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Stored by a release that took any text.
+        return text
 
 
 def _request_now(history: History, integration: Integration) -> tuple[dict[str, object] | None, str | None]:
@@ -282,14 +298,14 @@ def _print_history(history: History, document: dict[str, object]) -> None:
         ]
     )
     console.print("\nPayload", style="bold")
-    console.print(_pretty(document["payload"]), markup=False)
+    console.print(_pretty(document["payload"]))
     console.print("\nWhat became of it", style="bold")
     print_rows(("at", "what"), _timeline(history))
     if document["request_now"] is not None:
         console.print("\nAs it would be sent now", style="bold")
-        console.print(_pretty(document["request_now"]), markup=False)
+        console.print(_pretty(document["request_now"]))
     if document["no_request_now"] is not None:
-        console.print(f"\nIt cannot be sent: {document['no_request_now']}", markup=False)
+        console.print(f"\nIt cannot be sent: {in_one_line(str(document['no_request_now']))}")
 
 
 def _timeline(history: History) -> Iterator[tuple[str, str]]:
@@ -312,7 +328,8 @@ def _delivery_words(delivery: KeptDelivery) -> str:
         "no answer" if delivery.status is None else " ".join(filter(None, (str(delivery.status), delivery.category)))
     )
     words = f"POST {delivery.endpoint} with {counted(delivery.events, 'event')}, {delivery.duration_ms} ms: {answer}"
-    trace = f" (correlation id {delivery.correlation_id})" if delivery.correlation_id else ""
+    is_told = not delivery.correlation_id or delivery.correlation_id in delivery.outcome_for_event
+    trace = "" if is_told else f" (correlation id {delivery.correlation_id})"
     return f"{words}; {delivery.outcome_for_event}{trace}"
 
 

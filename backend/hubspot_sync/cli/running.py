@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from hubspot_sync.cli.terminal import AsJson, console, opened, operator, print_fields, print_json
+from hubspot_sync.cli.terminal import AsJson, console, given, in_one_line, opened, operator, print_fields, print_json
 from hubspot_sync.integration import Integration
 from hubspot_sync.runtime import WorkerState, why_no_worker
 from hubspot_sync.telemetry import Exposition
@@ -61,6 +61,7 @@ def hold(
     reason: Annotated[str, typer.Argument(help="Why, for those who look at the status.")],
 ) -> None:
     """Let no delivery pass, of any process, until `release`. Events are stored meanwhile, and wait."""
+    reason = given(reason, "REASON")
     with opened(context) as integration:
         operations.hold(integration.engine, integration.outbox, reason, by=operator())
         console.print("Deliveries are held until `release`; what is on the wire gets through.")
@@ -140,11 +141,11 @@ def _gate_words(gate: GateStatus) -> tuple[str, str]:
         state += f" by {gate.held_by} until `release`"
     elif gate.until:
         state += f" until {gate.until:%Y-%m-%d %H:%M:%S} UTC"
-    return state, gate.reason or ""
+    return in_one_line(state), in_one_line(gate.reason or "")
 
 
 def _print_hints(integration: Integration) -> None:
     if not integration.settings.hubspot_enabled:
         console.print("HUBSPOT_ENABLED=false: events are stored and wait.")
     elif (missing := integration.settings.missing_for_live()) is not None:
-        console.print(f"The worker does not start: {missing}", style="yellow", markup=False)
+        console.print(f"The worker does not start: {missing}", style="yellow")

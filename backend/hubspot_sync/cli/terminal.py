@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.client import HubSpotError
 from hubspot_sync.integration import Integration
 from outbox.gate import GateShut
 
-console = Console(highlight=False, soft_wrap=True)
+
+class Terminal(Console):
+    """What others wrote, events and HubSpot, is shown here: it moves no cursor, and none of it is markup."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+console = Terminal()
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for scripts.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without, only say what would be done.")]
@@ -65,36 +77,40 @@ def opened(context: typer.Context) -> Iterator[Integration]:
 
 def operator() -> str:
     """Who acts, as the audit names them."""
-    return f"cli:{getpass.getuser()}"
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        # A container may run as a user that has no name.
+        return f"cli:{os.getuid()}"
 
 
 def fail(message: str) -> typer.Exit:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
+    Terminal(stderr=True).print(message, style="red")
     return typer.Exit(1)
 
 
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    typer.echo(json.dumps(value))
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table in a terminal; elsewhere one line a row, its fields between tabs, without headings."""
     if not console.is_terminal:
         for row in rows:
-            typer.echo("\t".join(" ".join(it.split()) for it in row))
+            typer.echo("\t".join(map(in_one_line, row)))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         # An id is there to be copied; what is last are words, which may take several lines.
         table.add_column(heading, no_wrap=heading != headings[-1], overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(in_one_line, row))
     console.print(table)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     for name, value in fields:
-        console.print(f"{name:>10}  {value}", markup=False)
+        console.print(f"{name:>10}  {in_one_line(value)}")
 
 
 def carry_out(steps: Iterable[Done], words: str) -> int:
@@ -127,6 +143,22 @@ def a_while(text: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no time like 90s, 5m, 2h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def printable(text: str) -> str:
+    """The text with an escape for all that would move a cursor, hide what follows, or fit no encoding."""
+    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
+
+
+def in_one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def given(words: str, option: str) -> str:
+    """The words, stripped; a reason that says nothing is none."""
+    if not (words := words.strip()):
+        raise typer.BadParameter("say why: it is kept, for those who ask.", param_hint=option)
+    return words
 
 
 def counted(count: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from app.events import CATALOG
 from app.models import OUTBOX
@@ -106,6 +107,21 @@ def test_event_that_hubspot_refuses_fails_alone_with_its_reason(hubspot: HubSpot
     row = hubspot.row(bad)
     assert row.failed_at is not None
     assert "INVALID_EMAIL" in row.last_error or "is invalid" in row.last_error
+
+
+def test_event_whose_stored_payload_is_no_json_fails_alone(hubspot: HubSpot) -> None:
+    """As one that was stored before payloads were checked."""
+    good = hubspot.sign_up("driver-1", email="ada@example.com")
+    bad = hubspot.sign_up("driver-2", email="bob@example.com")
+    events = OUTBOX.events
+    with hubspot.engine.begin() as connection:
+        connection.execute(update(events).where(events.c.event_id == bad).values(payload="no JSON"))
+    hubspot.deliver()
+    assert hubspot.is_delivered(good)
+    assert hubspot.row(good).attempt_count == 0
+    row = hubspot.row(bad)
+    assert row.failed_at is not None
+    assert row.last_error.startswith("payload is no JSON")
 
 
 def test_only_the_guilty_one_of_a_drivers_merged_events_fails(hubspot: HubSpot) -> None:
