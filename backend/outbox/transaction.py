@@ -65,7 +65,7 @@ class _Line:
             yield
             return
         driver_connection: Any = connection.connection.driver_connection
-        # Of our own, so that it is this connection's to the end, even when the driver has closed it.
+        # A copy, so that it is this connection's to the end, even when the driver has closed it.
         with socket.socket(fileno=os.dup(driver_connection.fileno())) as line:
             self._socket, self._ends_at = line, time.monotonic() + self._seconds
             try:

@@ -116,6 +116,7 @@ class Worker:
         self._walk = Walk(outbox)
         self._sweep = Sweep(outbox, self._random)
         self._claims: dict[str, Claim] = {}
+        self._unheard: set[str] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._purged_at = float("-inf")
         self._is_stopping = False
@@ -206,16 +207,25 @@ class Worker:
         return [it for it in seconds if it is not None]
 
     async def _claim(self) -> Claim | None:
+        await self._hand_back_unheard()
         token = uuid4().hex
         began_at = time.monotonic()
+        self._unheard.add(token)
         events = await self._execute(
             self._walk.claim, types=self._types, token=token, lease=LEASE, limit=self._batch_size
         )
+        self._unheard.remove(token)
         if not events:
             return None
         claim = Claim(Lease(token, began_at + LEASE.total_seconds()), events)
         self._claims[token] = claim
         return claim
+
+    async def _hand_back_unheard(self) -> None:
+        """Of a claim whose answer was lost nobody knows the events, and yet it may hold them."""
+        for token in list(self._unheard):
+            await self._transact(claims.hand_back, self._outbox, token)
+            self._unheard.remove(token)
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
         if any(it.retried_at for it in claim.events):
@@ -227,10 +237,11 @@ class Worker:
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
         ages = await self._patiently(partial(self._settle, claim, settlements))
+        if ages is None:
+            # Stopped while the database was away: the claim is handed back, if it comes in time.
+            return
         del self._claims[claim.lease.token]
         self._walk.ended(claim.events, settlements)
-        if ages is None:
-            return
         self._tell_of(settled(claim.events, settlements, ages))
         if lost := len(settlements) - len(ages):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
@@ -293,6 +304,7 @@ class Worker:
         renewals.cancel()
         await asyncio.gather(renewals, return_exceptions=True)
         try:
+            await self._hand_back_unheard()
             for token, claim in list(self._claims.items()):
                 await self._transact(self._record_and_hand_back, claim)
                 del self._claims[token]

@@ -37,6 +37,13 @@ class Proxy:
             it.is_silent = True
         return len(found)
 
+    def deafen(self, carrying: bytes = b"") -> int:
+        """Let through what their clients send, and none of the answers; their number."""
+        found = self._find(carrying)
+        for it in found:
+            it.is_deaf = True
+        return len(found)
+
     def reset(self, carrying: bytes = b"") -> int:
         """End the open connections that lately carried these bytes by RST; their number."""
         found = self._find(carrying)
@@ -74,12 +81,13 @@ class Proxy:
 
 
 class _Connection:
-    """One client's connection and ours to the server. A silent one stays so, and open, until it is reset."""
+    """One client's connection and ours to the server. A silent or deaf one stays so, and open, until it is reset."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._sockets = (client, server)
         self.sent = b""
         self.is_silent = False
+        self.is_deaf = False
         self.is_open = True
 
     def start(self) -> None:
@@ -101,12 +109,15 @@ class _Connection:
             while data := source.recv(_BUFFER_BYTES):
                 if is_of_client:
                     self.sent = (self.sent + data)[-_BUFFER_BYTES:]
-                if not self.is_silent:
+                if not self._is_withheld(is_of_client):
                     target.sendall(data)
-        if not self.is_silent:
+        if not self._is_withheld(is_of_client):
             self.is_open = False
             with suppress(OSError):
                 target.shutdown(socket.SHUT_WR)
+
+    def _is_withheld(self, is_of_client: bool) -> bool:
+        return self.is_silent or (self.is_deaf and not is_of_client)
 
 
 @contextmanager

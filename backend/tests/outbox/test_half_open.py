@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from outbox import postgresql
@@ -16,6 +16,7 @@ from outbox.gate import Gate
 from outbox.model import Outbox
 from outbox.notification import Notifier
 from outbox.outcome import Delivered, Outcome
+from outbox.testing import RecordingDestination
 from outbox.transaction import transact
 from outbox.worker import Claim
 from tests.outbox.queue import Queue
@@ -128,6 +129,25 @@ async def test_worker_whose_connections_all_go_silent_goes_on_delivering(
         await eventually(lambda: queue.row(second).processed_at is not None, IN_TIME_SECONDS)
     assert delivered == [first, second]
     assert queue.row(first).attempt_count == 0
+
+
+async def test_claim_whose_answer_was_lost_is_handed_back_and_charged_to_nobody(
+    engine: Engine, outbox: Outbox, proxy_and_engine: tuple[Proxy, Engine]
+) -> None:
+    proxy, spoiled = proxy_and_engine
+    deafened: list[int] = []
+
+    @event.listens_for(spoiled, "before_cursor_execute")
+    def deafen_before_claim(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "taken AS" in statement and not deafened:
+            deafened.append(proxy.deafen())
+
+    queue = Queue(engine, outbox)
+    (id_,) = await asyncio.to_thread(queue.put, "a")
+    async with running(worker_of(Queue(spoiled, outbox), RecordingDestination())):
+        await eventually(lambda: queue.row(id_).claim_token is not None)
+        await eventually(lambda: queue.row(id_).processed_at is not None, IN_TIME_SECONDS)
+    assert queue.row(id_).attempt_count == 0
 
 
 async def test_notifier_whose_connection_went_silent_notifies_by_another(

@@ -11,7 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from outbox.gate import Gate
 from outbox.lease import LEASE
@@ -157,6 +158,22 @@ async def test_stop_hands_back_uncharged_what_does_not_finish_in_time(
     await began.wait()
     worker.stop()
     await task
+    row = queue.row(id_)
+    assert (row.claim_token, row.attempt_count, row.processed_at) == (None, 0, None)
+
+
+async def test_stop_hands_back_uncharged_what_could_not_be_settled(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    refused: list[str] = []
+
+    @event.listens_for(queue.engine, "before_cursor_execute")
+    def refuse_settle(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "last_error=" in statement:
+            refused.append(statement)
+            raise OperationalError(statement, None, Exception("the database is away"))
+
+    async with running(worker_of(queue, RecordingDestination())):
+        await eventually(lambda: bool(refused))
     row = queue.row(id_)
     assert (row.claim_token, row.attempt_count, row.processed_at) == (None, 0, None)
 
