@@ -16,7 +16,7 @@ from hubspot_sync.event import Catalog
 from hubspot_sync.integration import Integration
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.jobs import Jobs
-from hubspot_sync.page.notices import Notice, notices
+from hubspot_sync.page.notices import Notice, mark_of, notices
 from hubspot_sync.page.pulses import Pulses
 from hubspot_sync.page.rendering import Templates
 from hubspot_sync.page.sessions import Seal
@@ -59,6 +59,7 @@ class Desk:
         """The template's page with what stands on top of each; reads the database, so it is for a thread."""
         session = session_of(request)
         pulse = operations.pulse(self.engine, self.outbox)
+        shown = self.notices(pulse)
         return self.templates.page(
             request,
             template,
@@ -66,7 +67,8 @@ class Desk:
             session=session,
             form_token=self.seal.form_token(session),
             pulse=pulse,
-            notices=self.notices(pulse),
+            notices=shown,
+            notices_mark=mark_of(shown),
             **context,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,6 +43,11 @@ def notices(pulse: Pulse, worker: WorkerStatus, settings: HubSpotSettings) -> li
             words = "The gate is open. Workers run apart from this process."
         found.insert(0, Notice(Level.GOOD, "Deliveries go on", words))
     return found
+
+
+def mark_of(shown: list[Notice]) -> str:
+    """Differs when the notices do, so that a page knows when its own are out of date."""
+    return hashlib.sha256(repr(shown).encode()).hexdigest()[:12]
 
 
 def _about_gate(pulse: Pulse) -> Iterator[Notice]:

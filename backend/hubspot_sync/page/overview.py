@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -17,6 +16,7 @@ from starlette.routing import Route
 
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
+from hubspot_sync.page.notices import mark_of
 from hubspot_sync.page.pulses import BEATS_KEPT, Beat, TooManyWatch
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.sessions import Session
@@ -113,13 +113,10 @@ class Overview:
                 yield self._as_event(beats)
 
     def _as_event(self, beats: list[Beat]) -> str:
-        data = json.dumps({"beats": [_as_json(it) for it in beats], "notices": self._mark(beats[-1])})
+        pulse = beats[-1].pulse
+        mark = mark_of(self._desk.notices(pulse)) if pulse is not None else None
+        data = json.dumps({"beats": [_as_json(it) for it in beats], "notices": mark})
         return f"event: beats\nid: {beats[-1].at}\ndata: {data}\n\n"
-
-    def _mark(self, beat: Beat) -> str:
-        """Differs when the notices do, so that the page knows when to ask for them."""
-        shown = self._desk.notices(beat.pulse) if beat.pulse is not None else None
-        return hashlib.sha256(repr(shown).encode()).hexdigest()[:12]
 
 
 def _as_json(beat: Beat) -> dict[str, float | None]:

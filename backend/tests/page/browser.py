@@ -51,6 +51,7 @@ class Operator:
         self.page.get_by_label("Operator's token").fill(TOKEN)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.get_by_role("heading", name="Overview").wait_for(state="attached")
+        self.page.wait_for_load_state()
 
     def figure(self, name: str) -> str:
         return self.page.locator(f"[data-figure={name}] [data-value]").inner_text()

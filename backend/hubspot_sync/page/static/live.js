@@ -8,7 +8,6 @@ const beats = [];
 const charts = new Map();
 const minutes = [4, 2];
 let source = null;
-let notices = null;
 
 const whole = new Intl.NumberFormat("en");
 
@@ -118,8 +117,9 @@ function take(message) {
   }
   const newest = beats.at(-1);
   state.textContent = newest && newest.pending === null ? "The database does not answer; the figures wait for it." : "";
-  if (notices !== null && message.notices !== notices) htmx.trigger(document.body, "notices-changed");
-  notices = message.notices;
+  if (message.notices && message.notices !== document.getElementById("notices").dataset.mark) {
+    htmx.trigger(document.body, "notices-changed");
+  }
   const reasons = document.getElementById("reasons");
   if (newest?.failed != null && Number(reasons.dataset.failed) !== newest.failed) {
     htmx.trigger(document.body, "failed-changed");
