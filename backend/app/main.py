@@ -18,15 +18,13 @@ from app.otp import SendCode, log_code
 from app.present_state import PRESENT_STATE
 from app.problems import ProblemBody, answer_with_problems
 from app.routers import auth, health, metrics, nova, wallet
-from app.settings import Settings
+from app.settings import OPERATOR_PAGE, Settings
 from hubspot_sync.integration import Integration
 from hubspot_sync.page import OperatorPage
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
 
 log = logging.getLogger(__name__)
-
-OPERATOR_PAGE = "/ops/hubspot"
 
 
 class Nerava(FastAPI):

@@ -12,6 +12,8 @@ from sqlalchemy.exc import ArgumentError
 from hubspot_sync.settings import HubSpotSettings
 
 BACKEND = Path(__file__).resolve().parent.parent
+# Where the application mounts the operator's page.
+OPERATOR_PAGE = "/ops/hubspot"
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -40,7 +42,8 @@ class Settings(HubSpotSettings):
     )
     operator_token: SecretStr = Field(
         default=SecretStr(""),
-        description="Opens what is the operator's: `/metrics`, as a bearer token. Empty: closed.",
+        description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty: closed. Below "
+        "16 characters the page is closed.",
     )
 
     @field_validator("database_url")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
+from app.settings import OPERATOR_PAGE
 from demo.audit import take_audit
 from demo.client import NeravaClient
 from demo.errors import DemoFailed
@@ -16,7 +17,7 @@ from demo.play import DRIVERS_AT_A_TIME, Tally, play
 from demo.report import Bars, Report
 from demo.sandbox import Usage
 from demo.script import Script
-from demo.stage import POLL, SERVICE_KEY, Ports, Stage, set_stage
+from demo.stage import OPERATOR_TOKEN, POLL, SERVICE_KEY, Ports, Stage, set_stage
 from outbox.model import GateState
 from outbox.queries import Status
 
@@ -56,7 +57,16 @@ async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
     """Play without mishaps and keep everything up until cancelled; the application's log is printed from then on."""
     async with set_stage(ports, report.say) as stage:
         await perform(script, (), stage, report)
-        report.show_addresses(stage.application_url, stage.sandbox_url, SERVICE_KEY)
+        report.show_addresses(
+            {
+                "API": f"{stage.application_url}/docs",
+                "operator's page": f"{stage.application_url}{OPERATOR_PAGE}",
+                "OPERATOR_TOKEN": OPERATOR_TOKEN,
+                "HubSpot sandbox": stage.sandbox_url,
+                "X-Service-Key": SERVICE_KEY,
+                "one-time codes": "below, in the application's log",
+            }
+        )
         stage.show_log = report.show_log_line
         await stage.guard()
 

@@ -70,14 +70,9 @@ class Report:
                 )
             )
 
-    def show_addresses(self, application_url: str, sandbox_url: str, service_key: str) -> None:
+    def show_addresses(self, addresses: Mapping[str, str]) -> None:
         self.console.print()
-        for name, text in (
-            ("API", f"{application_url}/docs"),
-            ("HubSpot sandbox", sandbox_url),
-            ("X-Service-Key", service_key),
-            ("one-time codes", "below, in the application's log"),
-        ):
+        for name, text in addresses.items():
             self.console.print(Text.assemble((f"{name:>16}  ", "dim"), text))
         self.console.print(Text("\nCtrl-C ends all.", "bold"))
 

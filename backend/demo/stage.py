@@ -33,6 +33,7 @@ POLL = timedelta(milliseconds=100)
 PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
 SERVICE_KEY = "demo-charging-network"
+OPERATOR_TOKEN = "demo-operators-token"
 
 
 class PortTaken(DemoFailed):
@@ -189,6 +190,7 @@ def _environment(database_url: str, sandbox_url: str, folder: Path) -> dict[str,
         "HUBSPOT_PORTAL_ID": PORTAL_ID,
         "HUBSPOT_BASE_URL": sandbox_url,
         "CHARGER_SERVICE_KEY": SERVICE_KEY,
+        "OPERATOR_TOKEN": OPERATOR_TOKEN,
         # Lines are read as they are written.
         "PYTHONUNBUFFERED": "1",
     }

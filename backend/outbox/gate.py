@@ -168,9 +168,12 @@ class Gate:
         await self._shut(GateState.HELD, HOLD_PROBE_EVERY, reason)
 
     async def record_outage(self, entry: Entry, error: str) -> None:
-        """Count a request that got no usable answer; several in a row shut the gate."""
-        outages = await self._do(self._count_outage)
-        if outages < OUTAGES_TO_CLOSE and not entry.is_probe:
+        """Count a request that got no usable answer; several in a row shut the gate.
+
+        How long it stays shut is for its probes to say: other requests, under way when it shut, are counted no more.
+        """
+        outages = await self._do(lambda connection: self._count_outage(connection, entry))
+        if outages is None or (outages < OUTAGES_TO_CLOSE and not entry.is_probe):
             return
         doublings = min(max(0, outages - OUTAGES_TO_CLOSE), 10)
         wait = min(OUTAGE_PROBE_FIRST * 2**doublings, OUTAGE_PROBE_MAX)
@@ -221,11 +224,11 @@ class Gate:
         after = read_gate(connection, self._outbox)
         return before.state != after.state or (after.state is GateState.HELD and before.reason != after.reason)
 
-    def _count_outage(self, connection: Connection) -> int:
+    def _count_outage(self, connection: Connection, entry: Entry) -> int | None:
         gate = self._outbox.gate
-        statement = update(gate).values(outages=gate.c.outages + 1).returning(gate.c.outages)
-        outages: int = connection.execute(statement).scalar_one()
-        return outages
+        is_news = or_(literal(entry.is_probe), gate.c.state == GateState.OPEN.value)
+        statement = update(gate).where(is_news).values(outages=gate.c.outages + 1).returning(gate.c.outages)
+        return connection.execute(statement).scalar_one_or_none()
 
     def _reopen(self, connection: Connection, entry: Entry) -> None:
         gate = self._outbox.gate

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, select
 
-from outbox.gate import OUTAGES_TO_CLOSE, Gate, GateShut, GateStatus, LeaseEnding, read_gate
+from outbox.gate import OUTAGE_PROBE_FIRST, OUTAGES_TO_CLOSE, Gate, GateShut, GateStatus, LeaseEnding, read_gate
 from outbox.lease import LEASE, Lease
 from outbox.model import GateState, Outbox
 from tests.outbox.queue import Queue
@@ -151,6 +151,13 @@ async def test_outage_is_probed_at_growing_distances_and_ends_with_the_first_suc
     queue.pass_time(timedelta(minutes=2))
     await gate.record_success(await gate.enter(lease()))
     assert status(queue).state is GateState.OPEN
+
+
+async def test_outage_that_many_requests_meet_at_once_is_probed_as_soon_as_any(queue: Queue, gate: Gate) -> None:
+    under_way = [await gate.enter(lease()) for _ in range(12)]
+    for entry in under_way:
+        await gate.record_outage(entry, "timeout")
+    assert 0 < status(queue).wait_seconds <= OUTAGE_PROBE_FIRST.total_seconds()
 
 
 async def test_nothing_is_sent_past_a_lease(gate: Gate) -> None:

@@ -20,10 +20,10 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.events import CATALOG
-from app.main import OPERATOR_PAGE, create_app
+from app.main import create_app
 from app.models import OUTBOX
 from app.services.hubspot import track_event
-from app.settings import Settings
+from app.settings import OPERATOR_PAGE, Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import carry_out, plan_provisioning

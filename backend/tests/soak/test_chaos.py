@@ -22,6 +22,7 @@ from app.database import create_database_engine
 from app.services.hubspot import track_event
 from hubspot_sandbox import Sandbox
 from outbox.enqueue import EVENTS_LOST, enqueue
+from outbox.gate import REQUEST_DEADLINE
 from outbox.queries import read_status
 from tests.conftest import migrate
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
@@ -169,8 +170,9 @@ def test_contacts_are_right_whatever_breaks(
         }
 
         def be_late(requests: int) -> None:
-            for _ in range(requests):
-                sandbox.faults.add("slow", requests=1, delay=12)
+            sandbox.faults.clear()
+            if requests:
+                sandbox.faults.add("slow", requests=requests, delay=REQUEST_DEADLINE.total_seconds() + 1)
 
         with run_fleet(database_url, tmp_path, ["-m", "app.cli", "worker"], environment) as fleet:
             chaos = Chaos(fleet, cluster, engine, be_late, seed)

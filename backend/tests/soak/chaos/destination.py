@@ -57,7 +57,7 @@ class Destination:
     def be_late(self, requests: int) -> None:
         """Answer the next requests when nobody waits any more; each is applied before that, at once or only then."""
         with self._lock:
-            self._late_ones += requests
+            self._late_ones = requests
 
     def close(self) -> None:
         self._server.shutdown()

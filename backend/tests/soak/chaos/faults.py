@@ -81,7 +81,7 @@ def draw_plan(seed: int, seconds: float) -> Plan:
 
 @dataclass(slots=True)
 class Chaos:
-    """Carries out a plan, in the thread that calls it."""
+    """Carries out a plan, in the thread that calls it. `be_late(n)` has the destination answer n requests too late."""
 
     fleet: Fleet
     cluster: Cluster
@@ -106,6 +106,7 @@ class Chaos:
                 self._carry_out(kind, random)
         while stopped:
             self._wait_until(stopped[0][0], stopped)
+        self.be_late(0)
 
     def _wait_until(self, moment: float, stopped: list[tuple[float, WorkerProcess, float]]) -> None:
         """Wake meanwhile those whose time has come."""
@@ -133,7 +134,7 @@ class Chaos:
             self.fleet.proxies[self.fleet.place_of(worker)].silence()
         else:
             hit = []
-            self.be_late(random.randint(2, 5))
+            self.be_late(random.randint(2, 4))
         self._note(kind, hit, began_at)
 
     def _terminate(self, random: Random) -> list[WorkerProcess]:

@@ -1,0 +1,148 @@
+"""The figures' stream, and jobs that outlast a request: what they cost, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from threading import Event
+
+import httpx2
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from hubspot_sync.page.jobs import KEPT_MAX, Job, Jobs, JobState, TooManyJobs
+from hubspot_sync.page.pulses import WATCHERS_MAX, Pulses, TooManyWatch
+from outbox.gate import GateStatus
+from outbox.model import GateState
+from outbox.operations import Progress, Pulse
+from tests.conftest import BACKEND
+from tests.page.conftest import TOKEN
+
+PULSE = Pulse(1, 0, 0, None, 0, 0, GateStatus(GateState.OPEN))
+
+
+async def test_many_who_watch_cost_one_reading_a_second_and_none_when_they_have_gone():
+    readings = 0
+
+    def read() -> Pulse:
+        nonlocal readings
+        readings += 1
+        return PULSE
+
+    pulses = Pulses(read)
+    watches = [pulses.watch(0.0) for _ in range(WATCHERS_MAX)]
+    beats = await asyncio.gather(*(anext(it) for it in watches))
+    assert all(it[-1].pulse == PULSE for it in beats)
+    assert readings == 1
+    with pytest.raises(TooManyWatch):
+        await anext(pulses.watch(0.0))
+    for watch in watches[1:]:
+        await watch.aclose()
+    later = await anext(watches[0])
+    assert len(later) == 1
+    assert readings == 2
+    await watches[0].aclose()
+    assert pulses._task is not None
+    await asyncio.wait_for(pulses._task, 5)
+    assert readings == 2
+
+
+async def test_watch_goes_on_while_the_database_is_away_and_ends_with_the_page():
+    def read() -> Pulse:
+        raise OperationalError("SELECT 1", {}, Exception("gone"))
+
+    pulses = Pulses(read)
+    watch = pulses.watch(0.0)
+    [beat] = await anext(watch)
+    assert beat.pulse is None
+    waiting = asyncio.ensure_future(anext(watch))
+    await pulses.close()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
+def test_job_that_the_database_leaves_or_the_application_stops_says_so_and_keeps_what_is_done():
+    jobs, has_begun = Jobs(), Event()
+
+    def fails() -> Iterator[Progress]:
+        yield Progress(1000, 5000)
+        raise OperationalError("UPDATE", {}, Exception("gone"))
+
+    def endless() -> Iterator[Progress]:
+        for done in range(10**9):
+            yield Progress(done, 10**9)
+            has_begun.set()
+
+    failed = jobs.start(Job("a", "retry", "page:Ada", 5000), fails)
+    assert failed.ended.wait(5)
+    assert (failed.state, failed.done, failed.words) == (JobState.INTERRUPTED, 1000, "the database did not answer")
+    running = jobs.start(Job("b", "retry", "page:Ada", 5000), endless)
+    assert has_begun.wait(5)
+    jobs.stop()
+    assert running.state is JobState.INTERRUPTED
+
+
+def test_jobs_take_bounded_memory():
+    jobs, may_end = Jobs(), Event()
+
+    def waits() -> Iterator[Progress]:
+        may_end.wait(10)
+        yield Progress(0, 0)
+
+    for number in range(KEPT_MAX):
+        jobs.start(Job(str(number), "retry", "page:Ada", 0), waits)
+    with pytest.raises(TooManyJobs):
+        jobs.start(Job("one more", "retry", "page:Ada", 0), waits)
+    may_end.set()
+    last = jobs.find(str(KEPT_MAX - 1))
+    assert last is not None
+    assert last.ended.wait(5)
+    jobs.start(Job("one more", "retry", "page:Ada", 0), waits)
+    assert [jobs.find(str(number)) is None for number in range(KEPT_MAX)].count(True) == 1
+    jobs.stop()
+
+
+def test_open_stream_does_not_keep_the_server_from_stopping(database_url):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), "--log-level", "warning"],
+        cwd=BACKEND,
+        env={**os.environ, "DATABASE_URL": database_url, "OPERATOR_TOKEN": TOKEN},
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        with httpx2.Client(base_url=f"{address}/ops/hubspot", headers={"Origin": address}, trust_env=False) as http:
+            _until_it_answers(http)
+            assert http.post("/sign-in", data={"name": "Ada", "token": TOKEN}).status_code == 303
+            with http.stream("GET", "/stream") as stream:
+                lines = stream.iter_lines()
+                assert next(it for it in lines if it.startswith("data: ")).startswith('data: {"beats": [{"at": ')
+                server.send_signal(signal.SIGTERM)
+                stopped_at = time.monotonic()
+                assert not re.search("error", "".join(lines))
+            server.wait(timeout=20)
+            assert time.monotonic() - stopped_at < 10
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _until_it_answers(http: httpx2.Client) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert http.get("/sign-in").status_code == 200
+            return
+        except httpx2.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
