@@ -94,7 +94,7 @@ def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) 
         if not subjects and progress.last is not None:
             fail(f"To go on: resync --all --after {progress.last} --yes")
         if isinstance(error, KeyboardInterrupt):
-            raise fail(f"Interrupted; {progress.events} events are pending for {progress.subjects} subjects.") from None
+            raise fail("Interrupted.") from None
         raise
     console.print(f"Pending: {counted(progress.events, 'event')} for {counted(progress.subjects, 'subject')}.")
     if progress.unknown:

@@ -11,17 +11,13 @@ from sqlalchemy import Engine, text
 
 from hubspot_sandbox import Sandbox
 from tests.hubspot.conftest import HubSpot, settings_for
-from tests.hubspot.test_command_line import live, run  # noqa: F401  # A fixture.
+from tests.hubspot.test_command_line import run
+
+pytestmark = pytest.mark.usefixtures("terminal")
 
 
 @pytest.fixture
-def dry_run(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("HUBSPOT_ENABLED", "true")
-
-
-@pytest.fixture
-def hubspot(engine: Engine, sandbox: Sandbox, live: Sandbox) -> HubSpot:  # noqa: F811
+def hubspot(engine: Engine, sandbox: Sandbox, live: Sandbox) -> HubSpot:
     hubspot = HubSpot(engine, sandbox, settings_for(sandbox))
     hubspot.provision()
     return hubspot
