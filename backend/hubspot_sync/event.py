@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -59,6 +60,15 @@ def _has_no_nul(text: str) -> str:
     return text
 
 
+_EMAIL_ADDRESS = re.compile(r"[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+")
+
+
+def _may_be_an_email_address(text: str) -> str:
+    if not _EMAIL_ADDRESS.fullmatch(text):
+        raise ValueError("is no email address")
+    return text
+
+
 TEXT_LENGTH_MAX = 65_536
 
 # HubSpot stores longer texts; what identifies things is far shorter.
@@ -68,9 +78,8 @@ Reference = Annotated[
 # Only what cannot be an address is refused here: HubSpot is the judge of the rest.
 EmailAddress = Annotated[
     str,
-    StringConstraints(
-        strip_whitespace=True, to_lower=True, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+$"
-    ),
+    StringConstraints(strip_whitespace=True, to_lower=True, max_length=254),
+    AfterValidator(_may_be_an_email_address),
 ]
 
 

@@ -83,9 +83,9 @@ def _words(finding: Finding) -> str:
         case Written(record_id):
             return f"delivered to contact {record_id}"
         case Contested(_, _, reason):
-            return f"conflict: {reason}"
+            return reason
         case Rejected(error):
-            return f"refused: {error}"
+            return error
         case Retry(error):
             return f"to be tried again: {error}"
         case Postponed(reason):
