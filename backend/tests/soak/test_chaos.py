@@ -37,7 +37,7 @@ from tests.soak.chaos.history import History, note_moves
 from tests.soak.chaos.load import Load
 
 # A lease, the backoffs of an event that lost it twice, and a machine that has other things to do.
-_DRAIN_SECONDS = 60
+_DRAIN_SECONDS = 120
 
 Report = Callable[[str, Mapping[str, object]], None]
 

@@ -42,12 +42,16 @@ class Deliveries:
         yield from self._about_state()
 
     def figures(self) -> dict[str, object]:
+        late = set(self._late)
         return {
             "requests": len(self.journal),
             "in flight at a fault, events": self._caught,
             "repeats, events": self._repeats,
             "requests that arrived after their claim was lost": len({it.request.token for it in self._late}),
-            "order broken: subjects put back by a request": len(self._steps_back),
+            "order broken, subjects put back by a request that arrived late": sum(
+                it in late for it, _ in self._steps_back
+            ),
+            "order broken, subjects put back by a repeat": sum(it not in late for it, _ in self._steps_back),
         }
 
     def _about_strangers(self) -> Iterator[str]:

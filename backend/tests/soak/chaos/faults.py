@@ -131,7 +131,9 @@ class Chaos:
             self.cluster.crash()
             self.cluster.start()
         elif kind is Kind.SILENCE:
-            self.fleet.proxies[self.fleet.place_of(worker)].silence()
+            proxy = self.fleet.proxies[self.fleet.place_of(worker)]
+            # What it sends may still arrive.
+            random.choice((proxy.silence, proxy.deafen))()
         else:
             hit = []
             self.be_late(random.randint(2, 4))

@@ -181,6 +181,8 @@ class History:
         for move in self.moves:
             if not move.is_charge:
                 continue
+            if move.attempts_after != move.attempts_before + 1:
+                yield f"event {move.event} went from {move.attempts_before} attempts to {move.attempts_after} at once"
             takeover = takeovers.get((move.event, move.token_before))
             if takeover is None:
                 yield f"event {move.event} was charged by {move.who}, and not for a lost lease"
