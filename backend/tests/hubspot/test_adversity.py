@@ -208,10 +208,10 @@ def test_token_appears_in_no_log_and_no_stored_error(hubspot: HubSpot, caplog: p
 
 
 def test_limit_that_our_rate_exceeds_slows_the_worker_and_costs_no_event(engine: Engine) -> None:
-    with Sandbox(seed=1, rate_max=30) as strict:
-        hubspot = HubSpot(engine, strict, settings_for(strict, hubspot_batch_size=2))
+    with Sandbox(seed=1, rate_max=24) as strict:
+        hubspot = HubSpot(engine, strict, settings_for(strict, hubspot_batch_size=1))
         hubspot.provision()
-        events = [hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com") for n in range(60)]
+        events = [hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com") for n in range(10)]
         for _ in range(20):
             hubspot.deliver()
             hubspot.queue.pass_time(LONG)

@@ -312,7 +312,7 @@ def test_both_databases_behave_as_the_model_says(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "25")),
+            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "15")),
             stateful_step_count=40,
             phases=[Phase.generate] if "STATE_MACHINE_EXAMPLES" in os.environ else list(Phase),
             deadline=None,

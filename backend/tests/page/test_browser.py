@@ -170,7 +170,7 @@ def test_whole_reason_of_5000_events_is_retried_with_progress_shown_and_pressing
     page.get_by_role("link", name="Overview").click()
     expect(page.locator("#reasons")).to_contain_text("No event has failed.")
     expect(page.locator("[data-figure=pending] [data-value]")).to_have_text("0")
-    assert len(scene.sandbox.contacts()) == DRIVERS
+    scene.sandbox.wait_until(lambda account: len(account.contacts) == DRIVERS)
     assert scene.operator.complaints == []
 
 

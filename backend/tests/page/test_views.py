@@ -137,7 +137,7 @@ def test_retry_leaves_alone_what_no_worker_would_take_and_says_so(operator, engi
     [unknown] = track(engine, "unknown_type", {"user_id": "d"})
     shown = operator.get(f"/retry?event={unknown}").text
     assert "Nothing to retry" in shown
-    assert "1 are of a type it does not know" in shown
+    assert "of a type it does not know: 1" in shown
 
 
 def test_same_button_pressed_twice_begins_one_job(operator, engine):
