@@ -21,7 +21,7 @@ run: .venv/run ## Sandbox and application with the demo's data, staying up until
 	@$(IN_BACKEND) $(BIN)/python -m demo --stay
 
 test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
-	@$(IN_BACKEND) $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	@$(IN_BACKEND) $(BIN)/python -m pytest -n 4 $(ARGS)
 
 soak: .venv/dev ## The long proofs, up to ten minutes: planted faults are found, chaos breaks no promise; LONG=1 has more of it
 	@$(IN_BACKEND) $(if $(LONG),CHAOS_SECONDS=90) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)

@@ -12,7 +12,7 @@ from tests.hubspot.faulty_days import live_through
 
 
 @settings(
-    max_examples=4,
+    max_examples=2,
     deadline=None,
     database=None,
     # A smaller seed is no simpler day.

@@ -1,4 +1,4 @@
-"""The sandbox's document against the sandbox, as `make test` does it, with a hundred times as many requests."""
+"""The sandbox's document against the sandbox, as `make test` does it, with 150 times as many requests."""
 
 import requests
 import schemathesis
