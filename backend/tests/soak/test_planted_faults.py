@@ -38,11 +38,11 @@ FAULTS = {
         "",
         also=(
             ".where(outbox.is_open(), c.id > bindparam",
-            ".where(_is_due(outbox), outbox.is_open(), c.id > bindparam",
+            ".where(_is_due(outbox, dialect_name), outbox.is_open(), c.id > bindparam",
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
-        "candidates.py", "joined.c.unbroken == 1, or_(joined.c.id == joined.c.head_id, is_follower_taken)", "true()"
+        "candidates.py", "joined.c.unbroken == _ONE, or_(joined.c.id == joined.c.head_id, is_follower_taken)", "true()"
     ),
     "a charged event takes others along": Fault("candidates.py", "        .where(travels_now)\n", ""),
     "a retried event does not wait for a younger claimed one": Fault(
@@ -50,8 +50,14 @@ FAULTS = {
         "            or_(c.retried_at.is_(None), ~has_claimed.correlate(outbox.events).exists()),\n",
         "",
     ),
-    "claimed events are claimed again": Fault("candidates.py", "        c.claim_token.is_(None),\n", ""),
-    "backoff is not waited for": Fault("candidates.py", "        c.available_at <= DatabaseNow(),\n", ""),
+    "claimed events are claimed again": Fault(
+        "candidates.py", "return and_(c.claim_token.is_(None), c.available_at", "return and_(c.available_at"
+    ),
+    "backoff is not waited for": Fault(
+        "candidates.py",
+        "c.claim_token.is_(None), c.available_at <= DatabaseNow(), is_known",
+        "c.claim_token.is_(None), is_known",
+    ),
     "events that a retry needs are purged": Fault("moves.py", ", ~has_older_failure, ~has_older_retry", ""),
     "an event that has not failed is discarded": Fault(
         "selection.py", "return [is_failed, is_of(selection,", "return [is_of(selection,"

@@ -128,6 +128,9 @@ class History:
             "events undone by a rollback": len(self.load.undone),
             "events committed": len(self.rows),
             "events delivered": sum(it.is_delivered for it in self.rows),
+            "events failed, their workers killed or stopped three times": sum(
+                it.attempt_count == ATTEMPTS_MAX for it in self.rows
+            ),
             "claims that ran out, events": sum(
                 it.token_before is not None and it.token_after is not None for it in self.moves
             ),
@@ -142,7 +145,8 @@ class History:
             numbers[row.subject].append(row.n)
             if row.event_id in self.load.undone:
                 yield f"event {row.id} is of a transaction that was rolled back"
-            if not row.is_delivered:
+            # One whose worker was killed or stopped three times is failed; `_about_charges` looks at each of them.
+            if not row.is_delivered and row.attempt_count < ATTEMPTS_MAX:
                 yield f"event {row.id} of {row.subject} is not delivered, after {row.attempt_count} attempts"
             if row.is_claimed:
                 yield f"event {row.id} is claimed, and nobody runs"
