@@ -92,7 +92,6 @@ PAGES: dict[str, Call] = {
     "of a subject": find(EventFilter(subject="driver-7")),
     "failed of a subject": find(EventFilter(State.FAILED, subject="driver-0")),
     "pending of a subject": find(EventFilter(State.PENDING, subject="driver-2")),
-    "of a reason": find(EventFilter(reason="reason 3")),
     "old and failed": find(EventFilter(State.FAILED, older_than=OLD)),
     "events of a subject": lambda engine: operations.events_of(engine, OUTBOX, "driver-7"),
     "events by id": lambda engine: operations.read_events(engine, OUTBOX, [known_event(engine), uuid4()]),
@@ -101,6 +100,8 @@ PAGES: dict[str, Call] = {
     "count by id": lambda engine: operations.count(engine, OUTBOX, EventIds(frozenset([known_event(engine)])), TYPES),
 }
 COUNTS: dict[str, Call] = {
+    # By its index as well; and yet PostgreSQL now and then sorts all the events of a reason rather than walk them.
+    "of a reason": find(EventFilter(reason="reason 3")),
     "status": lambda engine: operations.status(engine, OUTBOX),
     "pulse": lambda engine: operations.pulse(engine, OUTBOX),
     "reasons": lambda engine: operations.failure_reasons(engine, OUTBOX),

@@ -13,11 +13,13 @@ from sqlalchemy import Engine, delete
 
 from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
+from hubspot_sandbox.account import Account
 from hubspot_sandbox.switches import Switches
 from tests.hubspot.conftest import HubSpot, _concurrent_writes_settle_at_once, settings_for  # noqa: F401  # A fixture.
 from tests.hubspot.faulty_days import live_through
 
 RATE_MAX, WINDOW_SECONDS = 190, 10
+CONTACTS = 100_000
 
 
 @pytest.fixture
@@ -54,8 +56,15 @@ def test_weeks_of_random_faults_end_with_every_contact_right(engine: Engine, see
         live_through(hubspot, seed, spells=25, events=500, drivers=60)
 
 
+def store_many(account: Account) -> None:
+    for n in range(CONTACTS):
+        account.contacts.create({"email": f"someone-{n}@example.org"}, account.clock())
+
+
 def test_allowed_rate_is_used_to_95_per_cent_and_never_exceeded(engine: Engine) -> None:
+    """Beside 100,000 contacts, so that the sandbox is not what limits it."""
     with Sandbox(seed=1, rate_max=RATE_MAX) as sandbox:
+        sandbox.run(store_many)
         hubspot = HubSpot(
             engine,
             sandbox,
