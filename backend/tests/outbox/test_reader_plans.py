@@ -24,7 +24,7 @@ PAGE_BUFFERS_MAX = 600
 OLD = timedelta(hours=1)
 
 Call = Callable[[Engine], object]
-DEEP = [EventFilter(), *(EventFilter(it) for it in State), EventFilter(reason="reason 3")]
+DEEP = [EventFilter(), *(EventFilter(it) for it in State)]
 
 
 def fill(engine: Engine, events: int) -> None:
