@@ -34,7 +34,6 @@ SCHEDULE = (
     Mishap(0.38, Fault("partial_results", requests=2), "HubSpot leaves an input out of its answer, twice."),
     Mishap(0.45, Fault("bad_gateway", requests=3), "HubSpot answers 502 in a burst."),
     Mishap(0.52, Fault("input_lost_race", requests=2), "Two new contacts are created by someone else at that moment."),
-    Mishap(0.58, Fault("truncated_body", requests=2), "HubSpot's answers break off half-way, twice."),
     Mishap(0.64, Fault("conflict", requests=1), "HubSpot refuses a whole request with 409 and says no reason."),
     Mishap(0.70, Fault("down", seconds=3), "HubSpot is down for 3 s."),
 )
