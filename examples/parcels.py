@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.orm import Session
 
+from outbox.destination import Claim
 from outbox.enqueue import enqueue
 from outbox.gate import Gate
 from outbox.model import define_outbox
 from outbox.outcome import Delivered, Outcome, Postponed
 from outbox.sqlite import configure_engine
-from outbox.worker import Claim, Worker
+from outbox.worker import Worker
 
 parcel_events = define_outbox(MetaData(), "parcel_events")
 

@@ -20,9 +20,9 @@ from sqlalchemy import create_engine
 
 from bench import raw
 from bench.worker import deliver_at_once, make_worker
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.outcome import Outcome
-from outbox.worker import Claim
 
 CHANNEL = "bench"
 _READY = "ready"

@@ -22,10 +22,11 @@ from bench.statements import Kind, Log, explain, watch
 from bench.table import EVENT_TYPE, OUTBOX, PAYLOAD, load, vacuum
 from bench.worker import deliver_at_once, make_worker
 from outbox import wakeup
+from outbox.destination import Claim
 from outbox.enqueue import enqueue
 from outbox.gate import Gate
 from outbox.outcome import Outcome
-from outbox.worker import Claim, Worker
+from outbox.worker import Worker
 
 BATCH = 50
 SUBJECTS = (100, 20_000)

@@ -17,9 +17,9 @@ from bench.ground import Ground
 from bench.table import OUTBOX, load, vacuum
 from bench.worker import deliver_at_once, make_worker
 from outbox import wakeup
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.outcome import Outcome
-from outbox.worker import Claim
 
 _SUBJECTS = 20_000
 _BATCH = 500

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from sqlalchemy import Engine
 
 from bench.table import EVENT_TYPE, OUTBOX
+from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.outcome import Delivered, Outcome
-from outbox.worker import Claim, Deliver, Worker
+from outbox.worker import Worker
 
 # Where a destination enters the gate, the rate must not be what is measured.
 REQUESTS_PER_SECOND = 1_000_000.0

@@ -66,6 +66,9 @@ class Contested:
     reason: str
 
 
+# How a finding's words begin when they are HubSpot's.
+REFUSAL = "HubSpot refused it: "
+
 Finding = Written | Contested | Rejected | Retry | Postponed
 
 
@@ -291,11 +294,11 @@ def _finding(error: ErrorDetail | ErrorBody, answer: Answer) -> Finding:
         return _contested(error, answer)
     if error.category == "VALIDATION_ERROR" or error.problems or answer.status == 400:
         return Rejected(_rejection(error, answer))
-    return Retry(_with_correlation_id(f"HubSpot refused it: {error.category}: {error.message}", answer))
+    return Retry(_with_correlation_id(f"{REFUSAL}{error.category}: {error.message}", answer))
 
 
 def _contested(error: ErrorDetail | ErrorBody, answer: Answer) -> Contested:
-    reason = _with_correlation_id(f"HubSpot refused it: {error.category or answer.status}: {error.message}", answer)
+    reason = _with_correlation_id(f"{REFUSAL}{error.category or answer.status}: {error.message}", answer)
     for message in (error.message, *(it.message for it in error.errors)):
         if _COORDINATES.match(message):
             property_, holder = _PROPERTY_OF_COORDINATES.search(message), _HOLDER_OF_COORDINATES.search(message)
@@ -319,7 +322,7 @@ def _rejection(error: ErrorDetail, answer: Answer) -> str:
         words = ". ".join([words, *remedies])
     else:
         words = error.message or f"it answered {answer.status}"
-    return _with_correlation_id(f"HubSpot refused it: {words}", answer)
+    return _with_correlation_id(f"{REFUSAL}{words}", answer)
 
 
 def _problem(problem: ErrorDetail) -> str:

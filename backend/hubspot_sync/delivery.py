@@ -39,11 +39,11 @@ from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from hubspot_sync.weather import Weather
+from outbox.destination import Claim
 from outbox.gate import REQUEST_DEADLINE, Entry, Gate, GateShut, LeaseEnding
 from outbox.lease import Lease
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.tracing import traceparent_of
-from outbox.worker import Claim
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from hubspot_sync.event import Catalog
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import ContactUpsert, requests, translate
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Event
 from outbox.outcome import Delivered, Outcome
-from outbox.worker import Claim
 
 log = logging.getLogger(__name__)
 

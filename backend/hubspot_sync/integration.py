@@ -21,9 +21,10 @@ from hubspot_sync.dry_run import DryRun
 from hubspot_sync.event import Catalog
 from hubspot_sync.resync import PresentState
 from hubspot_sync.settings import HubSpotSettings
+from outbox.destination import Deliver
 from outbox.gate import Gate, GateShut
 from outbox.model import Outbox
-from outbox.worker import Deliver, Worker
+from outbox.worker import Worker
 
 log = logging.getLogger(__name__)
 

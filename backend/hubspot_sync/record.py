@@ -9,6 +9,7 @@ from typing import assert_never
 
 from hubspot_sync.answer import Answer
 from hubspot_sync.classification import (
+    REFUSAL,
     Contested,
     Finding,
     Held,
@@ -24,6 +25,8 @@ from outbox.deliveries import Delivery
 from outbox.outcome import Postponed, Rejected, Retry
 
 UPSERT = "contacts/batch/upsert"
+# What a request came to for an event begins with one of these, where HubSpot decided.
+DELIVERED, REFUSED = "delivered", "refused"
 
 
 def record_upsert(
@@ -50,9 +53,9 @@ def _outcome(verdict: Verdict, upserts: Sequence[ContactUpsert], answer: Answer 
             return _outcome(shut, upserts, answer)
         case Settled(findings):
             written = sum(isinstance(it, Written) for it in findings.values())
-            return "delivered" if written == len(upserts) else "partly delivered" if written else "refused"
+            return DELIVERED if written == len(upserts) else "partly delivered" if written else REFUSED
         case RefusedWhole():
-            return "refused"
+            return REFUSED
         case Throttled():
             return "throttled"
         case Held():
@@ -81,13 +84,13 @@ def _outcome_for(
 def _words(finding: Finding) -> str:
     match finding:
         case Written(record_id):
-            return f"delivered to contact {record_id}"
+            return f"{DELIVERED} to contact {record_id}"
         case Contested(_, _, reason):
-            return reason
+            return f"conflict: {reason.removeprefix(REFUSAL)}"
         case Rejected(error):
-            return error
+            return f"{REFUSED}: {error.removeprefix(REFUSAL)}"
         case Retry(error):
-            return f"to be tried again: {error}"
+            return f"to be tried again: {error.removeprefix(REFUSAL)}"
         case Postponed(reason):
             return f"postponed: {reason}" if reason else "postponed"
         case _:

@@ -39,7 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.lease import Lease
 from outbox.model import GateState, Outbox
-from outbox.transaction import transact
+from outbox.transaction import for_single_statements, transact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -93,6 +93,7 @@ class Gate:
     def __init__(self, outbox: Outbox, engine: Engine, requests_per_second: float) -> None:
         self._outbox = outbox
         self._engine = engine
+        self._statement_engine = for_single_statements(engine)
         self._interval_seconds_min = 1 / requests_per_second
         self._interval_seconds = self._interval_seconds_min
         self._shuts = 0
@@ -142,7 +143,7 @@ class Gate:
 
     async def refresh(self) -> GateStatus:
         """Read the gate, which another process or a person may have opened or shut."""
-        status = await self._do(lambda connection: read_gate(connection, self._outbox))
+        status = await self._execute(lambda connection: read_gate(connection, self._outbox))
         self._shut_until = time.monotonic() + status.wait_seconds
         return status
 
@@ -152,11 +153,16 @@ class Gate:
             raise GateShut(status)
 
     async def prepare(self) -> None:
-        """Make sure the gate's row exists, and let the first request probe a hold: the token may be new.
+        """Make sure the gate's row exists, and read it."""
+        await self._do(lambda connection: _make_row(connection, self._outbox))
+        await self.refresh()
 
-        Not a person's hold, which no new token ends.
+    async def probe_hold(self) -> None:
+        """Let the next request probe a hold, for a person may have mended what it is about. Prepares the gate.
+
+        Not a person's hold, which nothing but a release ends.
         """
-        await self._do(self._prepare)
+        await self._do(self._end_wait_for_probe)
         await self.refresh()
 
     async def throttle(self, wait: timedelta, reason: str) -> None:
@@ -194,15 +200,21 @@ class Gate:
     async def _do(self, function: Callable[[Connection], T]) -> T:
         return await transact(self._engine, function)
 
+    async def _execute(self, function: Callable[[Connection], T]) -> T:
+        """For a function of one statement."""
+        return await transact(self._statement_engine, function)
+
     async def _take_slot(self) -> tuple[Entry, float]:
         parameters = {"interval": self._interval_seconds}
-        row = await self._do(lambda connection: connection.execute(_take_slot(self._outbox), parameters).one_or_none())
+        row = await self._execute(
+            lambda connection: connection.execute(_take_slot(self._outbox), parameters).one_or_none()
+        )
         if row is None:
             raise GateShut(await self.refresh())
         is_probe = GateState(row.state) is not GateState.OPEN
         return Entry(is_probe, row.outages), row.wait_seconds - self._interval_seconds
 
-    def _prepare(self, connection: Connection) -> None:
+    def _end_wait_for_probe(self, connection: Connection) -> None:
         gate = self._outbox.gate
         _make_row(connection, self._outbox)
         is_probed = and_(gate.c.state == GateState.HELD.value, gate.c.held_by.is_(None))

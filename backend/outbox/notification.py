@@ -65,6 +65,8 @@ class Notifier:
     def _run(self) -> None:
         try:
             with psycopg.connect(**_connect_arguments(self._engine), autocommit=True) as connection:
+                # A notification is not kept anyway, so nobody is to wait until it is on the disk.
+                postgresql.ask(connection, b"SET synchronous_commit = off", PING_DEADLINE)
                 while self._is_to_notify():
                     postgresql.ask(connection, self._notify.as_bytes(connection), PING_DEADLINE)
                     time.sleep(NOTIFY_EVERY.total_seconds())

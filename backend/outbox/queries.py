@@ -10,7 +10,6 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    case,
     false,
     func,
     select,
@@ -19,7 +18,7 @@ from sqlalchemy import (
 
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate import GateStatus, read_gate
-from outbox.model import Event, Outbox, State, as_event, event_columns
+from outbox.model import Event, Outbox, as_event, event_columns
 
 # A driver with more newer events than this has them all say the same properties.
 _NEWER_MAX = 1000
@@ -152,29 +151,6 @@ def ids_of(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) 
     """The `id` of each of these events that exists, in order. Relies on uq_…_event_id."""
     c = outbox.events.c
     return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
-
-
-@dataclass(frozen=True, slots=True)
-class EventState:
-    """One event as an operator sees it."""
-
-    event_id: UUID
-    state: State
-    attempt_count: int
-    last_error: str | None
-
-
-def read_event(connection: Connection, outbox: Outbox, event_id: UUID) -> EventState | None:
-    c = outbox.events.c
-    state = case(
-        (c.processed_at.is_not(None), State.DELIVERED.value),
-        (c.failed_at.is_not(None), State.FAILED.value),
-        (c.claim_token.is_not(None), State.CLAIMED.value),
-        else_=State.PENDING.value,
-    )
-    statement = select(state.label("state"), c.attempt_count, c.last_error).where(c.event_id == event_id)
-    row = connection.execute(statement).one_or_none()
-    return row and EventState(event_id, State(row.state), row.attempt_count, row.last_error)
 
 
 def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool]) -> int:

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Engine, select, update
 
 from outbox.clock import DatabaseNow
+from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.model import Event, Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Retry
-from outbox.worker import Claim, Deliver, Worker
+from outbox.worker import Worker
 
 # Tests do not wait for the rate.
 _REQUESTS_PER_SECOND = 1_000_000.0

@@ -48,6 +48,14 @@ async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     return await asyncio.shield(thread)
 
 
+def for_single_statements(engine: Engine) -> Engine:
+    """The same engine without a transaction around each statement: two round trips fewer on PostgreSQL.
+
+    SQLite claims by two statements, and has no round trips.
+    """
+    return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 class _Line:
     """What a connection reaches its server by, while it is in a thread's hands."""
 

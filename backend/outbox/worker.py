@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from outbox import claims, deliveries, moves, queries, settlement, wakeup
-from outbox.deliveries import Delivery
+from outbox.destination import Claim, Deliver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
@@ -30,7 +30,7 @@ from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
 from outbox.settlement import Settled, Settlement, settled
 from outbox.sweep import Sweep
-from outbox.transaction import transact
+from outbox.transaction import for_single_statements, transact
 from outbox.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -45,31 +45,6 @@ PURGE_EVERY = timedelta(minutes=1)
 _PURGED_AT_ONCE = 1000
 _DATABASE_RETRY_FIRST_SECONDS = 0.5
 _DATABASE_RETRY_MAX_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Events in hand, in order, and the lease under which they may be delivered.
-
-    `newer` are delivered events of their subjects that a retried event precedes: what they said must stand.
-    """
-
-    lease: Lease
-    events: Sequence[Event]
-    newer: Sequence[Event] = ()
-    noted: list[Delivery] = field(default_factory=list, repr=False)
-
-    def note(self, delivery: Delivery) -> None:
-        """Keep what a request came to; it is written when the claim ends, however it does."""
-        self.noted.append(delivery)
-
-
-Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
-"""A destination: try to deliver the claim's events, and return an outcome for each event's `id`.
-
-Each request first passes `gate.enter(claim.lease)`. A subject's events are delivered in order, and nothing behind one
-that did not get through; or they are merged into one request, and all of them get its outcome.
-"""
 
 
 OnSettled = Callable[[Sequence[Settled]], None]
@@ -102,7 +77,7 @@ class Worker:
     ) -> None:
         self._outbox = outbox
         self._engine = engine
-        self._statement_engine = _for_single_statements(engine)
+        self._statement_engine = for_single_statements(engine)
         self._deliver = deliver
         self._gate = gate
         self._types = types
@@ -124,7 +99,8 @@ class Worker:
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
         wakeup.subscribe(self._outbox, self._bell)
-        await self._patiently(self._gate.prepare)
+        # The token may be new.
+        await self._patiently(self._gate.probe_hold)
         renewals = asyncio.create_task(self._keep_leases())
         try:
             async with wakeup.listening(self._engine, self._outbox, self._bell):
@@ -138,7 +114,7 @@ class Worker:
     async def drain(self, subject: str | None = None) -> None:
         """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
         self._walk = Walk(self._outbox, subject)
-        await self._gate.prepare()
+        await self._gate.probe_hold()
         renewals = asyncio.create_task(self._keep_leases())
         try:
             while not self._is_stopping:
@@ -172,6 +148,8 @@ class Worker:
         task = asyncio.create_task(self._deliver_and_settle(claim))
         self._deliveries.add(task)
         task.add_done_callback(self._forget)
+        # What is in hand is on its way before the next claim begins.
+        await asyncio.sleep(0)
         return True
 
     async def _purge(self) -> None:
@@ -345,14 +323,6 @@ class Worker:
         self._bell.ring()
         if not delivery.cancelled() and (error := delivery.exception()) is not None:
             log.error("A delivery ended unsettled; its lease will run out.", exc_info=error)
-
-
-def _for_single_statements(engine: Engine) -> Engine:
-    """The same engine without a transaction around each statement: two round trips fewer on PostgreSQL.
-
-    SQLite claims by two statements, and has no round trips.
-    """
-    return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _first_line(error: Exception) -> str:

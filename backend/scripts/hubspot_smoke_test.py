@@ -27,9 +27,10 @@ from app.logs import configure_logging
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sync.integration import Integration
+from outbox import operations
 from outbox.gate import read_gate
 from outbox.model import GateState, State
-from outbox.queries import EventState, read_event
+from outbox.operations import EventSummary
 
 DEADLINE_SECONDS = 60
 LOOK_EVERY_SECONDS = 0.5
@@ -110,9 +111,8 @@ async def process(integration: Integration, subject: str, event_id: UUID) -> Non
     )
 
 
-def look_at(integration: Integration, event_id: UUID) -> EventState | None:
-    with integration.engine.connect() as connection:
-        return read_event(connection, OUTBOX, event_id)
+def look_at(integration: Integration, event_id: UUID) -> EventSummary | None:
+    return next(iter(operations.read_events(integration.engine, OUTBOX, [event_id])), None)
 
 
 def raise_if_gate_is_shut(integration: Integration) -> None:

@@ -18,7 +18,7 @@ from app.services.hubspot import track_event
 from app.settings import Settings
 from outbox.lease import LEASE
 from outbox.model import State
-from outbox.queries import read_event
+from outbox.search import read_events
 from outbox.walk import Walk
 from tests.conftest import BACKEND
 
@@ -80,8 +80,7 @@ def test_readmes_statement_fails_an_event_that_is_claimed(engine):
     [statement] = (it for it in _sql(README) if it.startswith("UPDATE"))
     with engine.begin() as connection:
         assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1
-        event = read_event(connection, OUTBOX, event_id)
-    assert event is not None
+        [event] = read_events(connection, OUTBOX, [event_id])
     assert event.state is State.FAILED
 
 

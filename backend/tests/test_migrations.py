@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 
 from app.database import create_database_engine
 from app.models import OUTBOX, Base
-from outbox.queries import read_event
 from outbox.reason import reason_of
+from outbox.search import read_events
 from tests.conftest import BACKEND, migrate
 
 # Who an event of an earlier release is about, by how its payload was written.
@@ -107,7 +107,7 @@ def test_events_with_attempts_keep_their_state_there_and_back(empty_database_url
                 store(connection, "{}", attempt_count=attempt_count, last_error="e", processed_at=processed_at)
         migrate(empty_database_url)
         with engine.connect() as connection:
-            states = [read_event(connection, OUTBOX, it).state for it in event_ids(connection)]
+            states = [it.state for it in read_events(connection, OUTBOX, event_ids(connection))]
         assert states == [state for _, _, state in EVENTS_WITH_ATTEMPTS]
         command.downgrade(config(empty_database_url), "0002")
         with engine.connect() as connection:

@@ -24,10 +24,10 @@ from app.settings import Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.settings import HubSpotSettings
-from outbox import claims, queries
+from outbox import claims
 from outbox.lease import LEASE
-from outbox.model import State
-from outbox.queries import EventState
+from outbox.model import Event, State
+from outbox.search import EventSummary, read_events
 from outbox.settlement import Settlement
 from outbox.walk import Walk
 from tests.conftest import BACKEND
@@ -155,8 +155,7 @@ def test_it_delivers_its_own_subject_and_no_other(engine, smoke_test):
     other = HubSpot(engine, Sandbox(), HubSpotSettings()).sign_up("d1")
     assert smoke_test(engine, hubspot_enabled=True).exit_code == 0
     with engine.connect() as connection:
-        event = queries.read_event(connection, OUTBOX, other)
-    assert event is not None
+        [event] = read_events(connection, OUTBOX, [other])
     assert event.state is State.PENDING
 
 
@@ -202,12 +201,11 @@ def live(sandbox: Sandbox) -> dict[str, object]:
     }
 
 
-def its_event(engine: Engine, ended: Ended) -> EventState:
+def its_event(engine: Engine, ended: Ended) -> EventSummary:
     found = re.search(r"created event (\S+)", ended.words)
     assert found, ended
     with engine.connect() as connection:
-        event = queries.read_event(connection, OUTBOX, UUID(found[1]))
-    assert event is not None
+        [event] = read_events(connection, OUTBOX, [UUID(found[1])])
     return event
 
 
@@ -216,6 +214,6 @@ def count_events(engine: Engine) -> int:
         return len(connection.execute(select(OUTBOX.events.c.id)).all())
 
 
-def claim_as_another_worker(engine: Engine) -> list[queries.Event]:
+def claim_as_another_worker(engine: Engine) -> list[Event]:
     with engine.begin() as connection:
         return Walk(OUTBOX).claim(connection, types=CATALOG.types, token="another", lease=LEASE, limit=50)

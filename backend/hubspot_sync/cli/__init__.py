@@ -1,7 +1,8 @@
 """The command line of an integration. The application says what it is about; see `app/cli.py`.
 
     running   worker, status, hold, release
-    events    events, reasons, show, retry, discard, purge, audit
+    events    events, reasons, retry, discard, purge, audit
+    history   show
     contacts  contact, resync
     account   provision, doctor
 
@@ -14,12 +15,12 @@ from collections.abc import Callable
 
 import typer
 
-from hubspot_sync.cli import account, contacts, events, running
+from hubspot_sync.cli import account, contacts, events, history, running
 from hubspot_sync.integration import Integration
 
 _PANELS = {
     "Deliveries": (running.worker, running.status, running.hold, running.release),
-    "Events": (events.events, events.reasons, events.show, events.retry, events.discard, events.purge, events.audit),
+    "Events": (events.events, events.reasons, history.show, events.retry, events.discard, events.purge, events.audit),
     "Contacts": (contacts.contact, contacts.resync),
     "The account": (account.provision, account.doctor),
 }

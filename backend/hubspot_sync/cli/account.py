@@ -55,7 +55,7 @@ async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
             async for line in carry_out(plan, client, gate, integration.catalog):
                 console.print(f"✓ {line}", style="green")
     # What held deliveries may be mended: let the next one find out.
-    await gate.prepare()
+    await gate.probe_hold()
     return plan
 
 

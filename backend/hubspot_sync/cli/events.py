@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
@@ -12,7 +11,6 @@ import typer
 
 from hubspot_sync.cli.terminal import (
     AsJson,
-    Reveal,
     Yes,
     a_while,
     carry_out,
@@ -20,21 +18,16 @@ from hubspot_sync.cli.terminal import (
     counted,
     fail,
     given,
-    in_one_line,
     moment,
     opened,
     operator,
-    print_fields,
     print_json,
     print_rows,
 )
-from hubspot_sync.event import UnreadableEvent
-from hubspot_sync.inspection import upsert_of
 from hubspot_sync.integration import Integration
-from hubspot_sync.redaction import without_personal
 from outbox import operations
 from outbox.model import State
-from outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, History, KeptDelivery, Selection
+from outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, Selection
 
 _PAGE_MAX = 1000
 
@@ -88,26 +81,6 @@ def reasons(context: typer.Context, as_json: AsJson = False) -> None:
             print_rows(
                 ("events", "newest", "reason"), ((str(it.count), str(it.newest.event_id), it.reason) for it in found)
             )
-
-
-def show(
-    context: typer.Context,
-    event: Annotated[UUID, typer.Argument(help="The event's id.")],
-    reveal: Reveal = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now."""
-    with opened(context) as integration:
-        history = operations.read_history(integration.engine, integration.outbox, event)
-        if history is None:
-            raise fail(f"There is no event {event}; delivered ones are purged after HUBSPOT_RETENTION_DAYS.")
-        if reveal:
-            operations.reveal(integration.engine, integration.outbox, history.event.subject, by=operator())
-        document = _history_document(history, integration, is_revealed=reveal)
-        if as_json:
-            print_json(document)
-        else:
-            _print_history(history, document)
 
 
 def retry(
@@ -247,91 +220,3 @@ def _event_row(event: EventSummary) -> tuple[str, ...]:
 def _audit_row(entry: AuditEntry) -> tuple[str, ...]:
     detail = json.dumps(entry.detail, ensure_ascii=False) if entry.detail else ""
     return moment(entry.at), entry.by, entry.action, str(entry.count), entry.reason or "", detail
-
-
-def _history_document(history: History, integration: Integration, *, is_revealed: bool) -> dict[str, object]:
-    names = integration.catalog.personal_names
-
-    def shown(value: object) -> object:
-        return value if is_revealed else without_personal(value, names)
-
-    request, objection = _request_now(history, integration)
-    return {
-        "event": history.summary.as_json() | {"traceparent": history.event.traceparent},
-        "payload": shown(_payload(history.event.payload)),
-        "discarded": history.discarded and history.discarded.as_json(),
-        "deliveries": [it.as_json() for it in history.deliveries],
-        "delivery_count": history.delivery_count,
-        "request_now": shown(request),
-        "no_request_now": objection,
-        "audit": [it.as_json() for it in history.audit],
-    }
-
-
-def _payload(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        # Stored by a release that took any text.
-        return text
-
-
-def _request_now(history: History, integration: Integration) -> tuple[dict[str, object] | None, str | None]:
-    if history.summary.state is State.DELIVERED or history.discarded:
-        return None, None
-    try:
-        return upsert_of(history.event, history.newer, integration.catalog).as_input(), None
-    except UnreadableEvent as error:
-        return None, str(error)
-
-
-def _print_history(history: History, document: dict[str, object]) -> None:
-    event = history.summary
-    print_fields(
-        [
-            ("event", str(event.event_id)),
-            ("type", event.event_type),
-            ("subject", event.subject),
-            ("state", "discarded" if history.discarded else f"{event.state}{' (dry run)' if event.dry_run else ''}"),
-            ("attempts", str(event.attempt_count)),
-            *([("error", event.last_error)] if event.last_error else []),
-        ]
-    )
-    console.print("\nPayload", style="bold")
-    console.print(_pretty(document["payload"]))
-    console.print("\nWhat became of it", style="bold")
-    print_rows(("at", "what"), _timeline(history))
-    if document["request_now"] is not None:
-        console.print("\nAs it would be sent now", style="bold")
-        console.print(_pretty(document["request_now"]))
-    if document["no_request_now"] is not None:
-        console.print(f"\nIt cannot be sent: {in_one_line(str(document['no_request_now']))}")
-
-
-def _timeline(history: History) -> Iterator[tuple[str, str]]:
-    event = history.summary
-    steps = [(event.created_at, "enqueued")]
-    steps += [(it.started_at, _delivery_words(it)) for it in history.deliveries]
-    steps += [(it.at, f"{it.action} by {it.by}" + (f": {it.reason}" if it.reason else "")) for it in history.audit]
-    if event.failed_at is not None:
-        steps.append((event.failed_at, f"failed after {event.attempt_count} attempts"))
-    if event.processed_at is not None:
-        steps.append((event.processed_at, "delivered" + (" by a dry run: nothing was sent" if event.dry_run else "")))
-    if (left_out := history.delivery_count - len(history.deliveries)) > 0:
-        yield "", f"({left_out} earlier requests are not shown)"
-    for at, words in sorted(steps):
-        yield moment(at), words
-
-
-def _delivery_words(delivery: KeptDelivery) -> str:
-    answer = (
-        "no answer" if delivery.status is None else " ".join(filter(None, (str(delivery.status), delivery.category)))
-    )
-    words = f"POST {delivery.endpoint} with {counted(delivery.events, 'event')}, {delivery.duration_ms} ms: {answer}"
-    is_told = not delivery.correlation_id or delivery.correlation_id in delivery.outcome_for_event
-    trace = "" if is_told else f" (correlation id {delivery.correlation_id})"
-    return f"{words}; {delivery.outcome_for_event}{trace}"
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

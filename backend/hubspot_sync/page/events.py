@@ -12,15 +12,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from hubspot_sync.event import UnreadableEvent
-from hubspot_sync.inspection import upsert_of
+from hubspot_sync.inspection import inspect
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.selection import AGES, fields_of, filter_of
 from hubspot_sync.page.sign_in import session_of
-from hubspot_sync.page.timeline import steps_of
-from hubspot_sync.redaction import without_personal
+from hubspot_sync.timeline import steps_of
 from outbox import operations
 from outbox.model import State
 from outbox.operations import History
@@ -65,16 +63,16 @@ class Events:
         desk, history = self._desk, self._history(request)
         reveal = request.query_params.get("reveal", "")
         is_revealed = desk.seal.reveals(session_of(request), history.event.subject, reveal, time.time())
-        request_now, no_request = self._request_now(history, is_revealed)
+        inspection = inspect(history, desk.catalog, is_revealed=is_revealed)
         return desk.show(
             request,
             "event.html",
             history=history,
             steps=steps_of(history),
             is_revealed=is_revealed,
-            payload=self._shown(json.loads(history.event.payload), is_revealed),
-            request_now=request_now,
-            no_request=no_request,
+            payload=_pretty(inspection.payload),
+            request_now="" if inspection.request is None else _pretty(inspection.request),
+            no_request=inspection.objection,
         )
 
     def reveal(self, request: Request, _form: Form) -> Response:
@@ -91,19 +89,6 @@ class Events:
             raise HTTPException(404, f"There is no event {event_id}; delivered ones are purged after a while.")
         return history
 
-    def _request_now(self, history: History, is_revealed: bool) -> tuple[str, str]:
-        """The request as it would be sent now, or why there would be none; both empty for what was delivered."""
-        if history.summary.state is State.DELIVERED:
-            return "", ""
-        try:
-            upsert = upsert_of(history.event, history.newer, self._desk.catalog)
-        except UnreadableEvent as error:
-            return "", str(error)
-        return self._shown({"inputs": [upsert.as_input()]}, is_revealed), ""
 
-    def _shown(self, value: object, is_revealed: bool) -> str:
-        try:
-            shown = value if is_revealed else without_personal(value, self._desk.catalog.personal_names)
-            return json.dumps(shown, indent=2, ensure_ascii=False)
-        except RecursionError:
-            return "(nested too deeply to be shown)"
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

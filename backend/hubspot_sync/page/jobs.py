@@ -6,9 +6,10 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -67,7 +68,7 @@ class Jobs:
                 return begun
             self._forget_ended()
             self._jobs[job.key] = job
-        self._threads.submit(self._run, job, run)
+        self._threads.submit(self._run, job, run).add_done_callback(partial(_note_end, job))
         return job
 
     def stop(self) -> None:
@@ -86,14 +87,8 @@ class Jobs:
         except (DBAPIError, PoolTimeout) as error:
             log.warning("The %s of %s was interrupted: %s", job.verb, job.by, str(error).partition("\n")[0])
             job.state, job.words = JobState.INTERRUPTED, "the database did not answer"
-        except BaseException:
-            job.state, job.words = JobState.INTERRUPTED, "of an error; the application's log has it"
-            log.exception("The %s of %s was interrupted.", job.verb, job.by)
-            raise
         else:
             job.state = JobState.DONE
-        finally:
-            job.ended.set()
 
     def _forget_ended(self) -> None:
         if len(self._jobs) < KEPT_MAX:
@@ -102,3 +97,12 @@ class Jobs:
         if ended is None:
             raise TooManyJobs
         del self._jobs[ended]
+
+
+def _note_end(job: Job, future: Future[None]) -> None:
+    if future.cancelled():
+        job.state, job.words = JobState.INTERRUPTED, "the application stopped"
+    elif (error := future.exception()) is not None:
+        job.state, job.words = JobState.INTERRUPTED, "of an error; the application's log has it"
+        log.error("The %s of %s was interrupted.", job.verb, job.by, exc_info=error)
+    job.ended.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -53,12 +53,11 @@ class Overview:
     def look_up(self, request: Request) -> Response:
         """What a person typed leads to an event if it is the id of one, else to the contact of that subject."""
         text = Form.of(request.url.query).text("what", 500)
-        try:
-            place = f"/events/{UUID(text)}"
-            if operations.read_history(self._desk.engine, self._desk.outbox, UUID(text)) is None:
-                raise ValueError
-        except ValueError:
-            place = f"/contact?{urlencode({'subject': text})}" if text else "/"
+        place = f"/contact?{urlencode({'subject': text})}" if text else "/"
+        with suppress(ValueError):
+            event_id = UUID(text)
+            if operations.read_history(self._desk.engine, self._desk.outbox, event_id) is not None:
+                place = f"/events/{event_id}"
         return RedirectResponse(self._desk.place(request, place), 303)
 
     def audit(self, request: Request) -> Response:

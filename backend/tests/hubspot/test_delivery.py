@@ -12,10 +12,10 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.dry_run import DryRun
 from outbox import operations
+from outbox.destination import Claim
 from outbox.gate import Gate, GateShut
 from outbox.lease import LEASE, Lease
 from outbox.outcome import Delivered
-from outbox.worker import Claim
 from tests.hubspot.conftest import HubSpot
 
 LONG = timedelta(minutes=10)

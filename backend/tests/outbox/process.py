@@ -20,11 +20,12 @@ from pathlib import Path
 from sqlalchemy import Engine, create_engine
 
 import outbox.worker
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Event
 from outbox.outcome import Delivered, Outcome
 from outbox.sqlite import configure_engine
-from outbox.worker import Claim, Worker
+from outbox.worker import Worker
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES
 

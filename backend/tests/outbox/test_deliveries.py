@@ -13,10 +13,10 @@ from sqlalchemy import Engine, Row, create_engine, select
 
 from bench.statements import Kind, watch
 from outbox.deliveries import Delivery
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Outcome, Postponed
-from outbox.worker import Claim
 from tests.outbox.conftest import METADATA
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import eventually, running, worker_of

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
+from outbox.destination import Claim
 from outbox.failure_log import COUNT_EVERY, NAMED_MAX, FailureLog
 from outbox.gate import Gate
 from outbox.lease import LEASE
@@ -19,7 +20,6 @@ from outbox.outcome import Outcome, Postponed, Rejected, Retry
 from outbox.retry import BACKOFF_MAX
 from outbox.settlement import settle, settled
 from outbox.testing import RecordingDestination
-from outbox.worker import Claim
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import worker_of
 

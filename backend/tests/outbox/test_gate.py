@@ -116,7 +116,8 @@ async def test_throttle_does_not_replace_a_hold(queue: Queue, gate: Gate) -> Non
 
 async def test_starting_worker_probes_a_hold_at_once(queue: Queue, gate: Gate) -> None:
     await gate.hold("a wrong token")
-    restarted = await prepared_gate(queue)
+    restarted = Gate(queue.outbox, queue.engine, requests_per_second=1000)
+    await restarted.probe_hold()
     assert (await restarted.enter(lease())).is_probe
 
 
@@ -170,7 +171,7 @@ async def test_person_may_look_at_the_account_during_a_hold_but_not_during_a_thr
     await gate.hold("a property is missing")
     await gate.wait_for_slot()
     assert status(queue).state is GateState.HELD
-    await gate.prepare()
+    await gate.probe_hold()
     await gate.record_success(await gate.enter(lease()))
     await gate.throttle(timedelta(seconds=30), "429")
     with pytest.raises(GateShut):

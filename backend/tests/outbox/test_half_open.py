@@ -12,13 +12,13 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from outbox import postgresql
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Outbox
 from outbox.notification import Notifier
 from outbox.outcome import Delivered, Outcome
 from outbox.testing import RecordingDestination
 from outbox.transaction import transact
-from outbox.worker import Claim
 from tests.outbox.queue import Queue
 from tests.outbox.test_listening import CHANNEL, listening
 from tests.outbox.test_worker import eventually, running, worker_of

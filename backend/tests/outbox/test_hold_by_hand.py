@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from outbox import operations
+from outbox.destination import Claim
 from outbox.gate import OUTAGES_TO_CLOSE, Entry, Gate, GateShut, GateStatus
 from outbox.model import GateState, Outbox
 from outbox.outcome import Outcome
 from outbox.sqlite import configure_engine
 from outbox.testing import RecordingDestination
-from outbox.worker import Claim
 from tests.outbox.queue import Queue
 from tests.outbox.test_gate import lease, prepared_gate
 from tests.outbox.test_worker import eventually, running, worker_of
@@ -70,7 +70,9 @@ async def test_hold_of_one_process_stops_another_and_its_release_lets_both_go_on
 async def test_neither_time_nor_a_starting_worker_lifts_it(queue: Queue, elsewhere: Queue) -> None:
     hold(queue)
     queue.pass_time(LONG)
-    await assert_shut(await prepared_gate(queue), await prepared_gate(elsewhere))
+    here, there = await prepared_gate(queue), await prepared_gate(elsewhere)
+    await there.probe_hold()
+    await assert_shut(here, there)
 
 
 async def test_probe_that_was_on_its_way_does_not_lift_it(queue: Queue) -> None:

@@ -14,12 +14,13 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
+from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.testing import RecordingDestination
-from outbox.worker import Claim, Deliver, Worker
+from outbox.worker import Worker
 from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)

@@ -13,10 +13,11 @@ from typing import Any
 import httpx2
 
 from app.database import create_database_engine
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Event
 from outbox.outcome import Delivered, Outcome, Postponed
-from outbox.worker import Claim, Worker
+from outbox.worker import Worker
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES
 

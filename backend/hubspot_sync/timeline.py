@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from hubspot_sync.record import DELIVERED, REFUSED
 from outbox.model import State
 from outbox.operations import AuditEntry, History, KeptDelivery
 
@@ -22,9 +23,9 @@ class Step:
 
 
 def steps_of(history: History) -> list[Step]:
-    """In order of time."""
+    """In order of time, from the enqueueing on."""
     steps = [*map(_request, history.deliveries), *map(_act, history.audit), *_end(history)]
-    return sorted(steps, key=lambda it: it.at)
+    return [Step(history.summary.created_at, "Enqueued"), *sorted(steps, key=lambda it: it.at)]
 
 
 def _request(delivery: KeptDelivery) -> Step:
@@ -33,19 +34,19 @@ def _request(delivery: KeptDelivery) -> Step:
     facts = [delivery.endpoint, others, f"{delivery.duration_ms} ms"]
     if delivery.category:
         facts.append(delivery.category)
-    if delivery.correlation_id:
+    if delivery.correlation_id and delivery.correlation_id not in delivery.outcome_for_event:
         facts.append(f"correlation id {delivery.correlation_id}")
     words = [delivery.outcome_for_event]
     # What was delivered or refused has its own words; the request's may be about another event in it.
-    if delivery.error and not delivery.outcome_for_event.startswith(("delivered", "refused:")):
+    if delivery.error and not delivery.outcome_for_event.startswith((DELIVERED, REFUSED)):
         words.append(delivery.error)
     return Step(delivery.started_at, f"Sent: {status}", tuple(words), tuple(facts), _tone(delivery.outcome_for_event))
 
 
 def _tone(outcome: str) -> str:
-    if outcome.startswith("delivered"):
+    if outcome.startswith(DELIVERED):
         return "good"
-    return "bad" if outcome.startswith("refused") else "warning"
+    return "bad" if outcome.startswith(REFUSED) else "warning"
 
 
 def _act(entry: AuditEntry) -> Step:
