@@ -26,7 +26,8 @@ class Mishap:
 
 
 # The kill comes early, because what the dead worker had claimed is free again only when its lease of 20 s ends; the
-# outage is last, because every failure in a row makes the wait for the next probe longer.
+# outage is last, because every failure in a row makes the wait for the next probe longer. Where the restart is slow,
+# all that follows comes in a row: so few of them are failures that make an outage.
 SCHEDULE = (
     Mishap(0.08, Kill(), "The application is killed by SIGKILL, and started again."),
     Mishap(0.20, Fault("reset_after_applying", requests=2), "HubSpot applies two requests and resets the connection."),

@@ -21,8 +21,7 @@ from demo.stage import OPERATOR_TOKEN, POLL, SERVICE_KEY, Ports, Stage, set_stag
 from outbox.model import GateState
 from outbox.queries import Status
 
-# Where all mishaps come at once, the waits for the probes of their outage add up to a minute.
-ARRIVAL_DEADLINE = timedelta(seconds=150)
+ARRIVAL_DEADLINE = timedelta(seconds=60)
 
 
 class NotArrived(DemoFailed):

@@ -26,7 +26,7 @@ from demo.report import Report
 from demo.stage import HOST, TOKEN, Ports, PortTaken, Stage, check_free, free_ports
 
 BACKEND = Path(__file__).parents[2]
-DEADLINE_SECONDS = 180
+DEADLINE_SECONDS = 60
 # The demo, the sandbox, and side by side the application and the provisioning.
 ALL_PROCESSES = 4
 
