@@ -268,7 +268,8 @@ def test_interrupted_command_says_how_to_go_on(migrated_postgres_url: str) -> No
         interrupted = subprocess.Popen(
             [*RESYNC, "--all", "--yes"], cwd=BACKEND, env=environment(migrated_postgres_url), stderr=subprocess.PIPE
         )
-        eventually(lambda: count_events(engine) == len(ids) - 1)
+        eventually(lambda: count_waiting(engine) == 1)
+        assert count_events(engine) == len(ids) - 1
         interrupted.send_signal(signal.SIGINT)
         _, said = interrupted.communicate(timeout=30)
     assert interrupted.returncode == 1
@@ -278,6 +279,15 @@ def test_interrupted_command_says_how_to_go_on(migrated_postgres_url: str) -> No
     subprocess.run(command, cwd=BACKEND, env=environment(migrated_postgres_url), check=True, stdout=subprocess.DEVNULL)
     assert [subject for subject, _ in payloads(engine, "driver_signed_up")] == ids
     engine.dispose()
+
+
+def count_waiting(engine: Engine) -> int:
+    """Transactions of this database that wait for a row."""
+    statement = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar_one()
 
 
 def add_drivers(engine: Engine, ids: Sequence[str]) -> None:
