@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -61,6 +63,7 @@ class HubSpotClient:
             follow_redirects=False,
             timeout=httpx2.Timeout(deadline, connect=CONNECT_TIMEOUT.total_seconds()),
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            verify=_tls_context(),
             trust_env=False,
         )
 
@@ -169,6 +172,12 @@ class _Paths:
     def of(self, endpoint: str) -> str:
         root, slash, rest = endpoint.partition("/")
         return self._roots[root] + slash + rest
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """One for all clients of this process: reading the machine's certificates takes longer than most calls."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 async def _read_bounded(response: httpx2.Response) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -50,16 +50,13 @@ def missing_tool(reason: str) -> None:
 @pytest.fixture(scope="session")
 def _migrated_template(postgres_server: str) -> str:
     """The name of a migrated database that tests' databases are copied from: faster than migrating each."""
-    name = f"template_{uuid4().hex}"
-    _execute(postgres_server, f"CREATE DATABASE {name}")
-    migrate(f"{postgres_server}/{name}")
-    return name
+    return create_template(postgres_server, migrate)
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """A fresh, empty PostgreSQL database."""
-    yield from _postgres_database(postgres_server, "template1")
+    yield from copy_of(postgres_server, "template1")
 
 
 @pytest.fixture
@@ -91,7 +88,7 @@ def migrated_sqlite_url(sqlite_url: str, _migrated_file: Path) -> str:
 
 @pytest.fixture
 def migrated_postgres_url(postgres_server: str, _migrated_template: str) -> Iterator[str]:
-    yield from _postgres_database(postgres_server, _migrated_template)
+    yield from copy_of(postgres_server, _migrated_template)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -114,7 +111,16 @@ def migrate(url: str, revision: str = "head") -> None:
     command.upgrade(config, revision)
 
 
-def _postgres_database(server: str, template: str) -> Iterator[str]:
+def create_template(server: str, prepare: Callable[[str], object]) -> str:
+    """The name of a new database that `prepare` has filled."""
+    name = f"template_{uuid4().hex}"
+    _execute(server, f"CREATE DATABASE {name}")
+    prepare(f"{server}/{name}")
+    return name
+
+
+def copy_of(server: str, template: str) -> Iterator[str]:
+    """The URL of a database of a test's own."""
     name = f"test_{uuid4().hex}"
     _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield f"{server}/{name}"

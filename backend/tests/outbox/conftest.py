@@ -10,6 +10,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text, create_en
 
 from outbox.model import Outbox, define_outbox
 from outbox.sqlite import configure_engine
+from tests.conftest import copy_of, create_template
 
 METADATA = MetaData()
 OUTBOX = define_outbox(METADATA)
@@ -22,12 +23,40 @@ def outbox() -> Outbox:
     return OUTBOX
 
 
-@pytest.fixture
-def engine(empty_database_url: str) -> Iterator[Engine]:
-    """An engine over a fresh database that has the outbox's tables and nothing of Nerava."""
-    engine = create_engine(empty_database_url)
+def create_tables(url: str) -> None:
+    engine = create_engine(url)
     configure_engine(engine)
     METADATA.create_all(engine)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _template(postgres_server: str) -> str:
+    return create_template(postgres_server, create_tables)
+
+
+@pytest.fixture
+def outbox_postgres_url(postgres_server: str, _template: str) -> Iterator[str]:
+    yield from copy_of(postgres_server, _template)
+
+
+@pytest.fixture
+def outbox_sqlite_url(sqlite_url: str) -> str:
+    create_tables(sqlite_url)
+    return sqlite_url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database that has the outbox's tables and nothing of Nerava, once of each kind."""
+    url: str = request.getfixturevalue("outbox_sqlite_url" if request.param == "sqlite" else "outbox_postgres_url")
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url)
+    configure_engine(engine)
     yield engine
     engine.dispose()
 

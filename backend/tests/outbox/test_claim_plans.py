@@ -12,7 +12,6 @@ from outbox.candidates import Window
 from outbox.claims import Look
 from outbox.lease import LEASE
 from outbox.model import Outbox
-from tests.outbox.conftest import METADATA
 from tests.outbox.plans import Plan, Sent, buffers, execute, explain, nodes
 from tests.outbox.queue import TYPES
 
@@ -31,9 +30,8 @@ JUDGED_BY = {"ix_outbox_events_open", "outbox_events_pkey", "ix_outbox_events_op
 
 
 @pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def engine(outbox_postgres_url: str) -> Iterator[Engine]:
+    engine = create_engine(outbox_postgres_url)
     yield engine
     engine.dispose()
 

@@ -17,7 +17,6 @@ from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Outcome, Postponed
-from tests.outbox.conftest import METADATA
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import eventually, running, worker_of
 
@@ -132,10 +131,9 @@ async def test_what_no_database_stores_is_kept_as_escapes_and_cut(queue: Queue) 
 
 
 async def test_batch_costs_one_statement_more_when_something_was_noted_and_none_when_not(
-    postgres_url: str, outbox: Outbox
+    outbox_postgres_url: str, outbox: Outbox
 ) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     counts = []
     for deliver in (noting(), noting(noted, noted)):

@@ -308,9 +308,8 @@ def test_refused_row_costs_all_its_transactions_events_and_not_the_request(engin
     assert lost_count() == before + 2
 
 
-def test_locked_table_is_waited_for_one_second(postgres_url: str) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def test_locked_table_is_waited_for_one_second(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
     with engine.begin() as migration:
         migration.execute(text("LOCK TABLE outbox_events IN ACCESS EXCLUSIVE MODE"))
         with Session(engine) as session, session.begin():
@@ -327,9 +326,8 @@ def test_locked_table_is_waited_for_one_second(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_callers_lock_timeout_is_left_as_it_was(postgres_url: str) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def test_callers_lock_timeout_is_left_as_it_was(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
     with engine.connect() as connection, connection.begin():
         connection.execute(text("SET LOCAL lock_timeout = '7s'"))
         with Session(connection, join_transaction_mode="rollback_only") as session:
@@ -339,9 +337,8 @@ def test_callers_lock_timeout_is_left_as_it_was(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_lost_connection_is_the_requests_own_failure(postgres_url: str) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def test_lost_connection_is_the_requests_own_failure(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
     with Session(engine) as session:
         order(session, "a")
         add(session)
@@ -436,10 +433,9 @@ def test_event_without_a_usable_subject_is_failed_and_stands_alone(engine: Engin
 
 
 def test_two_transactions_that_track_the_same_drivers_in_opposite_order_do_not_wait_for_each_other(
-    postgres_url: str,
+    outbox_postgres_url: str,
 ) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+    engine = create_engine(outbox_postgres_url)
     both_written = threading.Barrier(2, timeout=10)
 
     def track(subjects: list[str]) -> None:
@@ -458,9 +454,8 @@ def test_two_transactions_that_track_the_same_drivers_in_opposite_order_do_not_w
     engine.dispose()
 
 
-def test_events_of_a_transaction_cost_one_round_trip(postgres_url: str, tmp_path: Path) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def test_events_of_a_transaction_cost_one_round_trip(outbox_postgres_url: str, tmp_path: Path) -> None:
+    engine = create_engine(outbox_postgres_url)
 
     def commit_round_trips(events: int) -> int:
         with Session(engine) as session:

@@ -16,19 +16,17 @@ from sqlalchemy.ext.asyncio import (
 
 from outbox.enqueue import enqueue
 from outbox.sqlite import configure_engine
-from tests.outbox.conftest import METADATA, ORDERS, OUTBOX
+from tests.outbox.conftest import ORDERS, OUTBOX
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
 
 
 @pytest.fixture(params=[True, False], ids=["configured", "plain"])
-async def async_engine(empty_database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
-    url = make_url(empty_database_url)
+async def async_engine(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
+    url = make_url(database_url)
     engine = create_async_engine(url.set(drivername=_ASYNC_DRIVERS[url.drivername]))
     if request.param:
         configure_engine(engine)
-    async with engine.begin() as connection:
-        await connection.run_sync(METADATA.create_all)
     yield engine
     await engine.dispose()
 
@@ -91,11 +89,12 @@ async def test_missing_table_leaves_the_async_transaction_committable(async_engi
         assert len((await connection.execute(select(ORDERS))).all()) == 1
 
 
-async def test_table_that_was_missing_for_long_takes_async_events_again_once_it_is_back(postgres_url: str) -> None:
+async def test_table_that_was_missing_for_long_takes_async_events_again_once_it_is_back(
+    outbox_postgres_url: str,
+) -> None:
     """Drivers begin to prepare statements at their sixth execution; what is prepared in vain must not be used."""
-    async_engine = create_async_engine(postgres_url)
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+    async_engine = create_async_engine(outbox_postgres_url)
+    engine = create_engine(outbox_postgres_url)
 
     async def request(event_type: str) -> None:
         async with AsyncSession(async_engine) as session, session.begin():

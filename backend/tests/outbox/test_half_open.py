@@ -36,10 +36,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def engine(postgres_url: str, outbox: Outbox) -> Iterator[Engine]:
+def engine(outbox_postgres_url: str, outbox: Outbox) -> Iterator[Engine]:
     """The direct way to the database."""
-    engine = create_engine(postgres_url)
-    outbox.events.metadata.create_all(engine)
+    engine = create_engine(outbox_postgres_url)
     yield engine
     engine.dispose()
 

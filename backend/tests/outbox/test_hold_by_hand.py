@@ -28,9 +28,9 @@ def queue(engine: Engine, outbox: Outbox) -> Queue:
 
 
 @pytest.fixture
-def elsewhere(empty_database_url: str, queue: Queue) -> Iterator[Queue]:
+def elsewhere(database_url: str, queue: Queue) -> Iterator[Queue]:
     """The same outbox by another engine, as another process has it."""
-    engine = create_engine(empty_database_url)
+    engine = create_engine(database_url)
     configure_engine(engine)
     yield Queue(engine, queue.outbox)
     engine.dispose()

@@ -17,17 +17,16 @@ from outbox.gate import Gate
 from outbox.model import Outbox
 from outbox.testing import RecordingDestination
 from outbox.worker import Worker
-from tests.outbox.conftest import METADATA, OUTBOX
+from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES, Queue
 
 DRIVERS = ["a", "b", "c", "d"]
 
 
 @pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
+def engine(outbox_postgres_url: str) -> Iterator[Engine]:
     """PostgreSQL alone: SQLite has one writer at a time, so nobody can wait in a circle."""
-    engine = create_engine(postgres_url, pool_size=20)
-    METADATA.create_all(engine)
+    engine = create_engine(outbox_postgres_url, pool_size=20)
     yield engine
     engine.dispose()
 

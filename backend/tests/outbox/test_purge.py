@@ -14,7 +14,6 @@ from outbox.model import Outbox
 from outbox.outcome import Delivered
 from outbox.testing import RecordingDestination
 from outbox.worker import Worker
-from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_operations import deliver, fail, keep_delivery, rows_of
 from tests.outbox.test_worker import eventually, running
@@ -91,9 +90,8 @@ def test_purge_of_events_with_many_requests_takes_fewer_of_them_at_once(
     assert kept(queue) == (0, 0, 0)
 
 
-def test_purges_at_once_leave_no_delivery_without_events(postgres_url: str, outbox: Outbox) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def test_purges_at_once_leave_no_delivery_without_events(outbox_postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     keep_delivery(queue, *deliver(queue, "a", "b"))
     queue.pass_time(BEYOND)

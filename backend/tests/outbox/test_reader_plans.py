@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from outbox import moves, operations
 from outbox.model import Outbox, State
 from outbox.operations import EventFilter, EventIds
-from tests.outbox.conftest import METADATA, OUTBOX
+from tests.outbox.conftest import OUTBOX
 from tests.outbox.plans import buffers, execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES
 
@@ -136,10 +136,9 @@ def assert_read_by_index(engine: Engine, events: int) -> None:
 
 
 def test_readers_and_verbs_go_by_index_and_a_page_costs_no_more_than_its_rows_however_deep(
-    postgres_url: str,
+    outbox_postgres_url: str,
 ) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+    engine = create_engine(outbox_postgres_url)
     fill(engine, EVENTS)
     assert_read_by_index(engine, EVENTS)
     engine.dispose()

@@ -14,7 +14,6 @@ from outbox.model import Outbox
 from outbox.operations import EventIds, Progress
 from outbox.outcome import Delivered, Rejected
 from outbox.walk import Walk
-from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 
 
@@ -58,11 +57,10 @@ def test_retried_event_waits_for_a_younger_one_that_is_claimed(queue: Queue) -> 
 
 
 def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_the_subject(
-    postgres_url: str, outbox: Outbox
+    outbox_postgres_url: str, outbox: Outbox
 ) -> None:
     """Both see a head: the old snapshot the younger event, the new one the retried. One of them must get nothing."""
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     failed = fail(queue, "a")
     (younger,) = queue.put("a")

@@ -15,7 +15,6 @@ from outbox.lease import LEASE
 from outbox.model import Event, Outbox
 from outbox.outcome import Delivered, Outcome, Rejected, Retry
 from outbox.walk import Walk
-from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)
@@ -148,9 +147,8 @@ def test_every_event_of_a_long_backlog_with_a_hot_subject_is_claimed_once(queue:
     assert sorted(seen) == ids
 
 
-def test_event_that_commits_after_a_later_one_is_claimed_at_once(postgres_url: str, outbox: Outbox) -> None:
-    engine = create_engine(postgres_url)
-    METADATA.create_all(engine)
+def test_event_that_commits_after_a_later_one_is_claimed_at_once(outbox_postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     walker = Walker(queue)
     for _ in range(2):  # The second time, the walk has been at its end before.

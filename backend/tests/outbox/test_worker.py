@@ -188,15 +188,14 @@ async def test_worker_waits_for_a_table_that_is_not_there_yet(queue: Queue) -> N
         await eventually(lambda: queue.row(id_).processed_at is not None)
 
 
-async def test_worker_survives_the_loss_of_all_its_connections(postgres_url: str, outbox: Outbox) -> None:
-    engine = create_engine(postgres_url)
-    outbox.events.metadata.create_all(engine)
+async def test_worker_survives_the_loss_of_all_its_connections(outbox_postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     recorder = RecordingDestination()
     async with running(worker_of(queue, recorder)):
         first, *_ = await asyncio.to_thread(queue.put, "a")
         await eventually(lambda: queue.row(first).processed_at is not None)
-        other = create_engine(postgres_url)
+        other = create_engine(outbox_postgres_url)
         with other.connect() as connection:
             connection.execute(
                 text(
@@ -210,21 +209,19 @@ async def test_worker_survives_the_loss_of_all_its_connections(postgres_url: str
     engine.dispose()
 
 
-async def test_commit_of_another_process_wakes_a_sleeping_worker(postgres_url: str, outbox: Outbox) -> None:
-    engine = create_engine(postgres_url)
-    outbox.events.metadata.create_all(engine)
+async def test_commit_of_another_process_wakes_a_sleeping_worker(outbox_postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     async with running(worker_of(queue, RecordingDestination())):
         await eventually(lambda: listeners(engine) == 1)
-        before = await asyncio.to_thread(enqueue_in_another_process, postgres_url)
+        before = await asyncio.to_thread(enqueue_in_another_process, outbox_postgres_url)
         # Far below the poll of ten seconds.
         await eventually(lambda: count_delivered(engine) == before, seconds=3)
     engine.dispose()
 
 
-async def test_lost_listening_connection_is_replaced(postgres_url: str, outbox: Outbox) -> None:
-    engine = create_engine(postgres_url)
-    outbox.events.metadata.create_all(engine)
+async def test_lost_listening_connection_is_replaced(outbox_postgres_url: str, outbox: Outbox) -> None:
+    engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     async with running(worker_of(queue, RecordingDestination())):
         await eventually(lambda: listeners(engine) == 1)
@@ -232,7 +229,7 @@ async def test_lost_listening_connection_is_replaced(postgres_url: str, outbox: 
             connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^LISTEN'"))
         await eventually(lambda: listeners(engine) == 0)
         await eventually(lambda: listeners(engine) == 1)
-        before = await asyncio.to_thread(enqueue_in_another_process, postgres_url)
+        before = await asyncio.to_thread(enqueue_in_another_process, outbox_postgres_url)
         await eventually(lambda: count_delivered(engine) == before, seconds=3)
     engine.dispose()
 
