@@ -34,7 +34,14 @@ def queue(engine: Engine, outbox: Outbox) -> Queue:
 def worker_of(queue: Queue, deliver: Deliver, *, batch_size: int = 50, concurrency: int = 4) -> Worker:
     gate = Gate(queue.outbox, queue.engine, requests_per_second=1000)
     return Worker(
-        queue.outbox, queue.engine, deliver, gate, types=TYPES, batch_size=batch_size, concurrency=concurrency
+        queue.outbox,
+        queue.engine,
+        deliver,
+        gate,
+        types=TYPES,
+        batch_size=batch_size,
+        concurrency=concurrency,
+        random=queue.random,
     )
 
 
