@@ -23,6 +23,9 @@ from pathlib import Path
 import psycopg
 
 _START_DEADLINE_SECONDS = 30
+# A database for each test means hundreds of files for each, which some disks take ten times as long for as memory does.
+_MEMORY = Path("/dev/shm")  # Only for what `mkdtemp` makes there.
+_ROOM = 6 * 1024**3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -43,19 +46,35 @@ def run_postgres(*, is_durable: bool = False) -> Iterator[str]:
 @contextmanager
 def run_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
     """The same, as something that can crash."""
-    # Not the folder pytest gives: that is private to root, and the server must not run as root.
-    folder = Path(tempfile.mkdtemp(prefix="outbox-pg-"))
-    folder.chmod(0o755)
-    try:
+    with _folder() as folder, _folder(None if is_durable else _memory()) as place:
         bin_dir = _binaries(folder)
-        cluster = Cluster(bin_dir, _create_cluster(bin_dir, folder), _free_port(), is_durable)
+        cluster = Cluster(bin_dir, _create_cluster(bin_dir, place), _free_port(), is_durable)
         cluster.start()
         try:
             yield cluster
         finally:
             cluster.stop()
+
+
+@contextmanager
+def _folder(parent: Path | None = None) -> Iterator[Path]:
+    """Not the one pytest gives: that is private to root, and the server must not run as root."""
+    folder = Path(tempfile.mkdtemp(prefix=f"outbox-pg-{os.getpid()}-", dir=parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory() -> Path | None:
+    """Where files are kept in memory, if it has room for the longest proofs, and without what killed tests left."""
+    if not _MEMORY.is_dir():
+        return None
+    for left in _MEMORY.glob("outbox-pg-*-*"):
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return _MEMORY if shutil.disk_usage(_MEMORY).free >= _ROOM else None
 
 
 class Cluster:
