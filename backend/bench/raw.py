@@ -34,18 +34,23 @@ WITH within AS MATERIALIZED (
       AND earlier.processed_at IS NULL AND earlier.failed_at IS NULL
       AND earlier.id NOT IN (SELECT id FROM within)
   )
+), taken AS (
+  UPDATE outbox_events SET claim_token = %(token)s
+  WHERE id = ANY (ARRAY (SELECT id FROM batch)) AND claim_token IS NULL
+  RETURNING id, event_id, event_type, subject, payload, created_at, attempt_count
+), lease AS (
+  INSERT INTO outbox_events_leases (token, until, event_ids)
+  SELECT %(token)s, statement_timestamp() + interval '20 s', json_agg(id) FROM taken HAVING count(*) > 0
 )
-UPDATE outbox_events
-SET claim_token = %(token)s, claimed_until = statement_timestamp() + interval '20 s'
-WHERE id = ANY (ARRAY (SELECT id FROM batch)) AND claim_token IS NULL
-RETURNING id, event_id, event_type, subject, payload, created_at, attempt_count
+SELECT * FROM taken
 """
 _SETTLE = b"""
-UPDATE outbox_events SET processed_at = statement_timestamp(), claim_token = NULL, claimed_until = NULL
-WHERE id = ANY (%(ids)s) AND claim_token = %(token)s
+WITH lease AS (DELETE FROM outbox_events_leases WHERE token = %(token)s RETURNING token)
+UPDATE outbox_events SET processed_at = statement_timestamp(), claim_token = NULL FROM lease
+WHERE id = ANY (%(ids)s) AND claim_token = lease.token
 """
 _SQLITE_CLAIM = """
-UPDATE outbox_events SET claim_token = :token, claimed_until = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '20 seconds')
+UPDATE outbox_events SET claim_token = :token
 WHERE id IN (
   SELECT id FROM outbox_events AS head
   WHERE processed_at IS NULL AND failed_at IS NULL AND claim_token IS NULL
@@ -59,8 +64,13 @@ WHERE id IN (
 )
 RETURNING id, event_id, event_type, subject, payload, created_at, attempt_count
 """
+_SQLITE_LEASE = """
+INSERT INTO outbox_events_leases (token, until, event_ids)
+VALUES (?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '20 seconds'), ?)
+"""
+_SQLITE_END_LEASE = "DELETE FROM outbox_events_leases WHERE token = ?"
 _SQLITE_SETTLE = """
-UPDATE outbox_events SET processed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), claim_token = NULL, claimed_until = NULL
+UPDATE outbox_events SET processed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), claim_token = NULL
 WHERE id IN (SELECT value FROM json_each(?)) AND claim_token = ?
 """
 
@@ -136,9 +146,12 @@ def drain_sqlite(file: Path, batch_size: int) -> int:
         parameters = {"token": token, "type": EVENT_TYPE, "after": after, "limit": batch_size}
         connection.execute("BEGIN IMMEDIATE")
         ids = [event[0] for event in connection.execute(_SQLITE_CLAIM, parameters).fetchall()]
+        if ids:
+            connection.execute(_SQLITE_LEASE, (token, str(ids)))
         connection.execute("COMMIT")
         if ids:
             connection.execute("BEGIN IMMEDIATE")
+            connection.execute(_SQLITE_END_LEASE, (token,))
             count += connection.execute(_SQLITE_SETTLE, (str(ids), token)).rowcount
             connection.execute("COMMIT")
         elif after == 0:

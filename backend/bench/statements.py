@@ -29,12 +29,11 @@ def kind_of(statement: str) -> Kind:
     """Told by what only one of them says: settling sets `processed_at`, claiming sets a token and returns payloads."""
     if OUTBOX.gate.name in statement:
         return Kind.GATE
-    assigned, _, _ = statement.partition(" WHERE ")
-    if not statement.lstrip().startswith(("UPDATE", "WITH")) or "claim_token=" not in statement.replace(" ", ""):
+    if "claim_token=" not in statement:
         return Kind.OTHER
-    if "processed_at=" in assigned.replace(" ", ""):
+    if "processed_at=" in statement:
         return Kind.SETTLE
-    return Kind.CLAIM if "payload" in statement and "claimed_until <" not in statement else Kind.OTHER
+    return Kind.CLAIM if "payload" in statement else Kind.OTHER
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    FromClause,
     Integer,
     Select,
     Text,
@@ -38,7 +39,7 @@ from sqlalchemy import (
 
 from outbox.clock import DatabaseNow
 from outbox.model import Outbox
-from outbox.rows import rows_of
+from outbox.rows import ids_in, rows_of
 
 _NO_LIMIT = 2**62
 # Constants of the statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
@@ -62,8 +63,10 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, 
     its `size` and `after`, or `subjects` and the `share` of each, in events. Relies on ix_…_open, ix_…_open_subject,
     ix_…_backing_off and ix_…_retried.
     """
-    runs = _runs(_WINDOWS[window](outbox, dialect_name)).cte("runs")
-    heads = _heads(outbox, runs, dialect_name).cte("heads")
+    # A short name, for a short statement.
+    events = outbox.events.alias("e")
+    runs = _runs(_WINDOWS[window](outbox, events, dialect_name)).cte("runs")
+    heads = _heads(outbox, events, runs, dialect_name).cte("heads")
     # Between two events that come again there may be one of their subject that does not: each is taken as a head only.
     is_follower_taken = column("charged", Integer) == _ZERO if window is not Window.AGAIN else false()
     # Filtered afterwards, or PostgreSQL expects so few rows of it that it compares every event with every head.
@@ -106,30 +109,29 @@ def _number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=Integer, literal_execute=True)
 
 
-def _ahead(outbox: Outbox, dialect_name: str) -> Select[Any]:
-    c = outbox.events.c
+def _ahead(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[Any]:
     return (
-        _window(outbox, dialect_name)
-        .where(outbox.is_open(), c.id > bindparam("after", type_=BigInteger))
-        .order_by(c.id)
+        _window(events, dialect_name)
+        .where(outbox.is_open(events), events.c.id > bindparam("after", type_=BigInteger))
+        .order_by(events.c.id)
         .limit(_number("size"))
     )
 
 
-def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
+def _followers(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[Any]:
     """The first events of each of `subjects` after its id: an equal share of the window for each of them."""
-    c = outbox.events.c
+    c = events.c
     subjects = rows_of("subjects", _SUBJECTS, dialect_name)
     its_events = (
         select(c.id)
-        .where(c.subject == subjects.c.subject, c.id > subjects.c.after, outbox.is_open_of_subject())
+        .where(c.subject == subjects.c.subject, c.id > subjects.c.after, outbox.is_open_of_subject(events))
         .order_by(c.id)
         .limit(_number("share"))
     )
     if dialect_name == "postgresql":
         ids = its_events.correlate(subjects).lateral("its_events")
         shares = select(ids.c.id).select_from(subjects.join(ids, true()))
-        return _window(outbox, dialect_name).where(is_one_of(c.id, shares, dialect_name), outbox.is_open())
+        return _window(events, dialect_name).where(is_one_of(c.id, shares, dialect_name), outbox.is_open(events))
     # SQLite has no LATERAL.
     beyond = outbox.events.alias("beyond")
     first_beyond = (
@@ -144,38 +146,38 @@ def _followers(outbox: Outbox, dialect_name: str) -> Select[Any]:
         .scalar_subquery()
     )
     return (
-        _window(outbox, dialect_name)
+        _window(events, dialect_name)
         .join(subjects, and_(c.subject == subjects.c.subject, c.id > subjects.c.after))
-        .where(outbox.is_open_of_subject(), c.id < func.coalesce(first_beyond, _NO_LIMIT))
+        .where(outbox.is_open_of_subject(events), c.id < func.coalesce(first_beyond, _NO_LIMIT))
     )
 
 
-def _again(outbox: Outbox, dialect_name: str) -> Select[Any]:
-    c = outbox.events.c
+def _again(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[Any]:
+    c = events.c
     return (
-        _window(outbox, dialect_name)
-        .where(outbox.is_pushed_back(), c.claim_token.is_(None), c.available_at <= DatabaseNow())
+        _window(events, dialect_name)
+        .where(outbox.is_pushed_back(events), c.claim_token.is_(None), c.available_at <= DatabaseNow())
         .order_by(c.available_at)
         .limit(_number("size"))
     )
 
 
-_WINDOWS: dict[Window, Callable[[Outbox, str], Select[Any]]] = {
+_WINDOWS: dict[Window, Callable[[Outbox, FromClause, str], Select[Any]]] = {
     Window.AHEAD: _ahead,
     Window.FOLLOWERS: _followers,
     Window.AGAIN: _again,
 }
 
 
-def _window(outbox: Outbox, dialect_name: str) -> Select[Any]:
-    c = outbox.events.c
+def _window(events: FromClause, dialect_name: str) -> Select[Any]:
+    c = events.c
     return select(
-        c.id, c.subject, c.attempt_count, case((_is_due(outbox, dialect_name), _ONE), else_=_ZERO).label("is_due")
+        c.id, c.subject, c.attempt_count, case((_is_due(events, dialect_name), _ONE), else_=_ZERO).label("is_due")
     )
 
 
-def _is_due(outbox: Outbox, dialect_name: str) -> ColumnElement[bool]:
-    c = outbox.events.c
+def _is_due(events: FromClause, dialect_name: str) -> ColumnElement[bool]:
+    c = events.c
     if dialect_name == "postgresql":
         is_known = c.event_type == any_(bindparam("types", type_=ARRAY(Text)))
     else:
@@ -201,23 +203,23 @@ def _runs(window: Select[Any]) -> Select[Any]:
     )
 
 
-def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
+def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> Select[Any]:
     """The first due events of their subjects, locked. Their rows are judged once more where they changed meanwhile."""
-    c = outbox.events.c
+    c = events.c
     first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == _ONE)
     claimed = outbox.events.alias("held")
-    is_claimed_open = (claimed.c.claim_token.is_not(None), outbox.is_open_of_subject(claimed))
-    has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, *is_claimed_open)
+    is_claimed = is_one_of(claimed.c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
+    has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, is_claimed, outbox.is_open(claimed))
     return (
         select(c.id, c.attempt_count)
         .where(
             is_one_of(c.id, first_of_window, dialect_name),
-            outbox.is_open(),
-            _is_due(outbox, dialect_name),
-            ~_has_earlier(outbox),
-            ~_has_earlier_retried(outbox),
+            outbox.is_open(events),
+            _is_due(events, dialect_name),
+            ~_has_earlier(outbox, events),
+            ~_has_earlier_retried(outbox, events),
             # Only a retry by hand makes an event pending that is older than one in flight.
-            or_(c.retried_at.is_(None), ~has_claimed.correlate(outbox.events).exists()),
+            or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),
         )
         .order_by(c.id)
         .limit(_number("limit"))
@@ -225,8 +227,8 @@ def _heads(outbox: Outbox, runs: CTE, dialect_name: str) -> Select[Any]:
     )
 
 
-def _has_earlier(outbox: Outbox) -> ColumnElement[bool]:
-    c, earlier = outbox.events.c, outbox.events.alias("earlier")
+def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
+    c, earlier = events.c, outbox.events.alias("earlier")
     return _looked_up(
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
@@ -234,22 +236,22 @@ def _has_earlier(outbox: Outbox) -> ColumnElement[bool]:
             earlier.c.id >= bindparam("floor", type_=BigInteger),
             outbox.is_open_of_subject(earlier),
         ),
-        outbox,
+        events,
     )
 
 
-def _has_earlier_retried(outbox: Outbox) -> ColumnElement[bool]:
+def _has_earlier_retried(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     """A person's retry is the one thing that opens an event below the floor."""
-    c, earlier = outbox.events.c, outbox.events.alias("retried")
+    c, earlier = events.c, outbox.events.alias("retried")
     return _looked_up(
         select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
-        outbox,
+        events,
     )
 
 
-def _looked_up(ids: Select[Any], outbox: Outbox) -> ColumnElement[bool]:
+def _looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
     """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
-    return ids.limit(_ONE).correlate(outbox.events).scalar_subquery().is_not(None)
+    return ids.limit(_ONE).correlate(events).scalar_subquery().is_not(None)
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> CTE:

@@ -6,18 +6,25 @@ All take a connection and leave the commit to its owner, here and in `queries`.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, assert_never
 
 from sqlalchemy import (
+    ARRAY,
+    CTE,
     BigInteger,
+    BindParameter,
     Boolean,
     ColumnElement,
     Connection,
+    Delete,
     Float,
+    Insert,
     Integer,
     Row,
     Select,
@@ -26,7 +33,10 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
+    delete,
     func,
+    insert,
+    literal_column,
     null,
     select,
     true,
@@ -34,14 +44,17 @@ from sqlalchemy import (
 )
 
 from outbox.candidates import Window, candidates, is_one_of
-from outbox.clock import DatabaseNow, SecondsUntil
+from outbox.clock import DatabaseNow
 from outbox.model import Event, Outbox, State, as_event, event_columns
-from outbox.rows import object_of, rows_of
-from outbox.settlement import Settlement
+from outbox.rows import rows_of
+from outbox.settlement import NOTHING_ENDED, Ended, Settlement
 
+_LEASE_COLUMNS = ("token", "until", "event_ids")
+_TOKEN: BindParameter[str] = bindparam("token", type_=Text)
+_LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
 _REACHED = ("size", "last_id", "heads", "last_head_id", "first_left_id")
-_SETTLEMENT_COLUMNS = (
-    column("id", BigInteger),
+# What events leave their claim with; most do so with the same as their neighbours.
+_LEFT_WITH = (
     column("state", Text),
     column("attempt_count", Integer),
     column("last_error", Text),
@@ -49,7 +62,7 @@ _SETTLEMENT_COLUMNS = (
     column("wait_seconds", Float),
     column("failure_reason", Text),
 )
-_settlement_object = object_of(_SETTLEMENT_COLUMNS)
+_left_with = attrgetter(*(it.name for it in _LEFT_WITH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,83 +121,82 @@ def claim(
     reached = rows[0]
     if connection.dialect.name == "sqlite":
         ids = [row.id for row in rows if row.id is not None]
-        rows = connection.execute(_take(outbox), parameters | {"ids": json.dumps(ids)}).all() if ids else []
-        events = [as_event(row) for row in rows]
+        events = _take_on_sqlite(connection, outbox, parameters | {"ids": json.dumps(ids)}) if ids else []
     else:
         events = [as_event(row[len(_REACHED) :]) for row in rows if row.id is not None]
     events.sort(key=lambda event: event.id)
     return _claimed(events, reached, look, limit)
 
 
-def settle(
-    connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]
-) -> dict[int, timedelta]:
-    """Settle those of the events that `token` still holds, and return by id how long ago each was enqueued.
-
-    Others are left as they are.
-    """
-    if not settlements:
-        return {}
-    rows = json.dumps([_settlement_object(it) for it in settlements])
-    settled = connection.execute(_settle(outbox, connection.dialect.name), {"rows": rows, "token": token})
-    return {it.id: timedelta(seconds=max(0.0, -it.seconds_until_enqueued)) for it in settled}
+def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> Ended:
+    """Settle the events of a claim, those that `token` still holds, and end its lease. Others are left as they are."""
+    parameters = {"token": token, "groups": json.dumps(_grouped(settlements))}
+    if connection.dialect.name == "sqlite":
+        at = connection.execute(_end_lease(outbox).returning(DatabaseNow()), parameters).scalar_one_or_none()
+        ids = connection.execute(_settle(outbox), parameters).scalars() if at else ()
+    else:
+        at, ids = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none() or (None, ())
+    return Ended(frozenset(ids or ()), at) if at else NOTHING_ENDED
 
 
-def renew(connection: Connection, outbox: Outbox, claims: Mapping[str, Iterable[int]], lease: timedelta) -> set[str]:
-    """Extend the leases of claims, given as their events' ids by token; return the tokens that are still held."""
-    c = outbox.events.c
-    ids = [id_ for ids in claims.values() for id_ in ids]
-    # What is being settled at this moment needs no lease, and to wait for it could end in a deadlock.
-    held = (
-        select(c.id)
-        .where(c.id.in_(ids), func.coalesce(c.claim_token, "").in_(list(claims)))
-        .with_for_update(skip_locked=True)
-        .cte("held")
-    )
+def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: timedelta) -> set[str]:
+    """Extend these leases, and return the tokens of those that are still held."""
+    leases = outbox.leases.c
+    # One that is being settled at this moment is needed no more, and the others do not wait for it.
+    held = select(leases.token).where(leases.token.in_(tokens)).with_for_update(skip_locked=True).cte("held")
     statement = (
-        update(outbox.events)
-        .where(is_one_of(c.id, select(held.c.id), connection.dialect.name))
-        .values(claimed_until=DatabaseNow(lease.total_seconds()))
-        .returning(c.claim_token)
+        update(outbox.leases)
+        .where(leases.token.in_(select(held.c.token)))
+        .values(until=DatabaseNow(lease.total_seconds()))
+        .returning(leases.token)
     )
-    return {token for token in connection.execute(statement).scalars() if token}
+    return set(connection.execute(statement).scalars())
 
 
-def take_expired(
-    connection: Connection, outbox: Outbox, *, token: str, lease: timedelta, limit: int, since: timedelta
-) -> list[Event]:
-    """Take over events whose lease ran out within the time `since`, so that `token` can charge them; in order.
+def take_expired(connection: Connection, outbox: Outbox, *, limit: int, since: timedelta) -> dict[str, list[Event]]:
+    """Lock up to `limit` leases that ran out within the time `since`; the events that each token holds, in order.
 
-    What ran out before was taken before, and a look there would pass by every claim there ever was while a long
-    transaction keeps PostgreSQL from forgetting them. Relies on ix_…_claimed.
+    What ran out before was taken before, and a look there would pass by every lease there ever was while a long
+    transaction keeps PostgreSQL from forgetting them. Relies on ix_…_leases_until.
     """
-    c = outbox.events.c
+    c, leases = outbox.events.c, outbox.leases.c
     expired = (
-        select(c.id)
-        .where(
-            c.claim_token.is_not(None),
-            c.claimed_until < DatabaseNow(),
-            c.claimed_until >= DatabaseNow(-since.total_seconds()),
-        )
-        .order_by(c.claimed_until)
+        select(leases.token, leases.event_ids)
+        .where(leases.until < DatabaseNow(), leases.until >= DatabaseNow(-since.total_seconds()))
+        .order_by(leases.until)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        .cte("expired")
     )
-    statement = (
-        update(outbox.events)
-        .where(is_one_of(c.id, select(expired.c.id), connection.dialect.name))
-        .values(claim_token=token, claimed_until=DatabaseNow(lease.total_seconds()))
-        .returning(*event_columns(outbox))
-    )
-    return sorted((as_event(row) for row in connection.execute(statement)), key=lambda event: event.id)
+    held = {}
+    for token, ids in connection.execute(expired).all():
+        statement = select(*event_columns(outbox)).where(c.id.in_(ids), c.claim_token == token).order_by(c.id)
+        held[token] = [as_event(row) for row in connection.execute(statement)]
+    return held
 
 
 def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
-    """Return what `token` still holds to pending, uncharged; the number of events."""
+    """End a lease; the events that it still holds are pending again, uncharged. Returns their number."""
     c = outbox.events.c
-    statement = update(outbox.events).where(c.claim_token == token).values(claim_token=null(), claimed_until=null())
+    ending = _end_lease(outbox).returning(outbox.leases.c.event_ids)
+    ids = connection.execute(ending, {"token": token}).scalar_one_or_none()
+    if ids is None:
+        return 0
+    statement = update(outbox.events).where(c.id.in_(ids), c.claim_token == token).values(claim_token=null())
     return connection.execute(statement).rowcount
+
+
+def _take_on_sqlite(connection: Connection, outbox: Outbox, parameters: Mapping[str, object]) -> list[Event]:
+    connection.execute(_begin_lease(outbox), parameters)
+    return [as_event(row) for row in connection.execute(_take(outbox), parameters)]
+
+
+def _grouped(settlements: Sequence[Settlement]) -> list[dict[str, object]]:
+    """The ids of those that leave with the same, together: a number for each event instead of an object."""
+    groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for settlement in settlements:
+        groups[_left_with(settlement)].append(settlement.id)
+    names = [it.name for it in _LEFT_WITH]
+    return [{"ids": ids, **dict(zip(names, values, strict=True))} for values, ids in groups.items()]
 
 
 def _window_parameters(look: Look) -> dict[str, object]:
@@ -215,14 +227,18 @@ def _claimed(events: list[Event], reached: Row[Any], look: Look, limit: int) -> 
 
 @lru_cache(maxsize=32)
 def _claim(outbox: Outbox, window: Window, dialect_name: str) -> Select[Any]:
-    """PostgreSQL finds and takes in one statement; SQLite finds here, and takes with `_take` as the only writer."""
+    """PostgreSQL finds and takes in one statement; SQLite finds here, and takes as the only writer."""
     batch, reached = candidates(outbox, window, dialect_name)
     if dialect_name == "sqlite":
         taken = batch
     else:
         ids = is_one_of(outbox.events.c.id, select(batch.c.id), dialect_name)
         taken = _taking(outbox, ids).cte("taken")
-    return select(*(reached.c[name] for name in _REACHED), *taken.c).select_from(reached.outerjoin(taken, true()))
+    statement = select(*(reached.c[name] for name in _REACHED), *taken.c).select_from(reached.outerjoin(taken, true()))
+    if dialect_name == "sqlite":
+        return statement
+    its_ids = select(_TOKEN, _LEASE_END, func.json_agg(taken.c.id)).having(func.count() > literal_column("0"))
+    return statement.add_cte(insert(outbox.leases).from_select(_LEASE_COLUMNS, its_ids).cte("lease"))
 
 
 @lru_cache(maxsize=16)
@@ -231,32 +247,54 @@ def _take(outbox: Outbox) -> Update:
     return _taking(outbox, outbox.events.c.id.in_(select(ids.c.value)))
 
 
+@lru_cache(maxsize=16)
+def _begin_lease(outbox: Outbox) -> Insert:
+    return insert(outbox.leases).from_select(_LEASE_COLUMNS, select(_TOKEN, _LEASE_END, bindparam("ids", type_=Text)))
+
+
 def _taking(outbox: Outbox, is_in_batch: ColumnElement[bool]) -> Update:
-    c = outbox.events.c
     return (
         update(outbox.events)
         # The conditions are judged again on rows that changed while this statement waited for them.
-        .where(is_in_batch, outbox.is_open(), c.claim_token.is_(None))
-        .values(
-            claim_token=bindparam("token", type_=Text),
-            claimed_until=DatabaseNow(bindparam("lease", type_=Float)),
-        )
+        .where(is_in_batch, outbox.is_open(), outbox.events.c.claim_token.is_(None))
+        .values(claim_token=_TOKEN)
         .returning(*event_columns(outbox))
     )
 
 
 @lru_cache(maxsize=16)
-def _settle(outbox: Outbox, dialect_name: str) -> Update:
+def _end_lease(outbox: Outbox) -> Delete:
+    return delete(outbox.leases).where(outbox.leases.c.token == _TOKEN)
+
+
+@lru_cache(maxsize=16)
+def _end_lease_and_settle(outbox: Outbox) -> Select[Any]:
+    """In one statement, on PostgreSQL; no row when the lease was lost.
+
+    The lease is locked before its events, as it is by whoever takes it when it has expired.
+    """
+    lease = _end_lease(outbox).returning(outbox.leases.c.token, DatabaseNow().label("at")).cte("lease")
+    settled = _settling(outbox, lease.c.token, "postgresql").cte("settled")
+    ids = select(func.array_agg(settled.c.id)).scalar_subquery()
+    return select(lease.c.at, ids.label("ids"))
+
+
+@lru_cache(maxsize=16)
+def _settle(outbox: Outbox) -> Update:
+    return _settling(outbox, _TOKEN, "sqlite")
+
+
+def _settling(outbox: Outbox, token: ColumnElement[str], dialect_name: str) -> Update:
     c = outbox.events.c
-    rows = rows_of("rows", _SETTLEMENT_COLUMNS, dialect_name)
+    rows = _settlements(dialect_name)
     now = DatabaseNow()
     return (
         update(outbox.events)
-        # Not by ix_…_claimed, whose statistics may say that nothing is claimed.
-        .where(c.id == rows.c.id, func.coalesce(c.claim_token, "") == bindparam("token", type_=Text))
+        # First by the ids alone: statistics from when the table was small make a join read all of it.
+        .where(is_one_of(c.id, select(rows.c.id).correlate(None), dialect_name), c.id == rows.c.id)
+        .where(c.claim_token == token)
         .values(
             claim_token=null(),
-            claimed_until=null(),
             processed_at=case((rows.c.state == State.DELIVERED.value, now), else_=null()),
             failed_at=case((rows.c.state == State.FAILED.value, now), else_=null()),
             available_at=case((rows.c.wait_seconds > 0, DatabaseNow(rows.c.wait_seconds)), else_=c.available_at),
@@ -265,5 +303,17 @@ def _settle(outbox: Outbox, dialect_name: str) -> Update:
             failure_reason=rows.c.failure_reason,
             dry_run=rows.c.dry_run,
         )
-        .returning(c.id, SecondsUntil(c.created_at).label("seconds_until_enqueued"))
+        .returning(c.id)
     )
+
+
+def _settlements(dialect_name: str) -> CTE:
+    """The bound JSON array of `_grouped`, a row for each event."""
+    if dialect_name == "sqlite":
+        groups = rows_of("groups", (column("ids", Text), *_LEFT_WITH), dialect_name)
+        ids = func.json_each(groups.c.ids).table_valued("value")
+        rows = select(ids.c.value.label("id")).select_from(groups.join(ids, true()))
+    else:
+        groups = rows_of("groups", (column("ids", ARRAY(BigInteger)), *_LEFT_WITH), dialect_name)
+        rows = select(func.unnest(groups.c.ids).label("id"))
+    return rows.add_columns(*(groups.c[it.name] for it in _LEFT_WITH)).cte("rows")

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -102,9 +103,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outbox:
-    """The tables of one outbox: its events, the single row of its gate, and what is kept beside them."""
+    """The tables of one outbox: its events, the leases under which they are claimed, its gate, and its records."""
 
     events: Table
+    leases: Table
     gate: Table
     records: Records
 
@@ -120,9 +122,9 @@ class Outbox:
         """The same, for a look at one subject's events."""
         return _is_open_of_subject((self.events if events is None else events).c)
 
-    def is_pushed_back(self) -> ColumnElement[bool]:
+    def is_pushed_back(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Open, and due later than when it was enqueued: it backs off, or a person retried it."""
-        return _is_pushed_back(self.events.c)
+        return _is_pushed_back((self.events if events is None else events).c)
 
     def is_retried(self, events: FromClause) -> ColumnElement[bool]:
         """Open again, because a person retried it."""
@@ -141,7 +143,7 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("payload", Text, nullable=False),
         Column("created_at", Instant, nullable=False),
         Column("available_at", Instant, nullable=False),
-        Column("claimed_until", Instant),
+        # The fence: under which lease it is claimed.
         Column("claim_token", Text),
         Column("processed_at", Instant),
         Column("failed_at", Instant),
@@ -153,7 +155,6 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("traceparent", Text),
         Column("retried_at", Instant),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
-        CheckConstraint("(claimed_until IS NULL) = (claim_token IS NULL)", name=f"ck_{name}_claim_is_whole"),
         CheckConstraint(
             f"(attempt_count >= {ATTEMPTS_MAX}) = (failed_at IS NOT NULL)", name=f"ck_{name}_failed_is_spent"
         ),
@@ -163,8 +164,19 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         ),
         # Ids are never used twice, so order by id stays the order of commits even after a purge.
         sqlite_autoincrement=True,
+        # Claims write each row anew; half of a page is left to that, and then no index has to know of it.
+        postgresql_with={"fillfactor": 50},
     )
     _add_indexes(events)
+    leases = Table(
+        f"{name}_leases",
+        metadata,
+        Column("token", Text, primary_key=True),
+        Column("until", Instant, nullable=False),
+        # The ids of the claim's events.
+        Column("event_ids", JSON, nullable=False),
+    )
+    Index(f"ix_{name}_leases_until", leases.c.until)
     gate = Table(
         f"{name}_gate",
         metadata,
@@ -182,7 +194,7 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         ),
         CheckConstraint("held_by IS NULL OR state = 'held'", name=f"ck_{name}_gate_held_by_is_held"),
     )
-    return Outbox(events, gate, declare_records(metadata, events))
+    return Outbox(events, leases, gate, declare_records(metadata, events))
 
 
 def _is_open(c: Columns) -> ColumnElement[bool]:
@@ -206,7 +218,10 @@ def _is_retried(c: Columns) -> ColumnElement[bool]:
 
 
 def _add_indexes(events: Table) -> None:
-    """Partial indexes hold only what is open or failed, so claims do not slow as delivered events pile up."""
+    """Partial indexes hold only what is open or failed, so claims do not slow as delivered events pile up.
+
+    None of them knows of claims: on PostgreSQL a row that is claimed leaves them all as they are (a HOT update).
+    """
     name, c = events.name, events.c
 
     def index(suffix: str, *columns: ColumnElement[object], where: ColumnElement[bool]) -> None:
@@ -216,7 +231,6 @@ def _add_indexes(events: Table) -> None:
     index("open_subject", c.subject, c.id, where=_is_open_of_subject(c))
     index("backing_off", c.available_at, where=_is_pushed_back(c))
     index("retried", c.subject, c.id, where=_is_retried(c))
-    index("claimed", c.claimed_until, where=c.claim_token.is_not(None))
     index("failed", c.subject, c.id, where=c.failed_at.is_not(None))
     index("failed_id", c.id, where=c.failed_at.is_not(None))
     index("failed_reason", c.failure_reason, c.id, where=c.failed_at.is_not(None))

@@ -58,14 +58,10 @@ def seconds_to_next_again(connection: Connection, outbox: Outbox) -> float | Non
 def seconds_to_lease_end(connection: Connection, outbox: Outbox, since: timedelta) -> float | None:
     """Seconds until the first lease runs out, or since it did if that was within the time `since`; None without any.
 
-    Relies on ix_…_claimed.
+    Relies on ix_…_leases_until.
     """
-    c = outbox.events.c
-    first = (
-        select(func.min(c.claimed_until))
-        .where(c.claim_token.is_not(None), c.claimed_until >= DatabaseNow(-since.total_seconds()))
-        .scalar_subquery()
-    )
+    until = outbox.leases.c.until
+    first = select(func.min(until)).where(until >= DatabaseNow(-since.total_seconds())).scalar_subquery()
     seconds: float | None = connection.execute(select(SecondsUntil(first))).scalar_one()
     return seconds
 
@@ -113,7 +109,7 @@ class Pulse:
 def read_status(connection: Connection, outbox: Outbox) -> Status:
     """Count the events by state and read the gate. Each count reads the partial index of its state."""
     c = outbox.events.c
-    claimed = _count(connection, outbox, c.claim_token.is_not(None))
+    claimed = _count_claimed(connection, outbox)
     return Status(
         pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
         claimed=claimed,
@@ -127,7 +123,7 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
 def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     """What changes by the second. Delivered events are counted for the last minute only."""
     c, deliveries = outbox.events.c, outbox.records.deliveries
-    claimed = _count(connection, outbox, c.claim_token.is_not(None))
+    claimed = _count_claimed(connection, outbox)
     a_minute_ago = DatabaseNow(-60.0)
     requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at > a_minute_ago)
     return Pulse(
@@ -155,6 +151,11 @@ def ids_of(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) 
 
 def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool]) -> int:
     return connection.execute(select(func.count()).select_from(outbox.events).where(condition)).scalar_one()
+
+
+def _count_claimed(connection: Connection, outbox: Outbox) -> int:
+    count = func.sum(func.json_array_length(outbox.leases.c.event_ids))
+    return int(connection.execute(select(count)).scalar_one() or 0)
 
 
 def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:

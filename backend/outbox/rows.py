@@ -6,7 +6,19 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnClause, FromClause, Text, bindparam, cast, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnClause,
+    FromClause,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import JSON
 
 
@@ -21,6 +33,14 @@ def rows_of(parameter: str, columns: Sequence[ColumnClause[Any]], dialect_name: 
         .table_valued(*columns)
         .render_derived(name=parameter, with_types=True)
     )
+
+
+def ids_in(arrays: Column[Any], dialect_name: str) -> Select[Any]:
+    """The ids in a column that holds JSON arrays of them."""
+    if dialect_name == "sqlite":
+        each = func.json_each(arrays).table_valued("value")
+        return select(each.c.value).select_from(arrays.table.join(each, true()))
+    return select(cast(func.json_array_elements_text(arrays), BigInteger))
 
 
 def object_of(columns: Sequence[ColumnClause[Any]]) -> Callable[[object], dict[str, Any]]:

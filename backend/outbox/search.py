@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, union_all
 
+from outbox.candidates import is_one_of
 from outbox.model import Outbox, State
+from outbox.rows import ids_in
 from outbox.selection import EventFilter, EventIds, is_of, parameters
 
 _STATE_COLUMNS = ("id", "event_id", "event_type", "subject", "created_at", "processed_at", "failed_at")
@@ -62,7 +65,7 @@ def find_events(
     """The newest `limit` events of the filter whose `id` is below `before`, newest first."""
     c = outbox.events.c
     pages = []
-    for condition in _by_state(outbox, filter_):
+    for condition in _by_state(outbox, filter_, connection.dialect.name):
         page = _summaries(outbox).where(*condition, *filter_.conditions(outbox)).order_by(c.id.desc()).limit(limit)
         pages.append(page if before is None else page.where(c.id < before))
     return _merged(connection, pages, limit)
@@ -110,38 +113,34 @@ def state_of(row: Row[Any]) -> State:
     return State.PENDING if row.claim_token is None else State.CLAIMED
 
 
-def _by_state(outbox: Outbox, filter_: EventFilter) -> list[list[ColumnElement[bool]]]:
+def _by_state(outbox: Outbox, filter_: EventFilter, dialect_name: str) -> list[list[ColumnElement[bool]]]:
     """What narrows each look down to one index: by the states asked for, or none to go by id alone."""
-    states = [filter_.state] if filter_.state is not None else []
+    is_open = outbox.is_open() if filter_.subject is None else outbox.is_open_of_subject()
+    is_in = partial(_is_in, outbox, dialect_name, is_open)
     if filter_.reason is not None:
-        states = [it for it in states or [State.FAILED] if it is State.FAILED]
-    elif not states and filter_.subject is not None:
+        return [is_in(State.FAILED)] if filter_.state in (None, State.FAILED) else []
+    if filter_.state is not None:
+        return [is_in(filter_.state)]
+    if filter_.subject is not None:
         # Only together do the indexes of subjects hold them all.
-        return [[_is_open(outbox, filter_)], *(_is_in(outbox, it, filter_) for it in (State.FAILED, State.DELIVERED))]
-    elif not states:
-        return [[]]
-    return [_is_in(outbox, it, filter_) for it in states]
+        return [[is_open], is_in(State.FAILED), is_in(State.DELIVERED)]
+    return [[]]
 
 
-def _is_in(outbox: Outbox, state: State, filter_: EventFilter) -> list[ColumnElement[bool]]:
+def _is_in(outbox: Outbox, dialect_name: str, is_open: ColumnElement[bool], state: State) -> list[ColumnElement[bool]]:
     c = outbox.events.c
     match state:
         case State.PENDING:
-            return [_is_open(outbox, filter_), c.claim_token.is_(None)]
-        case State.CLAIMED if filter_.subject is not None:
-            return [_is_open(outbox, filter_), c.claim_token.is_not(None)]
+            return [is_open, c.claim_token.is_(None)]
         case State.CLAIMED:
-            return [c.claim_token.is_not(None)]
+            is_leased = is_one_of(c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
+            return [is_open, c.claim_token.is_not(None), is_leased]
         case State.FAILED:
             return [c.failed_at.is_not(None)]
         case State.DELIVERED:
             return [c.processed_at.is_not(None)]
         case _:
             assert_never(state)
-
-
-def _is_open(outbox: Outbox, filter_: EventFilter) -> ColumnElement[bool]:
-    return outbox.is_open() if filter_.subject is None else outbox.is_open_of_subject()
 
 
 def _summaries(outbox: Outbox) -> Select[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import assert_never
 
@@ -31,22 +31,38 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a claim: the ids of the events that left it, and when that was by the database's clock."""
+
+    ids: frozenset[int]
+    at: datetime
+
+
+NOTHING_ENDED = Ended(frozenset(), datetime.min.replace(tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
-    """An event that has left its claim, `age` after it was enqueued."""
+    """An event that has left its claim."""
 
     event: Event
     settlement: Settlement
-    age: timedelta
+    at: datetime
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago it was enqueued when it left."""
+        return max(timedelta(0), self.at - self.event.created_at)
 
     @property
     def is_charged(self) -> bool:
         return self.settlement.attempt_count > self.event.attempt_count
 
 
-def settled(events: Sequence[Event], settlements: Sequence[Settlement], ages: Mapping[int, timedelta]) -> list[Settled]:
-    """Those of the events that were still held, by their ages."""
+def settled(events: Sequence[Event], settlements: Sequence[Settlement], ended: Ended) -> list[Settled]:
+    """Those of the events that were still held."""
     pairs = zip(events, settlements, strict=True)
-    return [Settled(event, it, ages[event.id]) for event, it in pairs if event.id in ages]
+    return [Settled(event, it, ended.at) for event, it in pairs if event.id in ended.ids]
 
 
 def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Random) -> list[Settlement]:

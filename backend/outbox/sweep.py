@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from random import Random
-from uuid import uuid4
 
 from sqlalchemy import Connection
 
 from outbox import claims, queries, settlement
-from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.settlement import Settled, settled
 
@@ -20,7 +18,7 @@ SWEEP_EVERY = timedelta(seconds=1)
 _OVERLAP = timedelta(seconds=2)
 _EVERYTHING_EVERY = timedelta(minutes=1)
 _EVERYTHING = timedelta(days=3650)
-_EVENTS_MAX = 1000
+_LEASES_MAX = 100
 
 
 class Sweep:
@@ -37,12 +35,12 @@ class Sweep:
 
     def charge_lost_leases(self, connection: Connection) -> list[Settled]:
         """Take events back from workers that stopped answering."""
-        token = uuid4().hex
-        events = claims.take_expired(
-            connection, self._outbox, token=token, lease=LEASE, limit=_EVENTS_MAX, since=self._begin()
-        )
-        charges = settlement.charge_lost_leases(events, self._random)
-        return settled(events, charges, claims.settle(connection, self._outbox, token, charges))
+        charged: list[Settled] = []
+        lost = claims.take_expired(connection, self._outbox, limit=_LEASES_MAX, since=self._begin())
+        for token, events in lost.items():
+            charges = settlement.charge_lost_leases(events, self._random)
+            charged += settled(events, charges, claims.settle(connection, self._outbox, token, charges))
+        return charged
 
     def seconds_to_next(self, connection: Connection) -> float | None:
         """Seconds until the first lease runs out; None when no event is claimed."""

@@ -28,7 +28,7 @@ from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY, Lease
 from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
-from outbox.settlement import Settled, Settlement, settled
+from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
 from outbox.transaction import for_single_statements, transact
 from outbox.walk import Walk
@@ -214,28 +214,26 @@ class Worker:
             claim = replace(claim, newer=newer)
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
-        ages = await self._patiently(partial(self._settle, claim, settlements))
-        if ages is None:
+        ended = await self._patiently(partial(self._settle, claim, settlements))
+        if ended is None:
             # Stopped while the database was away: the claim is handed back, if it comes in time.
             return
         del self._claims[claim.lease.token]
         self._walk.ended(claim.events, settlements)
-        self._tell_of(settled(claim.events, settlements, ages))
-        if lost := len(settlements) - len(ages):
+        self._tell_of(settled(claim.events, settlements, ended))
+        if lost := len(settlements) - len(ended.ids):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
     def _tell_of(self, events: Sequence[Settled]) -> None:
         self._failures.note(events)
         self._on_settled(events)
 
-    async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> dict[int, timedelta]:
+    async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
         if not claim.noted:
             return await self._execute(claims.settle, self._outbox, claim.lease.token, settlements)
         return await self._transact(self._record_and_settle, claim, settlements)
 
-    def _record_and_settle(
-        self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]
-    ) -> dict[int, timedelta]:
+    def _record_and_settle(self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
         deliveries.write(connection, self._outbox, claim.noted)
         return claims.settle(connection, self._outbox, claim.lease.token, settlements)
 
@@ -266,8 +264,7 @@ class Worker:
             if not (held_before := dict(self._claims)):
                 continue
             began_at = time.monotonic()
-            ids = {token: [event.id for event in it.events] for token, it in held_before.items()}
-            held = await self._patiently(partial(self._transact, claims.renew, self._outbox, ids, LEASE))
+            held = await self._patiently(partial(self._transact, claims.renew, self._outbox, list(held_before), LEASE))
             for token in held or ():
                 held_before[token].lease.extend(began_at)
 

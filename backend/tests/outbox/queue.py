@@ -62,22 +62,21 @@ class Queue:
         """Settle all events with one outcome; the ids that the token still held."""
         rows = settlement.settle(events, {event.id: outcome for event in events}, self.random)
         with self.engine.begin() as connection:
-            return set(claims.settle(connection, self.outbox, token, rows))
+            return set(claims.settle(connection, self.outbox, token, rows).ids)
 
     def charge_lost_leases(self) -> None:
-        token = uuid4().hex
         with self.engine.begin() as connection:
-            events = claims.take_expired(connection, self.outbox, token=token, lease=LEASE, limit=100, since=LONG_AGO)
-            rows = settlement.charge_lost_leases(events, self.random)
-            claims.settle(connection, self.outbox, token, rows)
+            for token, events in claims.take_expired(connection, self.outbox, limit=100, since=LONG_AGO).items():
+                rows = settlement.charge_lost_leases(events, self.random)
+                claims.settle(connection, self.outbox, token, rows)
 
     def pass_time(self, by: timedelta) -> None:
         """Move every stored instant that something waits for back, as if time had passed."""
         seconds = -by.total_seconds()
         c, g, d = self.outbox.events.c, self.outbox.gate.c, self.outbox.records.discarded.c
-        of_events = (c.created_at, c.available_at, c.claimed_until, c.processed_at)
+        of_events = (c.created_at, c.available_at, c.processed_at)
         with self.engine.begin() as connection:
-            for column in (*of_events, g.until, g.next_slot_at, d.discarded_at):
+            for column in (*of_events, self.outbox.leases.c.until, g.until, g.next_slot_at, d.discarded_at):
                 earlier = DatabaseNow(SecondsUntil(column) + seconds)
                 connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
 

@@ -78,7 +78,8 @@ def test_each_look_uses_its_index_though_statistics_say_that_nothing_is_open(
     execute(engine, "VACUUM ANALYZE outbox_events")
     load(engine, 3_000, 50)
     plan = plan_of(engine, outbox, look)
-    assert [it for it in nodes(plan) if it["Node Type"] == "Seq Scan"] == []
+    # The leases are a few rows.
+    assert {it["Relation Name"] for it in nodes(plan) if it["Node Type"] == "Seq Scan"} <= {"outbox_events_leases"}
     used = {it["Index Name"] for it in nodes(plan) if "Index Name" in it and it["Actual Loops"]}
     assert INDEXES[look.window] in used
     assert used <= JUDGED_BY | {INDEXES[look.window]}

@@ -265,9 +265,9 @@ def test_status_counts_each_state(queue: Queue) -> None:
 
 def test_briefs_queries_tell_the_truth(queue: Queue) -> None:
     queue.put("a", "b", "c")
-    token, events = queue.claim()
-    queue.settle(token, events[:1], Delivered())
-    queue.settle(token, events[1:2], Rejected("never"))
+    queue.settle(*queue.claim(limit=1), Delivered())
+    queue.settle(*queue.claim(limit=1), Rejected("never"))
+    queue.claim()
     with queue.engine.connect() as connection:
 
         def count(condition: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from random import Random
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from outbox.lease import LEASE
 from outbox.model import ATTEMPTS_MAX, Event, Outbox
 from outbox.outcome import Outcome, Postponed, Rejected, Retry
 from outbox.retry import BACKOFF_MAX
-from outbox.settlement import settle, settled
+from outbox.settlement import Ended, settle, settled
 from outbox.testing import RecordingDestination
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import worker_of
@@ -43,7 +43,7 @@ def an_event(number: int) -> Event:
 def note(failures: FailureLog, outcome: Outcome, numbers: range) -> None:
     events = [an_event(n) for n in numbers]
     settlements = settle(events, {it.id: outcome for it in events}, Random(1))
-    failures.note(settled(events, settlements, dict.fromkeys((it.id for it in events), timedelta(0))))
+    failures.note(settled(events, settlements, Ended(frozenset(it.id for it in events), NOW)))
 
 
 def test_failed_event_is_named_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:

@@ -79,8 +79,8 @@ class Machine(RuleBasedStateMachine):
         self.discarded: dict[int, Modelled] = {}
         for engine in self.engines:
             with engine.begin() as connection:
-                connection.execute(delete(OUTBOX.events))
-                connection.execute(delete(OUTBOX.records.discarded))
+                for table in (OUTBOX.events, OUTBOX.leases, OUTBOX.records.discarded):
+                    connection.execute(delete(table))
         self.offsets = [max(queue.put("offset")) for queue in self.queues]
         for queue in self.queues:
             with queue.engine.begin() as connection:
@@ -215,6 +215,17 @@ class Machine(RuleBasedStateMachine):
             expected = [(it.id, it.subject, it.state, it.attempts) for it in in_order]
             for n, queue in enumerate(self.queues):
                 assert stored(queue, table, self.offsets[n]) == expected
+
+    @invariant()
+    def leases_cover_what_is_claimed(self) -> None:
+        expected: dict[str, list[int]] = {}
+        for it in sorted(self.model.values(), key=lambda it: it.id):
+            if it.token is not None:
+                expected.setdefault(it.token, []).append(it.id)
+        for n, queue in enumerate(self.queues):
+            with queue.engine.connect() as connection:
+                leases = connection.execute(select(OUTBOX.leases.c.token, OUTBOX.leases.c.event_ids)).all()
+            assert {token: sorted(id_ - self.offsets[n] for id_ in ids) for token, ids in leases} == expected
 
     # The model.
 

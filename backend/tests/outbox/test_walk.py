@@ -99,9 +99,8 @@ def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
 ) -> None:
     monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
     failed, other = queue.put("a", "b")
-    token, events = walker.claim()
-    walker.settle(token, events[:1], Rejected("never"))
-    walker.settle(token, events[1:], Delivered())
+    walker.settle(*walker.claim(limit=1), Rejected("never"))
+    walker.settle(*walker.claim(), Delivered())
     assert walker.claimed_ids() == []
     queue.retry(failed)
     with queue.engine.begin() as connection:

@@ -66,7 +66,6 @@ def fail_many(engine: Engine) -> None:
                 failed_at=OUTBOX.events.c.created_at,
                 last_error="HubSpot refused it: no such option",
                 failure_reason="HubSpot refused it: no such option",
-                claimed_until=None,
                 claim_token=None,
             )
         )

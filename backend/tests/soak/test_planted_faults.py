@@ -29,16 +29,25 @@ class Fault:
 FAULTS = {
     "the fence is dropped": Fault(
         "claims.py",
-        'c.id == rows.c.id, func.coalesce(c.claim_token, "") == bindparam("token", type_=Text)',
-        "c.id == rows.c.id",
+        "        .where(c.claim_token == token)\n",
+        "",
+        also=("scalars() if at else ()", "scalars()"),
+    ),
+    "a claim is made without a lease": Fault(
+        "claims.py", "    connection.execute(_begin_lease(outbox), parameters)\n", ""
+    ),
+    "what was handed back keeps its lease": Fault(
+        "claims.py",
+        "    ending = _end_lease(outbox).returning(outbox.leases.c.event_ids)\n",
+        "    ending = select(outbox.leases.c.event_ids).where(outbox.leases.c.token == _TOKEN)\n",
     ),
     "the subject rule is dropped": Fault(
         "candidates.py",
-        "            ~_has_earlier(outbox),\n",
+        "            ~_has_earlier(outbox, events),\n",
         "",
         also=(
-            ".where(outbox.is_open(), c.id > bindparam",
-            ".where(_is_due(outbox, dialect_name), outbox.is_open(), c.id > bindparam",
+            ".where(outbox.is_open(events), events.c.id > bindparam",
+            ".where(_is_due(events, dialect_name), outbox.is_open(events), events.c.id > bindparam",
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
@@ -47,7 +56,7 @@ FAULTS = {
     "a charged event takes others along": Fault("candidates.py", "        .where(travels_now)\n", ""),
     "a retried event does not wait for a younger claimed one": Fault(
         "candidates.py",
-        "            or_(c.retried_at.is_(None), ~has_claimed.correlate(outbox.events).exists()),\n",
+        "            or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),\n",
         "",
     ),
     "claimed events are claimed again": Fault(

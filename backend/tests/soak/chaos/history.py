@@ -25,24 +25,35 @@ CREATE TABLE moves (
     event bigint NOT NULL,
     token_before text,
     token_after text,
-    lease_seconds_left float8,
     is_delivered boolean NOT NULL,
     attempts_before int NOT NULL,
     attempts_after int NOT NULL
 );
+CREATE TABLE ended_leases (token text PRIMARY KEY, seconds_left float8 NOT NULL);
 CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO moves (at, who, event, token_before, token_after, lease_seconds_left, is_delivered, attempts_before,
-                       attempts_after)
+    INSERT INTO moves (at, who, event, token_before, token_after, is_delivered, attempts_before, attempts_after)
     VALUES (extract(epoch FROM clock_timestamp()), current_setting('application_name'), new.id, old.claim_token,
-            new.claim_token, extract(epoch FROM old.claimed_until - clock_timestamp()),
-            new.processed_at IS NOT NULL, old.attempt_count, new.attempt_count);
+            new.claim_token, new.processed_at IS NOT NULL, old.attempt_count, new.attempt_count);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION note_end_of_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO ended_leases (token, seconds_left)
+    VALUES (old.token, extract(epoch FROM old.until - clock_timestamp()));
     RETURN NULL;
 END $$;
 CREATE TRIGGER note_move AFTER UPDATE ON {OUTBOX.name} FOR EACH ROW
 WHEN ((old.claim_token, old.processed_at, old.failed_at, old.attempt_count)
       IS DISTINCT FROM (new.claim_token, new.processed_at, new.failed_at, new.attempt_count))
 EXECUTE FUNCTION note_move();
+CREATE TRIGGER note_end_of_lease AFTER DELETE ON {OUTBOX.leases.name} FOR EACH ROW
+EXECUTE FUNCTION note_end_of_lease();
+"""
+
+_MOVES = """
+SELECT at, who, event, token_before, token_after, is_delivered, attempts_before, attempts_after, seconds_left
+FROM moves LEFT JOIN ended_leases ON token = token_before AND token_after IS NULL
 """
 
 Hold: TypeAlias = tuple[int, str]
@@ -51,21 +62,21 @@ Hold: TypeAlias = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """`who` is the worker whose statement moved it."""
+    """`who` is the worker whose statement moved it; if that ended a lease, so much of it was left."""
 
     at: float
     who: str
     event: int
     token_before: str | None
     token_after: str | None
-    lease_seconds_left: float | None
     is_delivered: bool
     attempts_before: int
     attempts_after: int
+    seconds_left: float | None
 
     @property
-    def is_takeover(self) -> bool:
-        return self.token_before is not None and self.token_after is not None
+    def has_run_out(self) -> bool:
+        return self.seconds_left is not None and self.seconds_left <= 0
 
     @property
     def is_charge(self) -> bool:
@@ -100,13 +111,12 @@ class History:
 
     @classmethod
     def read(cls, engine: Engine, load: Load, faults: Sequence[Fault]) -> History:
-        columns = ", ".join(Move.__slots__)
         c = OUTBOX.events.c
         statement = select(
             *(c.id, c.event_id, c.subject, c.payload, c.processed_at, c.claim_token, c.attempt_count)
         ).order_by(c.id)
         with engine.connect() as connection:
-            moves = [Move(*row) for row in connection.execute(text(f"SELECT {columns} FROM moves ORDER BY at, seq"))]
+            moves = [Move(*row) for row in connection.execute(text(f"{_MOVES} ORDER BY at, seq"))]
             rows = [
                 EventRow(
                     *(row.id, row.event_id, row.subject, json.loads(row.payload)[load.counter]),
@@ -131,9 +141,7 @@ class History:
             "events failed, their workers killed or stopped three times": sum(
                 it.attempt_count == ATTEMPTS_MAX for it in self.rows
             ),
-            "claims that ran out, events": sum(
-                it.token_before is not None and it.token_after is not None for it in self.moves
-            ),
+            "leases that ran out, events": sum(it.has_run_out and it.is_charge for it in self.moves),
             "attempts charged": sum(it.is_charge for it in self.moves),
             "most attempts of an event": max((it.attempt_count for it in self.rows), default=0),
         }
@@ -155,18 +163,17 @@ class History:
                 yield f"{subject} is at {n}, and its events are {numbers[subject]}"
 
     def _about_the_fence(self) -> Iterator[str]:
-        """Only its holder ends a claim; others take over what ran out, and nobody moves what nobody holds."""
+        """Only its holder ends a claim; others charge what ran out, and nobody moves what nobody holds."""
         for move in self.moves:
             if move.token_before is None:
                 if move.token_after is None:
                     yield f"event {move.event} was moved by {move.who} while nobody held it"
                 continue
             holder = self.holder_of[move.event, move.token_before]
-            if move.token_after is None:
-                if move.who != holder:
-                    yield f"event {move.event} was settled by {move.who} while {holder} held it"
-            elif move.lease_seconds_left is None or move.lease_seconds_left > 0:
-                yield f"event {move.event} was taken from {holder}, whose lease had {move.lease_seconds_left} s left"
+            if move.token_after is not None:
+                yield f"event {move.event} was claimed by {move.who} while {holder} held it"
+            elif move.who != holder and (move.is_delivered or not move.has_run_out):
+                yield f"event {move.event} was settled by {move.who}; {holder}'s lease had {move.seconds_left} s left"
 
     def _about_one_claim_per_subject(self) -> Iterator[str]:
         holding: defaultdict[str, dict[int, str]] = defaultdict(dict)
@@ -181,16 +188,14 @@ class History:
 
     def _about_charges(self) -> Iterator[str]:
         """Nothing is wrong with any event, so only a lease that its worker could not keep costs an attempt."""
-        takeovers = {(it.event, it.token_after): it for it in self.moves if it.is_takeover}
         for move in self.moves:
             if not move.is_charge:
                 continue
             if move.attempts_after != move.attempts_before + 1:
                 yield f"event {move.event} went from {move.attempts_before} attempts to {move.attempts_after} at once"
-            takeover = takeovers.get((move.event, move.token_before))
-            if takeover is None:
+            if not move.has_run_out:
                 yield f"event {move.event} was charged by {move.who}, and not for a lost lease"
-            elif not self.is_hit(hold := (move.event, str(takeover.token_before)), (Kind.KILL, Kind.STOP)):
+            elif not self.is_hit(hold := (move.event, str(move.token_before)), (Kind.KILL, Kind.STOP)):
                 yield f"event {move.event} was charged though {self.holder_of[hold]} was neither killed nor stopped"
         yield from (
             f"event {it.id} has {it.attempt_count} attempts" for it in self.rows if it.attempt_count > ATTEMPTS_MAX
