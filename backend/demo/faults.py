@@ -26,8 +26,8 @@ class Mishap:
 
 
 # The kill comes early, because what the dead worker had claimed is free again only when its lease of 20 s ends; the
-# outage is last, because every failure in a row makes the wait for the next probe longer. Where the restart is slow,
-# all that follows comes in a row: so few of them are failures that make an outage.
+# outage is last, because every failure in a row makes the wait for the next probe longer. That is why each waits until
+# the one before is over.
 SCHEDULE = (
     Mishap(0.08, Kill(), "The application is killed by SIGKILL, and started again."),
     Mishap(0.20, Fault("reset_after_applying", requests=2), "HubSpot applies two requests and resets the connection."),
@@ -44,7 +44,7 @@ async def carry_out(schedule: Sequence[Mishap], stage: Stage, tally: Tally, repo
     """Let each mishap happen when its share of the script is done and HubSpot has recovered from the one before."""
     for mishap in schedule:
         await tally.until(mishap.after)
-        await stage.until_gate_is_open()
+        await stage.until_recovered()
         report.say(mishap.words, "yellow")
         match mishap.what:
             case Kill():

@@ -66,6 +66,11 @@ class SandboxAccount:
     async def add_fault(self, fault: Fault) -> None:
         (await self._http.post("/sandbox/faults", json=fault.as_json())).raise_for_status()
 
+    async def has_faults(self) -> bool:
+        """Whether one is still to be met, or lasts."""
+        answer = await self._http.get("/sandbox/faults")
+        return bool(answer.raise_for_status().json()["results"])
+
     async def usage(self) -> Usage:
         answer = await self._http.get("/sandbox/stats")
         return Usage.model_validate(answer.raise_for_status().json())

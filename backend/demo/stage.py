@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from outbox.queries import Status, read_status
 HOST = "127.0.0.1"
 START_DEADLINE = timedelta(seconds=30)
 POLL = timedelta(milliseconds=100)
+# What nothing that the worker sends would meet is not waited for longer.
+_MEETING_MAX = timedelta(seconds=5)
 
 PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
@@ -132,9 +135,18 @@ class Stage:
 
         return await asyncio.to_thread(read)
 
-    async def until_gate_is_open(self) -> None:
-        while (await self.read_status()).gate.state is not GateState.OPEN:  # noqa: ASYNC110  # Another process does it.
+    async def until_recovered(self) -> None:
+        """Return when the gate is open and the worker has met what HubSpot was to do, if it does so in a moment."""
+        ends_at = time.monotonic() + _MEETING_MAX.total_seconds()
+        while await self._has_trouble(is_fault_awaited=time.monotonic() < ends_at):  # noqa: ASYNC110  # Others end it.
             await asyncio.sleep(POLL.total_seconds())
+
+    async def _has_trouble(self, *, is_fault_awaited: bool) -> bool:
+        status = await self.read_status()
+        if status.gate.state is not GateState.OPEN:
+            return True
+        # Without events on their way nobody would meet it.
+        return is_fault_awaited and status.pending + status.claimed > 0 and await self.account.has_faults()
 
     async def close(self) -> None:
         """End both processes; afterwards none is left."""

@@ -16,7 +16,6 @@ from typing import Any, assert_never
 
 from sqlalchemy import (
     ARRAY,
-    CTE,
     BigInteger,
     BindParameter,
     Boolean,
@@ -130,13 +129,12 @@ def claim(
 
 def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> Ended:
     """Settle the events of a claim, those that `token` still holds, and end its lease. Others are left as they are."""
-    parameters = {"token": token, "groups": json.dumps(_grouped(settlements))}
+    groups = _grouped(settlements)
     if connection.dialect.name == "sqlite":
-        at = connection.execute(_end_lease(outbox).returning(DatabaseNow()), parameters).scalar_one_or_none()
-        ids = connection.execute(_settle(outbox), parameters).scalars() if at else ()
-    else:
-        at, ids = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none() or (None, ())
-    return Ended(frozenset(ids or ()), at) if at else NOTHING_ENDED
+        return _settle_on_sqlite(connection, outbox, token, groups)
+    parameters = {"token": token, "groups": json.dumps(groups)}
+    row = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none()
+    return NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
 
 
 def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: timedelta) -> set[str]:
@@ -188,6 +186,20 @@ def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
 def _take_on_sqlite(connection: Connection, outbox: Outbox, parameters: Mapping[str, object]) -> list[Event]:
     connection.execute(_begin_lease(outbox), parameters)
     return [as_event(row) for row in connection.execute(_take(outbox), parameters)]
+
+
+def _settle_on_sqlite(
+    connection: Connection, outbox: Outbox, token: str, groups: Sequence[Mapping[str, object]]
+) -> Ended:
+    at = connection.execute(_end_lease(outbox).returning(DatabaseNow()), {"token": token}).scalar_one_or_none()
+    if at is None:
+        return NOTHING_ENDED
+    ids: set[int] = set()
+    for group in groups:
+        parameters = {f"new_{it.name}": group[it.name] for it in _LEFT_WITH}
+        parameters |= {"ids": json.dumps(group["ids"]), "token": token}
+        ids.update(connection.execute(_settle_group(outbox), parameters).scalars())
+    return Ended(frozenset(ids), at)
 
 
 def _grouped(settlements: Sequence[Settlement]) -> list[dict[str, object]]:
@@ -243,8 +255,7 @@ def _claim(outbox: Outbox, window: Window, dialect_name: str) -> Select[Any]:
 
 @lru_cache(maxsize=16)
 def _take(outbox: Outbox) -> Update:
-    ids = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
-    return _taking(outbox, outbox.events.c.id.in_(select(ids.c.value)))
+    return _taking(outbox, _has_bound_id(outbox))
 
 
 @lru_cache(maxsize=16)
@@ -274,46 +285,43 @@ def _end_lease_and_settle(outbox: Outbox) -> Select[Any]:
     The lease is locked before its events, as it is by whoever takes it when it has expired.
     """
     lease = _end_lease(outbox).returning(outbox.leases.c.token, DatabaseNow().label("at")).cte("lease")
-    settled = _settling(outbox, lease.c.token, "postgresql").cte("settled")
+    groups = rows_of("groups", (column("ids", ARRAY(BigInteger)), *_LEFT_WITH), "postgresql")
+    rows = select(func.unnest(groups.c.ids).label("id"), *(groups.c[it.name] for it in _LEFT_WITH)).cte("rows")
+    # First by the ids alone: statistics from when the table was small make a join read all of it.
+    is_one = is_one_of(outbox.events.c.id, select(rows.c.id).correlate(None), "postgresql")
+    settling = _settling(outbox, lease.c.token, {it.name: rows.c[it.name] for it in _LEFT_WITH})
+    settled = settling.where(is_one, outbox.events.c.id == rows.c.id).cte("settled")
     ids = select(func.array_agg(settled.c.id)).scalar_subquery()
     return select(lease.c.at, ids.label("ids"))
 
 
 @lru_cache(maxsize=16)
-def _settle(outbox: Outbox) -> Update:
-    return _settling(outbox, _TOKEN, "sqlite")
+def _settle_group(outbox: Outbox) -> Update:
+    settling = _settling(outbox, _TOKEN, {it.name: bindparam(f"new_{it.name}", type_=it.type) for it in _LEFT_WITH})
+    return settling.where(_has_bound_id(outbox))
 
 
-def _settling(outbox: Outbox, token: ColumnElement[str], dialect_name: str) -> Update:
+def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str, ColumnElement[Any]]) -> Update:
     c = outbox.events.c
-    rows = _settlements(dialect_name)
-    now = DatabaseNow()
+    state, wait_seconds, now = left_with["state"], left_with["wait_seconds"], DatabaseNow()
     return (
         update(outbox.events)
-        # First by the ids alone: statistics from when the table was small make a join read all of it.
-        .where(is_one_of(c.id, select(rows.c.id).correlate(None), dialect_name), c.id == rows.c.id)
         .where(c.claim_token == token)
         .values(
             claim_token=null(),
-            processed_at=case((rows.c.state == State.DELIVERED.value, now), else_=null()),
-            failed_at=case((rows.c.state == State.FAILED.value, now), else_=null()),
-            available_at=case((rows.c.wait_seconds > 0, DatabaseNow(rows.c.wait_seconds)), else_=c.available_at),
-            attempt_count=rows.c.attempt_count,
-            last_error=rows.c.last_error,
-            failure_reason=rows.c.failure_reason,
-            dry_run=rows.c.dry_run,
+            processed_at=case((state == State.DELIVERED.value, now), else_=null()),
+            failed_at=case((state == State.FAILED.value, now), else_=null()),
+            available_at=case((wait_seconds > 0, DatabaseNow(wait_seconds)), else_=c.available_at),
+            attempt_count=left_with["attempt_count"],
+            last_error=left_with["last_error"],
+            failure_reason=left_with["failure_reason"],
+            dry_run=left_with["dry_run"],
         )
         .returning(c.id)
     )
 
 
-def _settlements(dialect_name: str) -> CTE:
-    """The bound JSON array of `_grouped`, a row for each event."""
-    if dialect_name == "sqlite":
-        groups = rows_of("groups", (column("ids", Text), *_LEFT_WITH), dialect_name)
-        ids = func.json_each(groups.c.ids).table_valued("value")
-        rows = select(ids.c.value.label("id")).select_from(groups.join(ids, true()))
-    else:
-        groups = rows_of("groups", (column("ids", ARRAY(BigInteger)), *_LEFT_WITH), dialect_name)
-        rows = select(func.unnest(groups.c.ids).label("id"))
-    return rows.add_columns(*(groups.c[it.name] for it in _LEFT_WITH)).cte("rows")
+def _has_bound_id(outbox: Outbox) -> ColumnElement[bool]:
+    """Whether an event is one of those whose `ids` are bound, as a JSON array; on SQLite."""
+    ids = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
+    return outbox.events.c.id.in_(select(ids.c.value))

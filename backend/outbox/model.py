@@ -16,7 +16,7 @@ An outbox serves one destination. Another destination gets a table of its own fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -68,8 +68,12 @@ class EventId(TypeDecorator[UUID]):
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> UUID | str | None:
         return str(value) if value is not None and dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: UUID | str | None, dialect: Dialect) -> UUID | None:
-        return UUID(value) if isinstance(value, str) else value
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], UUID | None] | None:
+        return _read_uuid if dialect.name == "sqlite" else None
+
+
+def _read_uuid(value: str | None) -> UUID | None:
+    return None if value is None else UUID(value)
 
 
 class State(StrEnum):

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from datetime import timedelta
@@ -27,6 +28,8 @@ T = TypeVar("T")
 DEADLINE = timedelta(seconds=10)
 # Those that lend out their socket.
 _DRIVERS = {"psycopg", "psycopg2"}
+# SQLite has one writer at a time, and one that waits for another sleeps between its tries: here they queue instead.
+_sqlite_thread = ThreadPoolExecutor(1, "outbox-sqlite")
 
 
 async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
@@ -42,7 +45,8 @@ async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
             return work(connection)
 
     loop = asyncio.get_running_loop()
-    thread = loop.run_in_executor(None, copy_context().run, in_transaction)
+    executor = _sqlite_thread if engine.dialect.name == "sqlite" else None
+    thread = loop.run_in_executor(executor, copy_context().run, in_transaction)
     line.watch(loop)
     thread.add_done_callback(line.unwatch)
     return await asyncio.shield(thread)
@@ -62,7 +66,7 @@ class _Line:
     def __init__(self, deadline: timedelta) -> None:
         self._seconds = deadline.total_seconds()
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
+        self._descriptor: int | None = None
         self._ends_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -74,13 +78,14 @@ class _Line:
             return
         driver_connection: Any = connection.connection.driver_connection
         # A copy, so that it is this connection's to the end, even when the driver has closed it.
-        with socket.socket(fileno=os.dup(driver_connection.fileno())) as line:
-            self._socket, self._ends_at = line, time.monotonic() + self._seconds
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._socket = None
+        descriptor = os.dup(driver_connection.fileno())
+        self._descriptor, self._ends_at = descriptor, time.monotonic() + self._seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._descriptor = None
+            os.close(descriptor)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cut it when its time is up."""
@@ -97,6 +102,7 @@ class _Line:
 
     def _cut(self) -> None:
         with self._lock, suppress(OSError):
-            if self._socket is not None:
+            if self._descriptor is not None:
                 log.warning("The database did not answer for %g s; its connection is given up.", self._seconds)
-                self._socket.shutdown(socket.SHUT_RDWR)
+                with socket.socket(fileno=os.dup(self._descriptor)) as line:
+                    line.shutdown(socket.SHUT_RDWR)

@@ -31,7 +31,7 @@ FAULTS = {
         "claims.py",
         "        .where(c.claim_token == token)\n",
         "",
-        also=("scalars() if at else ()", "scalars()"),
+        also=("    if at is None:\n        return NOTHING_ENDED\n", ""),
     ),
     "a claim is made without a lease": Fault(
         "claims.py", "    connection.execute(_begin_lease(outbox), parameters)\n", ""
