@@ -122,7 +122,8 @@ def claim(
         ids = [row.id for row in rows if row.id is not None]
         events = _take_on_sqlite(connection, outbox, parameters | {"ids": json.dumps(ids)}) if ids else []
     else:
-        events = [as_event(row[len(_REACHED) :]) for row in rows if row.id is not None]
+        its_id = len(_REACHED)
+        events = [as_event(row[its_id:]) for row in rows if row[its_id] is not None]
     events.sort(key=lambda event: event.id)
     return _claimed(events, reached, look, limit)
 

@@ -17,10 +17,10 @@ An outbox serves one destination. Another destination gets a table of its own fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
@@ -89,8 +89,7 @@ class GateState(StrEnum):
     HELD = "held"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A claimed event, as its destination sees it. Order within a subject is `id`."""
 
     id: int
@@ -244,9 +243,8 @@ def _add_indexes(events: Table) -> None:
 
 def event_columns(outbox: Outbox) -> list[Column[Any]]:
     """The columns that `as_event` reads, in its order."""
-    return [outbox.events.c[it.name] for it in fields(Event)]
+    return [outbox.events.c[name] for name in Event._fields]
 
 
 def as_event(row: Sequence[Any]) -> Event:
-    values: tuple[Any, ...] = tuple(row)
-    return Event(*values)
+    return Event(*row)

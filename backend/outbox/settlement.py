@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from outbox.model import ATTEMPTS_MAX, Event, State
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
@@ -15,10 +15,10 @@ from outbox.reason import reason_of
 from outbox.retry import backoff
 
 _ERROR_CHARS_MAX = 2000
+_NO_OUTCOME = Retry("the destination gave no outcome for this event")
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """How one event leaves its claim."""
 
     id: int
@@ -74,7 +74,7 @@ def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Ran
     settlements = []
     charged: set[str] = set()
     for event in events:
-        outcome = outcomes.get(event.id, Retry("the destination gave no outcome for this event"))
+        outcome = outcomes.get(event.id, _NO_OUTCOME)
         if event.subject in charged and isinstance(outcome, Retry | Rejected):
             outcome = Postponed()
         if isinstance(outcome, Retry):

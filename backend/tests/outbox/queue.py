@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
 from uuid import uuid4
@@ -98,7 +98,7 @@ class Queue:
     def event(self, id_: int) -> Event:
         """The event as a claim would return it."""
         row = self.row(id_)
-        return Event(**{it.name: getattr(row, it.name) for it in fields(Event)})
+        return Event(*(getattr(row, name) for name in Event._fields))
 
     def purge(self, older_than: timedelta, limit: int = 1000) -> int:
         with self.engine.begin() as connection:
