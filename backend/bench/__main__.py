@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,9 @@ def main(
     page = Path()
     if unknown := set(chosen) - set(SECTIONS):
         raise typer.BadParameter(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    # As the command `worker` does.
+    gc.collect()
+    gc.freeze()
     with server() as url:
         ground = Ground(url, is_quick=quick)
         for name in chosen:

@@ -7,6 +7,7 @@ had the event in hand.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -82,6 +83,9 @@ def _claim_as_worker(url: str) -> None:
             _say(event.payload, moment)
         return await deliver_at_once(claim, gate)
 
+    # As the command `worker` does.
+    gc.collect()
+    gc.freeze()
     print(_READY, flush=True)
     asyncio.run(make_worker(create_engine(url), deliver).run())
 

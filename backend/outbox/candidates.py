@@ -56,7 +56,7 @@ class Window(StrEnum):
 
 
 @lru_cache(maxsize=32)
-def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, CTE]:
+def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, Select[Any]]:
     """The ids of the batch to claim; and in one row, how far the window is used up by it (see `claims.Claimed`).
 
     Binds `types`, `limit`, `floor` (no open event has a lower id, unless a person retried it) and, as the window needs,
@@ -254,15 +254,9 @@ def _looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
     return ids.limit(_ONE).correlate(events).scalar_subquery().is_not(None)
 
 
-def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> CTE:
-    def one(statement: Select[Any]) -> ColumnElement[int]:
-        return statement.scalar_subquery()
-
-    left = select(func.min(takeable.c.id)).where(takeable.c.id.not_in(select(batch.c.id)))
-    return select(
-        one(select(func.count()).select_from(runs)).label("size"),
-        one(select(func.max(runs.c.id))).label("last_id"),
-        one(select(func.count()).select_from(heads)).label("heads"),
-        one(select(func.max(heads.c.id))).label("last_head_id"),
-        one(left).label("first_left_id"),
-    ).cte("reached")
+def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:
+    seen = select(func.count().label("size"), func.max(runs.c.id).label("last_id")).subquery("seen")
+    locked = select(func.count().label("heads"), func.max(heads.c.id).label("last_head_id")).subquery("locked")
+    is_left = takeable.c.id.not_in(select(batch.c.id))
+    left = select(func.min(takeable.c.id).label("first_left_id")).where(is_left).subquery("kept")
+    return select(seen, locked, left).select_from(seen.join(locked, true()).join(left, true()))

@@ -247,7 +247,7 @@ def _claim(outbox: Outbox, window: Window, dialect_name: str) -> Select[Any]:
     else:
         ids = is_one_of(outbox.events.c.id, select(batch.c.id), dialect_name)
         taken = _taking(outbox, ids).cte("taken")
-    statement = select(*(reached.c[name] for name in _REACHED), *taken.c).select_from(reached.outerjoin(taken, true()))
+    statement = reached.outerjoin(taken, true()).add_columns(*taken.c)
     if dialect_name == "sqlite":
         return statement
     its_ids = select(_TOKEN, _LEASE_END, func.json_agg(taken.c.id)).having(func.count() > literal_column("0"))
@@ -270,7 +270,8 @@ def _taking(outbox: Outbox, is_in_batch: ColumnElement[bool]) -> Update:
         # The conditions are judged again on rows that changed while this statement waited for them.
         .where(is_in_batch, outbox.is_open(), outbox.events.c.claim_token.is_(None))
         .values(claim_token=_TOKEN)
-        .returning(*event_columns(outbox))
+        # Without the table's name, for a short statement.
+        .returning(*(column(it.name, it.type) for it in event_columns(outbox)))
     )
 
 

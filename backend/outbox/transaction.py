@@ -28,6 +28,7 @@ T = TypeVar("T")
 DEADLINE = timedelta(seconds=10)
 # Those that lend out their socket.
 _DRIVERS = {"psycopg", "psycopg2"}
+_SOCKET = "outbox.socket"
 # SQLite has one writer at a time, and one that waits for another sleeps between its tries: here they queue instead.
 _sqlite_thread = ThreadPoolExecutor(1, "outbox-sqlite")
 
@@ -66,7 +67,8 @@ class _Line:
     def __init__(self, deadline: timedelta) -> None:
         self._seconds = deadline.total_seconds()
         self._lock = threading.Lock()
-        self._descriptor: int | None = None
+        # The driver's connection, and the inode of its socket.
+        self._held: tuple[Any, int] | None = None
         self._ends_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -77,15 +79,15 @@ class _Line:
             yield
             return
         driver_connection: Any = connection.connection.driver_connection
-        # A copy, so that it is this connection's to the end, even when the driver has closed it.
-        descriptor = os.dup(driver_connection.fileno())
-        self._descriptor, self._ends_at = descriptor, time.monotonic() + self._seconds
+        # Once for each connection: a call into the system costs this thread its turn among the others.
+        if (inode := connection.info.get(_SOCKET)) is None:
+            inode = connection.info[_SOCKET] = os.fstat(driver_connection.fileno()).st_ino
+        self._held, self._ends_at = (driver_connection, inode), time.monotonic() + self._seconds
         try:
             yield
         finally:
             with self._lock:
-                self._descriptor = None
-            os.close(descriptor)
+                self._held = None
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cut it when its time is up."""
@@ -102,7 +104,11 @@ class _Line:
 
     def _cut(self) -> None:
         with self._lock, suppress(OSError):
-            if self._descriptor is not None:
-                log.warning("The database did not answer for %g s; its connection is given up.", self._seconds)
-                with socket.socket(fileno=os.dup(self._descriptor)) as line:
+            if self._held is None or self._held[0].closed:
+                return
+            driver_connection, inode = self._held
+            log.warning("The database did not answer for %g s; its connection is given up.", self._seconds)
+            with socket.socket(fileno=os.dup(driver_connection.fileno())) as line:
+                # The driver may have closed its socket just now, and the number may be another one's.
+                if os.fstat(line.fileno()).st_ino == inode:
                     line.shutdown(socket.SHUT_RDWR)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from psycopg import _queries
 from sqlalchemy import Engine, create_engine, event, text
 
 from outbox import claims
@@ -83,6 +85,14 @@ def test_each_look_uses_its_index_though_statistics_say_that_nothing_is_open(
     used = {it["Index Name"] for it in nodes(plan) if "Index Name" in it and it["Actual Loops"]}
     assert INDEXES[look.window] in used
     assert used <= JUDGED_BY | {INDEXES[look.window]}
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=lambda look: str(look.window))
+def test_claims_are_short_enough_for_psycopg_to_keep_what_it_made_of_them(
+    engine: Engine, outbox: Outbox, look: Look
+) -> None:
+    sql, _ = statement_of(engine, outbox, replace(look, size=10_000))
+    assert len(sql) <= _queries.MAX_CACHED_STATEMENT_LENGTH
 
 
 def test_claim_reads_no_more_from_a_long_backlog_than_from_a_short_one(engine: Engine, outbox: Outbox) -> None:
