@@ -43,6 +43,12 @@ def ids_in(arrays: Column[Any], dialect_name: str) -> Select[Any]:
     return select(cast(func.json_array_elements_text(arrays), BigInteger))
 
 
+def bound_ids() -> Select[Any]:
+    """The ids in the JSON array bound as `ids`, on SQLite."""
+    each = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
+    return select(each.c.value)
+
+
 def object_of(columns: Sequence[ColumnClause[Any]]) -> Callable[[object], dict[str, Any]]:
     """A function from an item to its object in the array, by the attributes that the columns name.
 

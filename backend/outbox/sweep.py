@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import timedelta
 from random import Random
 
 from sqlalchemy import Connection
 
-from outbox import claims, queries, settlement
+from outbox import leases, queries, settlement
 from outbox.model import Outbox
 from outbox.settlement import Settled, settled
+
+log = logging.getLogger(__name__)
 
 # A busy worker looks this often, and one that sleeps until a lease's end then.
 SWEEP_EVERY = timedelta(seconds=1)
@@ -19,6 +22,8 @@ _OVERLAP = timedelta(seconds=2)
 _EVERYTHING_EVERY = timedelta(minutes=1)
 _EVERYTHING = timedelta(days=3650)
 _LEASES_MAX = 100
+# An event that nobody can settle comes to be one of the first that are open.
+_LEASELESS_MAX = 1000
 
 
 class Sweep:
@@ -36,10 +41,13 @@ class Sweep:
     def charge_lost_leases(self, connection: Connection) -> list[Settled]:
         """Take events back from workers that stopped answering."""
         charged: list[Settled] = []
-        lost = claims.take_expired(connection, self._outbox, limit=_LEASES_MAX, since=self._begin())
+        since = self._begin()
+        if since == _EVERYTHING and (freed := leases.free_leaseless(connection, self._outbox, _LEASELESS_MAX)):
+            log.warning("Freed %d events that were claimed under leases which are gone.", freed)
+        lost = leases.take_expired(connection, self._outbox, limit=_LEASES_MAX, since=since)
         for token, events in lost.items():
             charges = settlement.charge_lost_leases(events, self._random)
-            charged += settled(events, charges, claims.settle(connection, self._outbox, token, charges))
+            charged += settled(events, charges, leases.settle(connection, self._outbox, token, charges))
         return charged
 
     def seconds_to_next(self, connection: Connection) -> float | None:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from outbox import claims, deliveries, moves, queries, settlement, wakeup
+from outbox import deliveries, leases, moves, queries, settlement, wakeup
 from outbox.destination import Claim, Deliver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate, GateShut, LeaseEnding
@@ -202,7 +202,7 @@ class Worker:
     async def _hand_back_unheard(self) -> None:
         """Of a claim whose answer was lost nobody knows the events, and yet it may hold them."""
         for token in list(self._unheard):
-            await self._transact(claims.hand_back, self._outbox, token)
+            await self._transact(leases.hand_back, self._outbox, token)
             self._unheard.remove(token)
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
@@ -230,16 +230,16 @@ class Worker:
 
     async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
         if not claim.noted:
-            return await self._execute(claims.settle, self._outbox, claim.lease.token, settlements)
+            return await self._execute(leases.settle, self._outbox, claim.lease.token, settlements)
         return await self._transact(self._record_and_settle, claim, settlements)
 
     def _record_and_settle(self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
         deliveries.write(connection, self._outbox, claim.noted)
-        return claims.settle(connection, self._outbox, claim.lease.token, settlements)
+        return leases.settle(connection, self._outbox, claim.lease.token, settlements)
 
     def _record_and_hand_back(self, connection: Connection, claim: Claim) -> None:
         deliveries.write(connection, self._outbox, claim.noted)
-        claims.hand_back(connection, self._outbox, claim.lease.token)
+        leases.hand_back(connection, self._outbox, claim.lease.token)
 
     def _newer_delivered(self, connection: Connection, events: Sequence[Event]) -> list[Event]:
         first_retried = {it.subject: it for it in reversed(events) if it.retried_at}
@@ -264,7 +264,7 @@ class Worker:
             if not (held_before := dict(self._claims)):
                 continue
             began_at = time.monotonic()
-            held = await self._patiently(partial(self._transact, claims.renew, self._outbox, list(held_before), LEASE))
+            held = await self._patiently(partial(self._transact, leases.renew, self._outbox, list(held_before), LEASE))
             for token in held or ():
                 held_before[token].lease.extend(began_at)
 

@@ -24,7 +24,7 @@ from app.settings import Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.settings import HubSpotSettings
-from outbox import claims
+from outbox import leases
 from outbox.lease import LEASE
 from outbox.model import Event, State
 from outbox.search import EventSummary, read_events
@@ -168,7 +168,7 @@ async def test_an_event_that_a_running_worker_has_claimed_is_waited_for(engine, 
     done, _ = await asyncio.wait([waiting], timeout=0.2)
     assert not done
     with engine.begin() as connection:
-        claims.settle(connection, OUTBOX, "another", [Settlement(claimed.id, State.DELIVERED, 0, None)])
+        leases.settle(connection, OUTBOX, "another", [Settlement(claimed.id, State.DELIVERED, 0, None)])
     await asyncio.wait_for(waiting, 10)
 
 

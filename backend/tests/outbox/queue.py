@@ -10,7 +10,7 @@ from uuid import uuid4
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
-from outbox import claims, moves, operations, settlement
+from outbox import leases, moves, operations, settlement
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.enqueue import enqueue
 from outbox.lease import LEASE
@@ -62,13 +62,13 @@ class Queue:
         """Settle all events with one outcome; the ids that the token still held."""
         rows = settlement.settle(events, {event.id: outcome for event in events}, self.random)
         with self.engine.begin() as connection:
-            return set(claims.settle(connection, self.outbox, token, rows).ids)
+            return set(leases.settle(connection, self.outbox, token, rows).ids)
 
     def charge_lost_leases(self) -> None:
         with self.engine.begin() as connection:
-            for token, events in claims.take_expired(connection, self.outbox, limit=100, since=LONG_AGO).items():
+            for token, events in leases.take_expired(connection, self.outbox, limit=100, since=LONG_AGO).items():
                 rows = settlement.charge_lost_leases(events, self.random)
-                claims.settle(connection, self.outbox, token, rows)
+                leases.settle(connection, self.outbox, token, rows)
 
     def pass_time(self, by: timedelta) -> None:
         """Move every stored instant that something waits for back, as if time had passed."""
@@ -93,7 +93,7 @@ class Queue:
 
     def hand_back(self, token: str) -> None:
         with self.engine.begin() as connection:
-            claims.hand_back(connection, self.outbox, token)
+            leases.hand_back(connection, self.outbox, token)
 
     def event(self, id_: int) -> Event:
         """The event as a claim would return it."""

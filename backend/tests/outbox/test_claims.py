@@ -6,7 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, delete, text
 
 from outbox import claims
 from outbox.claims import Look
@@ -15,6 +15,7 @@ from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Postponed, Rejected, Retry
 from outbox.queries import read_status
+from outbox.sweep import Sweep
 from tests.outbox.queue import Queue
 
 LONG = timedelta(minutes=10)
@@ -276,3 +277,18 @@ def test_briefs_queries_tell_the_truth(queue: Queue) -> None:
         assert count("processed_at IS NULL") == 2
         assert count("attempt_count >= 3") == 1
         assert count("processed_at IS NOT NULL") == 1
+
+
+def test_events_whose_lease_is_gone_are_freed_uncharged_and_those_under_a_lease_are_not(queue: Queue) -> None:
+    """As after a backup that restored the events alone."""
+    (lost,) = queue.put("a")
+    lost_token, _ = queue.claim()
+    (held,) = queue.put("b")
+    queue.claim()
+    leases = queue.outbox.leases
+    with queue.engine.begin() as connection:
+        connection.execute(delete(leases).where(leases.c.token == lost_token))
+        assert Sweep(queue.outbox, queue.random).charge_lost_leases(connection) == []
+    assert (queue.row(lost).claim_token, queue.row(lost).attempt_count) == (None, 0)
+    assert queue.row(held).claim_token is not None
+    assert queue.claimed_ids() == [lost]

@@ -28,7 +28,7 @@ class Fault:
 
 FAULTS = {
     "the fence is dropped": Fault(
-        "claims.py",
+        "leases.py",
         "        .where(c.claim_token == token)\n",
         "",
         also=("    if at is None:\n        return NOTHING_ENDED\n", ""),
@@ -37,7 +37,7 @@ FAULTS = {
         "claims.py", "    connection.execute(_begin_lease(outbox), parameters)\n", ""
     ),
     "what was handed back keeps its lease": Fault(
-        "claims.py",
+        "leases.py",
         "    ending = _end_lease(outbox).returning(outbox.leases.c.event_ids)\n",
         "    ending = select(outbox.leases.c.event_ids).where(outbox.leases.c.token == _TOKEN)\n",
     ),

@@ -1,0 +1,200 @@
+"""The statements by which a claim is kept and ends: renew, settle, hand back, and what becomes of a lease that ran out.
+
+A lease is a row of its own, one for each claim; the events carry its token. Whoever wants both locks the lease first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    BindParameter,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Delete,
+    Float,
+    Integer,
+    Select,
+    Text,
+    Update,
+    bindparam,
+    case,
+    column,
+    delete,
+    func,
+    null,
+    select,
+    update,
+)
+
+from outbox.candidates import is_one_of
+from outbox.clock import DatabaseNow
+from outbox.model import Event, Outbox, State, as_event, event_columns
+from outbox.rows import bound_ids, rows_of
+from outbox.settlement import NOTHING_ENDED, Ended, Settlement
+
+_TOKEN: BindParameter[str] = bindparam("token", type_=Text)
+# What events leave their claim with; most do so with the same as their neighbours.
+_LEFT_WITH = (
+    column("state", Text),
+    column("attempt_count", Integer),
+    column("last_error", Text),
+    column("dry_run", Boolean),
+    column("wait_seconds", Float),
+    column("failure_reason", Text),
+)
+_left_with = attrgetter(*(it.name for it in _LEFT_WITH))
+
+
+def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> Ended:
+    """Settle the events of a claim, those that `token` still holds, and end its lease. Others are left as they are."""
+    groups = _grouped(settlements)
+    if connection.dialect.name == "sqlite":
+        return _settle_on_sqlite(connection, outbox, token, groups)
+    parameters = {"token": token, "groups": json.dumps(groups)}
+    row = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none()
+    return NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
+
+
+def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: timedelta) -> set[str]:
+    """Extend these leases, and return the tokens of those that are still held."""
+    leases = outbox.leases.c
+    # One that is being settled at this moment is needed no more, and the others do not wait for it.
+    held = select(leases.token).where(leases.token.in_(tokens)).with_for_update(skip_locked=True).cte("held")
+    statement = (
+        update(outbox.leases)
+        .where(leases.token.in_(select(held.c.token)))
+        .values(until=DatabaseNow(lease.total_seconds()))
+        .returning(leases.token)
+    )
+    return set(connection.execute(statement).scalars())
+
+
+def take_expired(connection: Connection, outbox: Outbox, *, limit: int, since: timedelta) -> dict[str, list[Event]]:
+    """Lock up to `limit` leases that ran out within the time `since`; the events that each token holds, in order.
+
+    What ran out before was taken before, and a look there would pass by every lease there ever was while a long
+    transaction keeps PostgreSQL from forgetting them. Relies on ix_…_leases_until.
+    """
+    c, leases = outbox.events.c, outbox.leases.c
+    expired = (
+        select(leases.token, leases.event_ids)
+        .where(leases.until < DatabaseNow(), leases.until >= DatabaseNow(-since.total_seconds()))
+        .order_by(leases.until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    held = {}
+    for token, ids in connection.execute(expired).all():
+        statement = select(*event_columns(outbox)).where(c.id.in_(ids), c.claim_token == token).order_by(c.id)
+        held[token] = [as_event(row) for row in connection.execute(statement)]
+    return held
+
+
+def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
+    """End a lease; the events that it still holds are pending again, uncharged. Returns their number."""
+    c = outbox.events.c
+    ending = _end_lease(outbox).returning(outbox.leases.c.event_ids)
+    ids = connection.execute(ending, {"token": token}).scalar_one_or_none()
+    if ids is None:
+        return 0
+    statement = update(outbox.events).where(c.id.in_(ids), c.claim_token == token).values(claim_token=null())
+    return connection.execute(statement).rowcount
+
+
+def free_leaseless(connection: Connection, outbox: Outbox, limit: int) -> int:
+    """Return events to pending whose lease is gone, of the first `limit` that are open; their number.
+
+    There are none, unless one of the two tables was restored or emptied without the other. Relies on ix_…_open.
+    """
+    c, leases = outbox.events.c, outbox.leases.c
+    first = select(c.id, c.claim_token).where(outbox.is_open()).order_by(c.id).limit(limit).subquery("first")
+    has_lease = select(leases.token).where(leases.token == first.c.claim_token).exists()
+    leaseless = select(first).where(first.c.claim_token.is_not(None), ~has_lease).cte("leaseless")
+    statement = (
+        update(outbox.events)
+        # Only what is still held by that token: one who has claimed it since has a lease.
+        .where(c.id == leaseless.c.id, c.claim_token == leaseless.c.claim_token)
+        .values(claim_token=null())
+    )
+    return connection.execute(statement).rowcount
+
+
+def _settle_on_sqlite(
+    connection: Connection, outbox: Outbox, token: str, groups: Sequence[Mapping[str, object]]
+) -> Ended:
+    at = connection.execute(_end_lease(outbox).returning(DatabaseNow()), {"token": token}).scalar_one_or_none()
+    if at is None:
+        return NOTHING_ENDED
+    ids: set[int] = set()
+    for group in groups:
+        parameters = {f"new_{it.name}": group[it.name] for it in _LEFT_WITH}
+        parameters |= {"ids": json.dumps(group["ids"]), "token": token}
+        ids.update(connection.execute(_settle_group(outbox), parameters).scalars())
+    return Ended(frozenset(ids), at)
+
+
+def _grouped(settlements: Sequence[Settlement]) -> list[dict[str, object]]:
+    """The ids of those that leave with the same, together: a number for each event instead of an object."""
+    groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for settlement in settlements:
+        groups[_left_with(settlement)].append(settlement.id)
+    names = [it.name for it in _LEFT_WITH]
+    return [{"ids": ids, **dict(zip(names, values, strict=True))} for values, ids in groups.items()]
+
+
+@lru_cache(maxsize=16)
+def _end_lease(outbox: Outbox) -> Delete:
+    return delete(outbox.leases).where(outbox.leases.c.token == _TOKEN)
+
+
+@lru_cache(maxsize=16)
+def _end_lease_and_settle(outbox: Outbox) -> Select[Any]:
+    """In one statement, on PostgreSQL; no row when the lease was lost.
+
+    The lease is locked before its events, as it is by whoever takes it when it has expired.
+    """
+    lease = _end_lease(outbox).returning(outbox.leases.c.token, DatabaseNow().label("at")).cte("lease")
+    groups = rows_of("groups", (column("ids", ARRAY(BigInteger)), *_LEFT_WITH), "postgresql")
+    rows = select(func.unnest(groups.c.ids).label("id"), *(groups.c[it.name] for it in _LEFT_WITH)).cte("rows")
+    # First by the ids alone: statistics from when the table was small make a join read all of it.
+    is_one = is_one_of(outbox.events.c.id, select(rows.c.id).correlate(None), "postgresql")
+    settling = _settling(outbox, lease.c.token, {it.name: rows.c[it.name] for it in _LEFT_WITH})
+    settled = settling.where(is_one, outbox.events.c.id == rows.c.id).cte("settled")
+    ids = select(func.array_agg(settled.c.id)).scalar_subquery()
+    return select(lease.c.at, ids.label("ids"))
+
+
+@lru_cache(maxsize=16)
+def _settle_group(outbox: Outbox) -> Update:
+    settling = _settling(outbox, _TOKEN, {it.name: bindparam(f"new_{it.name}", type_=it.type) for it in _LEFT_WITH})
+    return settling.where(outbox.events.c.id.in_(bound_ids()))
+
+
+def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str, ColumnElement[Any]]) -> Update:
+    c = outbox.events.c
+    state, wait_seconds, now = left_with["state"], left_with["wait_seconds"], DatabaseNow()
+    return (
+        update(outbox.events)
+        .where(c.claim_token == token)
+        .values(
+            claim_token=null(),
+            processed_at=case((state == State.DELIVERED.value, now), else_=null()),
+            failed_at=case((state == State.FAILED.value, now), else_=null()),
+            available_at=case((wait_seconds > 0, DatabaseNow(wait_seconds)), else_=c.available_at),
+            attempt_count=left_with["attempt_count"],
+            last_error=left_with["last_error"],
+            failure_reason=left_with["failure_reason"],
+            dry_run=left_with["dry_run"],
+        )
+        .returning(c.id)
+    )
