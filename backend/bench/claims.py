@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from sqlalchemy import Engine, text
@@ -36,6 +36,7 @@ _HOT = "hot"
 # Chunks of the long run are enqueued whole and then delivered whole, so that every claim is a full batch.
 _CHUNK = 1_000
 _COMPARED_CHUNKS = 20
+_LONG_RUNS = 3
 _WARM_UP_CHUNKS = 5
 # A claim that slows with every event would not come to an end.
 _LONG_RUN_SECONDS_MAX = 150
@@ -162,12 +163,51 @@ def _explain_a_claim(engine: Engine) -> str:
     return explain(engine, sent[-1])
 
 
+@dataclass(slots=True)
+class LongRun:
+    """Of each thousand events their median claim, and their enqueue and delivery; milliseconds."""
+
+    claims: list[float] = field(default_factory=list)
+    cycles: list[float] = field(default_factory=list)
+    last_claim: str = ""
+
+
 def _measure_held_horizon(ground: Ground, subjects: int) -> list[Figure]:
+    """In a long run the machine's own moods weigh as much as what is looked for: so there are several."""
+    runs = [_run_with_held_horizon(ground, subjects) for _ in range(ground.size(_LONG_RUNS, 1))]
+    compared = ground.size(_COMPARED_CHUNKS, 4)
+    events = min(len(it.claims) for it in runs) * _CHUNK
+    what = f"{events:,} events with the horizon held, {subjects:,} subjects"
+    rival = f"the first {compared * _CHUNK:,}"
+    note = (
+        f"runs: {len(runs)}; of each thousand events its median claim, the last {compared} beside the first {compared}"
+    )
+    return [
+        Figure(
+            f"a claim at the end of {what}",
+            rival,
+            "ms",
+            [it for run in runs for it in run.claims[-compared:]],
+            [it for run in runs for it in run.claims[:compared]],
+            Demand(at_most=1.3),
+            note,
+            runs[-1].last_claim,
+        ),
+        Figure(
+            f"enqueue and delivery of a thousand at the end of {what}",
+            rival,
+            "ms",
+            [it for run in runs for it in run.cycles[-compared:]],
+            [it for run in runs for it in run.cycles[:compared]],
+            Demand(at_most=1.3),
+        ),
+    ]
+
+
+def _run_with_held_horizon(ground: Ground, subjects: int) -> LongRun:
     """Enqueue and deliver for long while an old snapshot keeps every dead row and index entry in place."""
     chunks = ground.size(200_000, 20_000) // _CHUNK
-    compared = ground.size(_COMPARED_CHUNKS, 4)
-    claims: list[float] = []
-    cycles: list[float] = []
+    run = LongRun()
     with ground.database() as engine, watch(engine) as log, _running(engine) as runner, ExitStack() as stack:
         # The tables of a running system have statistics, and its workers their plans.
         for _ in range(_WARM_UP_CHUNKS):
@@ -177,37 +217,15 @@ def _measure_held_horizon(ground: Ground, subjects: int) -> list[Figure]:
         began_at = time.monotonic()
         for n in range(1, chunks + 1):
             log.statements.clear()
-            cycles.append(1000 * runner.cycle(subjects))
-            claims.append(1000 * median(log.claim_seconds()))
+            run.cycles.append(1000 * runner.cycle(subjects))
+            run.claims.append(1000 * median(log.claim_seconds()))
             if n % (chunks // 10) == 0:
-                ground.say(f"horizon held, {subjects} subjects, {n * _CHUNK:,} events: a claim {claims[-1]:.2f} ms")
+                ground.say(f"horizon held, {subjects} subjects, {n * _CHUNK:,} events: a claim {run.claims[-1]:.2f} ms")
             if time.monotonic() - began_at > _LONG_RUN_SECONDS_MAX:
                 ground.say(f"horizon held, {subjects} subjects: given up after {n * _CHUNK:,} events")
                 break
-        plan = explain(engine, log.of(Kind.CLAIM)[-1])
-    what = f"{len(claims) * _CHUNK:,} events with the horizon held, {subjects:,} subjects"
-    rival = f"the first {compared * _CHUNK:,}"
-    note = f"one run; of each thousand events its median claim, the last {compared} beside the first {compared}"
-    return [
-        Figure(
-            f"a claim at the end of {what}",
-            rival,
-            "ms",
-            claims[-compared:],
-            claims[:compared],
-            Demand(at_most=1.3),
-            note,
-            plan,
-        ),
-        Figure(
-            f"enqueue and delivery of a thousand at the end of {what}",
-            rival,
-            "ms",
-            cycles[-compared:],
-            cycles[:compared],
-            Demand(at_most=1.3),
-        ),
-    ]
+        run.last_claim = explain(engine, log.of(Kind.CLAIM)[-1])
+    return run
 
 
 @contextmanager
