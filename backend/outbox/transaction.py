@@ -56,7 +56,7 @@ async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
 def for_single_statements(engine: Engine) -> Engine:
     """The same engine without a transaction around each statement: two round trips fewer on PostgreSQL.
 
-    SQLite claims by two statements, and has no round trips.
+    SQLite claims by several statements, and has no round trips.
     """
     return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
 
