@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
 import pytest
@@ -133,6 +134,28 @@ def test_stored_failures_get_the_reason_that_a_worker_would_give_them(empty_data
             c = OUTBOX.events.c
             reasons = list(connection.execute(select(c.failure_reason).order_by(c.id)).scalars())
     assert reasons == [*(error and reason_of(error) for error in errors), None]
+
+
+def test_claims_under_way_keep_their_leases_there_and_back(empty_database_url):
+    migrate(empty_database_url, "0005")
+    until = "2026-11-24T06:41:02.123Z"
+    with opened(empty_database_url) as engine:
+        with engine.begin() as connection:
+            for number, token in enumerate(("first", "first", "second", None)):
+                at = "2026-11-24T06:40:02.123Z"
+                event = {"event_id": str(UUID(int=number)), "subject": "d1", "available_at": at}
+                store(connection, "{}", **event, claim_token=token, claimed_until=token and until)
+        migrate(empty_database_url)
+        with engine.connect() as connection:
+            leases = connection.execute(select(OUTBOX.leases).order_by(OUTBOX.leases.c.token)).all()
+            ids = list(connection.execute(select(OUTBOX.events.c.id).order_by(OUTBOX.events.c.id)).scalars())
+        assert [(it.token, sorted(it.event_ids)) for it in leases] == [("first", ids[:2]), ("second", [ids[2]])]
+        assert {it.until for it in leases} == {datetime.fromisoformat(until)}
+        command.downgrade(config(empty_database_url), "0005")
+        with engine.connect() as connection:
+            claims = connection.execute(text("SELECT claim_token, claimed_until FROM outbox_events ORDER BY id")).all()
+    assert [it.claim_token for it in claims] == ["first", "first", "second", None]
+    assert [it.claimed_until is not None for it in claims] == [True, True, True, False]
 
 
 def test_hold_of_a_person_goes_back_to_one_that_a_probe_lifts(empty_database_url):
