@@ -30,8 +30,8 @@ from outbox.queries import Status, read_status
 HOST = "127.0.0.1"
 START_DEADLINE = timedelta(seconds=30)
 POLL = timedelta(milliseconds=100)
-# What nothing that the worker sends would meet is not waited for longer.
-_MEETING_MAX = timedelta(seconds=5)
+# A fault that none of the worker's requests meets is waited for no longer.
+_FAULT_WAIT_MAX = timedelta(seconds=5)
 
 PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
@@ -136,8 +136,8 @@ class Stage:
         return await asyncio.to_thread(read)
 
     async def until_recovered(self) -> None:
-        """Return when the gate is open and the worker has met what HubSpot was to do, if it does so in a moment."""
-        ends_at = time.monotonic() + _MEETING_MAX.total_seconds()
+        """Return when the gate is open and no fault is left, or none that the worker's requests meet soon."""
+        ends_at = time.monotonic() + _FAULT_WAIT_MAX.total_seconds()
         while await self._has_trouble(is_fault_awaited=time.monotonic() < ends_at):  # noqa: ASYNC110  # Others end it.
             await asyncio.sleep(POLL.total_seconds())
 

@@ -40,7 +40,6 @@ from outbox.rows import bound_ids
 _LEASE_COLUMNS = ("token", "until", "event_ids")
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 _LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
-_REACHED = ("size", "last_id", "heads", "last_head_id", "first_left_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,8 @@ def claim(
         ids = [row.id for row in rows if row.id is not None]
         events = _take_on_sqlite(connection, outbox, parameters | {"ids": json.dumps(ids)}) if ids else []
     else:
-        its_id = len(_REACHED)
+        # Behind how far the window is used up; without an event, nothing but NULLs.
+        its_id = len(reached) - len(Event._fields)
         events = [as_event(row[its_id:]) for row in rows if row[its_id] is not None]
     events.sort(key=lambda event: event.id)
     return _claimed(events, reached, look, limit)

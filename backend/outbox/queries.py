@@ -107,7 +107,7 @@ class Pulse:
 
 
 def read_status(connection: Connection, outbox: Outbox) -> Status:
-    """Count the events by state and read the gate. Each count reads the partial index of its state."""
+    """Count the events by state and read the gate. Each count reads the partial index of its state, or the leases."""
     c = outbox.events.c
     claimed = _count_claimed(connection, outbox)
     return Status(

@@ -39,7 +39,7 @@ class Sweep:
         return time.monotonic() - self._swept_at >= SWEEP_EVERY.total_seconds()
 
     def charge_lost_leases(self, connection: Connection) -> list[Settled]:
-        """Take events back from workers that stopped answering."""
+        """Take events back from workers that stopped answering; and free, uncharged, those whose lease is gone."""
         charged: list[Settled] = []
         since = self._begin()
         if since == _EVERYTHING and (freed := leases.free_leaseless(connection, self._outbox, _LEASELESS_MAX)):

@@ -68,8 +68,7 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest) -> str:
     """A fresh, empty database, once of each kind."""
-    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    return url
+    return url_of_kind(request, sqlite="sqlite_url", postgresql="postgres_url")
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +93,7 @@ def migrated_postgres_url(postgres_server: str, _migrated_template: str) -> Iter
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A fresh database migrated to head, once of each kind."""
-    url: str = request.getfixturevalue("migrated_sqlite_url" if request.param == "sqlite" else "migrated_postgres_url")
-    return url
+    return url_of_kind(request, sqlite="migrated_sqlite_url", postgresql="migrated_postgres_url")
 
 
 @pytest.fixture
@@ -103,6 +101,12 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = create_database_engine(database_url)
     yield engine
     engine.dispose()
+
+
+def url_of_kind(request: pytest.FixtureRequest, **fixtures: str) -> str:
+    """What the fixture gives that is named for the kind of database which is the parameter."""
+    url: str = request.getfixturevalue(fixtures[request.param])
+    return url
 
 
 def migrate(url: str, revision: str = "head") -> None:

@@ -39,7 +39,10 @@ def worker(
         # What start-up has made stays to the end; to search it for garbage would halt deliveries for some 30 ms.
         gc.collect()
         gc.freeze()
-        asyncio.run(_drain(integration) if once else _run_worker(integration))
+        try:
+            asyncio.run(_drain(integration) if once else _run_worker(integration))
+        finally:
+            gc.unfreeze()
 
 
 def status(

@@ -10,7 +10,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text, create_en
 
 from outbox.model import Outbox, define_outbox
 from outbox.sqlite import configure_engine
-from tests.conftest import copy_of, create_template
+from tests.conftest import copy_of, create_template, url_of_kind
 
 METADATA = MetaData()
 OUTBOX = define_outbox(METADATA)
@@ -49,8 +49,7 @@ def outbox_sqlite_url(sqlite_url: str) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A fresh database that has the outbox's tables and nothing of Nerava, once of each kind."""
-    url: str = request.getfixturevalue("outbox_sqlite_url" if request.param == "sqlite" else "outbox_postgres_url")
-    return url
+    return url_of_kind(request, sqlite="outbox_sqlite_url", postgresql="outbox_postgres_url")
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from outbox.candidates import Window
 from outbox.claims import Look
 from outbox.lease import LEASE
 from outbox.model import Outbox
-from tests.outbox.plans import Plan, Sent, buffers, execute, explain, nodes
-from tests.outbox.queue import TYPES
+from outbox.outcome import Delivered
+from tests.outbox.plans import Plan, Sent, buffers, execute, explain, nodes, sent_by
+from tests.outbox.queue import TYPES, Queue
 
 LOOKS = [
     Look(Window.AHEAD, size=100),
@@ -93,6 +94,22 @@ def test_claims_are_short_enough_for_psycopg_to_keep_what_it_made_of_them(
 ) -> None:
     sql, _ = statement_of(engine, outbox, replace(look, size=10_000))
     assert len(sql) <= _queries.MAX_CACHED_STATEMENT_LENGTH
+
+
+def test_settle_goes_by_the_ids_in_a_table_so_small_that_to_read_all_of_it_seems_as_good(
+    engine: Engine, outbox: Outbox
+) -> None:
+    """A connection keeps the plan that it made then, while the table grows."""
+    load(engine, 5_000, 100, are_delivered=True)
+    load(engine, 50, 50)
+    execute(engine, "VACUUM ANALYZE outbox_events")
+    queue = Queue(engine, outbox)
+    token, events = queue.claim()
+    (sent,) = (it for it in sent_by(engine, lambda: queue.settle(token, events, Delivered())) if "UPDATE" in it[0])
+    plan = explain(engine, sent)
+    scanned = {it["Relation Name"] for it in nodes(plan) if it["Node Type"] == "Seq Scan"}
+    assert scanned <= {"outbox_events_leases"}
+    assert len(events) == 50
 
 
 def test_claim_reads_no_more_from_a_long_backlog_than_from_a_short_one(engine: Engine, outbox: Outbox) -> None:

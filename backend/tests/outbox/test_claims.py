@@ -6,7 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, delete, text
+from sqlalchemy import Engine, delete, select, text
 
 from outbox import claims
 from outbox.claims import Look
@@ -292,3 +292,15 @@ def test_events_whose_lease_is_gone_are_freed_uncharged_and_those_under_a_lease_
     assert (queue.row(lost).claim_token, queue.row(lost).attempt_count) == (None, 0)
     assert queue.row(held).claim_token is not None
     assert queue.claimed_ids() == [lost]
+
+
+def test_lease_without_events_ends_when_it_has_run_out(queue: Queue) -> None:
+    """As after a backup that restored the leases alone."""
+    queue.put("a")
+    queue.claim()
+    with queue.engine.begin() as connection:
+        connection.execute(delete(queue.outbox.events))
+    queue.pass_time(LONG)
+    queue.charge_lost_leases()
+    with queue.engine.connect() as connection:
+        assert connection.execute(select(queue.outbox.leases)).all() == []
