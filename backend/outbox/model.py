@@ -247,4 +247,4 @@ def event_columns(outbox: Outbox) -> list[Column[Any]]:
 
 
 def as_event(row: Sequence[Any]) -> Event:
-    return Event(*row)
+    return Event._make(row)

@@ -41,8 +41,7 @@ class Ended:
 NOTHING_ENDED = Ended(frozenset(), datetime.min.replace(tzinfo=UTC))
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """An event that has left its claim."""
 
     event: Event

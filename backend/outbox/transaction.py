@@ -39,15 +39,27 @@ async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     When it takes longer than DEADLINE, its connection is cut off, which raises DBAPIError. Cancelled, it goes on
     unheard.
     """
+    return await transact_while(engine, work, lambda _: False)
+
+
+async def transact_while(engine: Engine, work: Callable[[Connection], T], is_to_go_on: Callable[[T], bool]) -> T:
+    """Like `transact`, again and again on one connection for as long as `is_to_go_on`; returns the last result.
+
+    It is asked in the same thread after each commit, about what `work` returned.
+    """
     line = _Line(DEADLINE)
 
-    def in_transaction() -> T:
-        with engine.connect() as connection, line.under(connection), connection.begin():
-            return work(connection)
+    def in_transactions() -> T:
+        with engine.connect() as connection:
+            while True:
+                with line.under(connection), connection.begin():
+                    returned = work(connection)
+                if not is_to_go_on(returned):
+                    return returned
 
     loop = asyncio.get_running_loop()
     executor = _sqlite_thread if engine.dialect.name == "sqlite" else None
-    thread = loop.run_in_executor(executor, copy_context().run, in_transaction)
+    thread = loop.run_in_executor(executor, copy_context().run, in_transactions)
     line.watch(loop)
     thread.add_done_callback(line.unwatch)
     return await asyncio.shield(thread)

@@ -27,9 +27,8 @@ from outbox.settlement import Settlement
 
 # Sooner than the poll, so that each poll of an idle worker is a lap.
 LAP_EVERY = timedelta(seconds=9)
-# A look reads this many times the events that it may claim: enough to find others where subjects are busy.
-_WINDOW_PER_LIMIT = 2
-_WINDOW_MIN = 100
+# A look reads so many events more than it may claim: enough to find others where subjects are busy.
+_WINDOW_SPARE = 50
 # Where a look finds nothing to claim, the next one is twice as wide, up to this.
 _WINDOW_MAX = 10_000
 # Followers wait this long while there are events ahead.
@@ -90,11 +89,12 @@ class Walk:
             for event, settlement in zip(events, settlements, strict=True):
                 if settlement.state is not State.PENDING:
                     self._released[event.subject] = max(event.id, self._released.get(event.subject, 0))
-                    self._released_at = min(self._released_at, now)
                 elif settlement.wait_seconds > 0:
                     self._backs_off_until = min(self._backs_off_until, now + settlement.wait_seconds)
                 else:
                     self._handed_back_id = min(self._handed_back_id, event.id)
+            if self._released:
+                self._released_at = min(self._released_at, now)
 
     def restart(self) -> None:
         """Begin a new lap at once."""
@@ -183,4 +183,4 @@ class Walk:
 
 def _size(limit: int) -> int:
     """Of a window, in events."""
-    return max(limit * _WINDOW_PER_LIMIT, _WINDOW_MIN)
+    return limit + _WINDOW_SPARE

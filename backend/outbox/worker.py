@@ -30,7 +30,7 @@ from outbox.model import Event, Outbox
 from outbox.outcome import Outcome, Postponed, Retry
 from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
-from outbox.transaction import for_single_statements, transact
+from outbox.transaction import for_single_statements, transact, transact_while
 from outbox.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ class Worker:
         self._walk = Walk(outbox)
         self._sweep = Sweep(outbox, self._random)
         self._claims: dict[str, Claim] = {}
-        self._unheard: set[str] = set()
+        # The token of a claim that has not been answered.
+        self._unheard: str | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._purged_at = float("-inf")
         self._is_stopping = False
@@ -135,22 +136,14 @@ class Worker:
         self._bell.ring()
 
     async def _start_next(self) -> bool:
-        """Begin the delivery of one more batch; false when there is none to begin now."""
+        """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
         self._failures.count()
-        if not self._has_room() or self._gate.shut_for() > timedelta(0):
+        if not self._may_claim():
             return False
         if self._sweep.is_due() and (taken_back := await self._transact(self._sweep.charge_lost_leases)):
             log.warning("Took %d events back from a worker that stopped answering.", len(taken_back))
             self._tell_of(taken_back)
-        claim = await self._claim()
-        if claim is None:
-            return False
-        task = asyncio.create_task(self._deliver_and_settle(claim))
-        self._deliveries.add(task)
-        task.add_done_callback(self._forget)
-        # What is in hand is on its way before the next claim begins.
-        await asyncio.sleep(0)
-        return True
+        return await self._claim_and_begin()
 
     async def _purge(self) -> None:
         """Delete old delivered events, in bounded batches, while there is nothing to deliver."""
@@ -184,26 +177,44 @@ class Worker:
         seconds = (self._walk.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
         return [it for it in seconds if it is not None]
 
-    async def _claim(self) -> Claim | None:
+    async def _claim_and_begin(self) -> bool:
+        """Claim, and begin the delivery of what that brought; false when it brought nothing.
+
+        After a full batch the same thread claims the next one: the database is at it while this one's delivery begins.
+        """
         await self._hand_back_unheard()
-        token = uuid4().hex
-        began_at = time.monotonic()
-        self._unheard.add(token)
-        events = await self._execute(
-            self._walk.claim, types=self._types, token=token, lease=LEASE, limit=self._batch_size
-        )
-        self._unheard.remove(token)
-        if not events:
-            return None
-        claim = Claim(Lease(token, began_at + LEASE.total_seconds()), events)
-        self._claims[token] = claim
-        return claim
+        loop = asyncio.get_running_loop()
+        has_begun = False
+
+        def is_to_go_on(claim: Claim) -> bool:
+            nonlocal has_begun
+            self._unheard = None
+            if not claim.events:
+                return False
+            has_begun = True
+            self._claims[claim.lease.token] = claim
+            loop.call_soon_threadsafe(self._begin, claim)
+            return len(claim.events) == self._batch_size and self._may_claim() and not self._sweep.is_due()
+
+        await transact_while(self._statement_engine, self._claim, is_to_go_on)
+        return has_begun
+
+    def _claim(self, connection: Connection) -> Claim:
+        self._unheard = token = uuid4().hex
+        lease = Lease(token, time.monotonic() + LEASE.total_seconds())
+        events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
+        return Claim(lease, events)
+
+    def _begin(self, claim: Claim) -> None:
+        task = asyncio.create_task(self._deliver_and_settle(claim))
+        self._deliveries.add(task)
+        task.add_done_callback(partial(self._forget, claim))
 
     async def _hand_back_unheard(self) -> None:
         """Of a claim whose answer was lost nobody knows the events, and yet it may hold them."""
-        for token in list(self._unheard):
-            await self._transact(leases.hand_back, self._outbox, token)
-            self._unheard.remove(token)
+        if self._unheard is not None:
+            await self._transact(leases.hand_back, self._outbox, self._unheard)
+            self._unheard = None
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
         if any(it.retried_at for it in claim.events):
@@ -270,6 +281,8 @@ class Worker:
 
     async def _finish(self, renewals: asyncio.Task[None]) -> None:
         """End what is in flight, and hand back what did not end in time."""
+        # Where the task was cancelled, a thread may still be claiming; it ends with this claim.
+        self._is_stopping = True
         if self._deliveries:
             _, late = await asyncio.wait(self._deliveries, timeout=STOP_DEADLINE.total_seconds())
             for task in late:
@@ -311,15 +324,20 @@ class Worker:
         """Run statements each of which may stand alone."""
         return await transact(self._statement_engine, lambda connection: statements(connection, *args, **kwargs))
 
-    def _has_room(self) -> bool:
-        return len(self._deliveries) < self._concurrency
+    def _may_claim(self) -> bool:
+        return not self._is_stopping and self._has_room() and self._gate.shut_for() <= timedelta(0)
 
-    def _forget(self, delivery: asyncio.Task[None]) -> None:
+    def _has_room(self) -> bool:
+        return len(self._claims) < self._concurrency
+
+    def _forget(self, claim: Claim, delivery: asyncio.Task[None]) -> None:
         self._deliveries.discard(delivery)
         # Its subjects' next events may be claimed now.
         self._bell.ring()
         if not delivery.cancelled() and (error := delivery.exception()) is not None:
             log.error("A delivery ended unsettled; its lease will run out.", exc_info=error)
+            # Or it would be renewed.
+            self._claims.pop(claim.lease.token, None)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
@@ -112,6 +114,62 @@ async def test_one_bad_event_hurts_only_itself(queue: Queue) -> None:
     await worker_of(queue, recorder).drain()
     assert [queue.row(id_).processed_at is not None for id_ in ids] == [True, False, True, True]
     assert queue.row(ids[1]).last_error == "bad"
+
+
+async def test_no_more_deliveries_are_in_flight_than_allowed(queue: Queue) -> None:
+    queue.put(*(f"driver-{n}" for n in range(20)))
+    in_flight = most = 0
+
+    async def count(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        # Long enough for another claim.
+        await asyncio.to_thread(queue.row, claim.events[0].id)
+        in_flight -= 1
+        return {event.id: Delivered() for event in claim.events}
+
+    await worker_of(queue, count, batch_size=2, concurrency=2).drain()
+    assert most == 2
+
+
+async def test_next_claim_is_made_while_the_delivery_of_a_full_batch_begins(queue: Queue) -> None:
+    ids = queue.put("a", "b", "c", "d")
+    claims = 0
+    is_claimed_again = threading.Event()
+
+    @event.listens_for(queue.engine, "after_cursor_execute")
+    def count_claims(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal claims
+        claims += statement.startswith("WITH runs")
+        if claims == 2:
+            is_claimed_again.set()
+
+    async def busy(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        # Keeps the worker's loop, as the work for a batch of hundreds does.
+        assert is_claimed_again.wait(5)
+        return {event.id: Delivered() for event in claim.events}
+
+    await worker_of(queue, busy, batch_size=2).drain()
+    # What a destination raises costs an attempt.
+    assert [queue.row(id_).attempt_count for id_ in ids] == [0] * 4
+
+
+async def test_delivery_that_ends_in_a_bug_of_ours_leaves_its_room_to_others(
+    queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    (stuck,) = queue.put("a")
+
+    async def deliver(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        no_outcome: Any = "no outcome"
+        return {event.id: no_outcome if event.id == stuck else Delivered() for event in claim.events}
+
+    async with running(worker_of(queue, deliver, concurrency=1)):
+        await eventually(lambda: "ended unsettled" in caplog.text)
+        (id_,) = await asyncio.to_thread(queue.put, "b")
+        await eventually(lambda: queue.row(id_).processed_at is not None)
+    # Neither renewed nor handed back: its lease runs out, and costs it an attempt.
+    assert queue.row(stuck).claim_token is not None
 
 
 async def test_commit_wakes_a_sleeping_worker_at_once(queue: Queue) -> None:
