@@ -125,8 +125,9 @@ def free_leaseless(connection: Connection, outbox: Outbox, limit: int) -> int:
         # Only what is still held by that token: one who has claimed it since has a lease.
         .where(c.id == leaseless.c.id, c.claim_token == leaseless.c.claim_token)
         .values(claim_token=null())
+        .returning(c.id)
     )
-    return connection.execute(statement).rowcount
+    return len(connection.execute(statement).all())
 
 
 def _settle_on_sqlite(

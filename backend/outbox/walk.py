@@ -39,7 +39,6 @@ _SUBJECTS_MAX = 10_000
 _AGAIN_PAUSE = timedelta(seconds=1)
 # So many ids further, what the walk goes back over costs more than a new look at the horizon.
 _HORIZON_IDS = 1000
-_HORIZON_EVERY = timedelta(seconds=1)
 _NEVER = float("inf")
 _NO_ID = 2**62
 
@@ -51,8 +50,7 @@ class Walk:
         self._outbox = outbox
         self._subject = subject
         self._horizon = Horizon(outbox)
-        self._horizon_at = float("-inf")
-        self._horizon_position = 0
+        self._horizon_position: int | None = None
         self._position = 0
         self._widening = 1
         self._is_at_end = False
@@ -71,7 +69,9 @@ class Walk:
         self, connection: Connection, *, types: Sequence[str], token: str, lease: timedelta, limit: int
     ) -> list[Event]:
         """Claim up to `limit` events for `token`, from the first place that has any."""
-        self._set_out(connection)
+        if self._is_far_from_horizon():
+            self.look_at_horizon(connection)
+        self._set_out()
         for look in self._looks(limit):
             claimed = claims.claim(connection, self._outbox, look, types=types, token=token, lease=lease, limit=limit)
             self._learn(look, claimed)
@@ -108,8 +108,17 @@ class Walk:
         self._again_at = _NEVER if seconds is None else max(now + seconds, earliest)
         return None if seconds is None else self._again_at - now
 
-    def _set_out(self, connection: Connection) -> None:
-        self._look_at_horizon(connection)
+    def look_at_horizon(self, connection: Connection) -> None:
+        """Learn where the past ends. The longer ago that was, the more of it each claim goes over again."""
+        self._horizon.refresh(connection)
+        self._horizon_position = self._position
+
+    def _is_far_from_horizon(self) -> bool:
+        if self._horizon_position is None:
+            return True
+        return self._position > max(self._horizon.settled_to, self._horizon_position + _HORIZON_IDS)
+
+    def _set_out(self) -> None:
         now = time.monotonic()
         with self._lock:
             self._position = min(self._position, self._handed_back_id - 1)
@@ -122,13 +131,6 @@ class Walk:
                 self._released.clear()
                 self._released_at = _NEVER
         self._is_at_end = False
-
-    def _look_at_horizon(self, connection: Connection) -> None:
-        now = time.monotonic()
-        is_far = self._position > max(self._horizon.settled_to, self._horizon_position + _HORIZON_IDS)
-        if is_far or now - self._horizon_at > _HORIZON_EVERY.total_seconds():
-            self._horizon.refresh(connection)
-            self._horizon_at, self._horizon_position = now, self._position
 
     def _looks(self, limit: int) -> Iterator[Look]:
         if self._subject is not None:

@@ -41,6 +41,8 @@ STOP_DEADLINE = timedelta(seconds=10)
 # What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
 PURGE_EVERY = timedelta(minutes=1)
+# So long a thread claims full batches before the worker looks to other things.
+_TURN = timedelta(seconds=1)
 # A delete of this size holds its locks for a moment only.
 _PURGED_AT_ONCE = 1000
 _DATABASE_RETRY_FIRST_SECONDS = 0.5
@@ -140,10 +142,14 @@ class Worker:
         self._failures.count()
         if not self._may_claim():
             return False
-        if self._sweep.is_due() and (taken_back := await self._transact(self._sweep.charge_lost_leases)):
-            log.warning("Took %d events back from a worker that stopped answering.", len(taken_back))
-            self._tell_of(taken_back)
-        return await self._claim_and_begin()
+        has_begun = await self._claim_and_begin()
+        # Once a second, and not while a commit waits to be delivered.
+        if self._sweep.is_due():
+            await self._execute(self._walk.look_at_horizon)
+            if taken_back := await self._transact(self._sweep.charge_lost_leases):
+                log.warning("Took %d events back from a worker that stopped answering.", len(taken_back))
+                self._tell_of(taken_back)
+        return has_begun
 
     async def _purge(self) -> None:
         """Delete old delivered events, in bounded batches, while there is nothing to deliver."""
@@ -183,7 +189,7 @@ class Worker:
         After a full batch the same thread claims the next one: the database is at it while this one's delivery begins.
         """
         await self._hand_back_unheard()
-        loop = asyncio.get_running_loop()
+        loop, began_at = asyncio.get_running_loop(), time.monotonic()
         has_begun = False
 
         def is_to_go_on(claim: Claim) -> bool:
@@ -194,7 +200,8 @@ class Worker:
             has_begun = True
             self._claims[claim.lease.token] = claim
             loop.call_soon_threadsafe(self._begin, claim)
-            return len(claim.events) == self._batch_size and self._may_claim() and not self._sweep.is_due()
+            is_over = time.monotonic() - began_at > _TURN.total_seconds()
+            return len(claim.events) == self._batch_size and self._may_claim() and not is_over
 
         await transact_while(self._statement_engine, self._claim, is_to_go_on)
         return has_begun
