@@ -155,6 +155,20 @@ async def test_next_claim_is_made_while_the_delivery_of_a_full_batch_begins(queu
     assert [queue.row(id_).attempt_count for id_ in ids] == [0] * 4
 
 
+async def test_what_is_done_once_a_second_keeps_no_event_waiting(queue: Queue) -> None:
+    queue.put("a")
+    sent: list[str] = []
+
+    @event.listens_for(queue.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    await worker_of(queue, RecordingDestination()).drain()
+    claim = next(n for n, it in enumerate(sent) if it.startswith("WITH runs"))
+    sweep = next(n for n, it in enumerate(sent) if it.startswith("SELECT") and ".until <" in it)
+    assert claim < sweep
+
+
 async def test_delivery_that_ends_in_a_bug_of_ours_leaves_its_room_to_others(
     queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
