@@ -102,7 +102,9 @@ def _measure_postgresql(ground: Ground) -> list[Figure]:
             rounds[f"outbox {size}"],
             rounds[best],
             Demand(at_least=2, aim="aim 3") if size == max(_BATCH_SIZES) else Demand(),
-            note=f"peers' medians: {peers}; none of them keeps an order" if size == max(_BATCH_SIZES) else "",
+            note=f"peers' medians, to the last handler's call: {peers}; none of them keeps an order"
+            if size == max(_BATCH_SIZES)
+            else "",
             evidence=profiles[size],
         )
         for size in _BATCH_SIZES

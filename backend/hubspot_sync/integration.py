@@ -58,10 +58,10 @@ class Integration:
         )
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[Worker]:
-        """A worker that delivers live or dry-runs, as the settings say."""
+    async def worker(self, *, random: Random | None = None) -> AsyncIterator[Worker]:
+        """A worker that delivers live or dry-runs, as the settings say. `random` draws how long events back off."""
         if not self.settings.hubspot_send_live:
-            yield self._worker(DryRun(self.catalog))
+            yield self._worker(DryRun(self.catalog), random)
             return
         async with self.client() as client:
             delivery = LiveDelivery(
@@ -73,7 +73,7 @@ class Integration:
             )
             look = asyncio.create_task(self._look_at_account(delivery))
             try:
-                yield self._worker(delivery)
+                yield self._worker(delivery, random)
             finally:
                 look.cancel()
                 await asyncio.wait([look])
@@ -94,7 +94,7 @@ class Integration:
         except (DBAPIError, PoolTimeout):
             log.debug("The account was not looked at, because the database does not serve the outbox.")
 
-    def _worker(self, deliver: Deliver) -> Worker:
+    def _worker(self, deliver: Deliver, random: Random | None) -> Worker:
         return Worker(
             self.outbox,
             self.engine,
@@ -104,5 +104,6 @@ class Integration:
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,
             retention=timedelta(days=self.settings.hubspot_retention_days),
+            random=random,
             on_settled=telemetry.note_settled(self.outbox),
         )

@@ -36,8 +36,8 @@ _sqlite_thread = ThreadPoolExecutor(1, "outbox-sqlite")
 async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     """Carry out `work` in a transaction of its own, in a thread, and return what it returned.
 
-    When it takes longer than DEADLINE, its connection is cut off, which raises DBAPIError. Cancelled, it goes on
-    unheard.
+    When it takes longer than DEADLINE, its connection is cut off, which raises DBAPIError. Cancelled, it is awaited
+    all the same: afterwards no thread has a connection of an engine that may be disposed of.
     """
     return await transact_while(engine, work, lambda _: False)
 
@@ -62,7 +62,11 @@ async def transact_while(engine: Engine, work: Callable[[Connection], T], is_to_
     thread = loop.run_in_executor(executor, copy_context().run, in_transactions)
     line.watch(loop)
     thread.add_done_callback(line.unwatch)
-    return await asyncio.shield(thread)
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
 
 
 def for_single_statements(engine: Engine) -> Engine:

@@ -288,8 +288,6 @@ class Worker:
 
     async def _finish(self, renewals: asyncio.Task[None]) -> None:
         """End what is in flight, and hand back what did not end in time."""
-        # Where the task was cancelled, a thread may still be claiming; it ends with this claim.
-        self._is_stopping = True
         if self._deliveries:
             _, late = await asyncio.wait(self._deliveries, timeout=STOP_DEADLINE.total_seconds())
             for task in late:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from random import Random
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -42,6 +41,7 @@ from outbox.walk import Walk
 from tests.app.conftest import Hub
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
+from tests.outbox.queue import LongestWait
 
 STARTED = "HubSpot sync worker started"
 NOT_STARTED = "HubSpot sync worker not started (HUBSPOT_ENABLED=false)"
@@ -296,10 +296,6 @@ def test_a_failed_event_is_tried_3_times_with_exponential_backoff(hubspot):
 
 
 def test_backoff_grows_fourfold_to_a_limit():
-    class LongestWait(Random):
-        def random(self) -> float:
-            return 1.0
-
     waits = [backoff(attempt, LongestWait()).total_seconds() for attempt in range(1, 7)]
     assert waits == [2, 8, 32, 128, 300, 300]
 

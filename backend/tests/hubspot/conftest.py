@@ -22,7 +22,7 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import carry_out, plan_provisioning
 from hubspot_sync.settings import HubSpotSettings
 from outbox.gate import Gate, GateStatus, read_gate
-from tests.outbox.queue import Queue
+from tests.outbox.queue import LongestWait, Queue
 
 PORTAL_ID = "12345678"
 SIGNED_UP = {"auth_provider": "otp", "created_at": "2026-11-24T18:00:00Z"}
@@ -108,14 +108,14 @@ class HubSpot:
         asyncio.run(self._deliver())
 
     async def _deliver(self) -> None:
-        async with self.integration.worker() as worker:
+        async with self.integration.worker(random=LongestWait()) as worker:
             await worker.drain()
 
     @contextmanager
     def one_worker(self) -> Iterator[Callable[[], None]]:
         """Deliveries by the same worker, which remembers what befell the ones before."""
         with asyncio.Runner() as runner:
-            context = self.integration.worker()
+            context = self.integration.worker(random=LongestWait())
             worker = runner.run(context.__aenter__())
             try:
                 yield lambda: runner.run(worker.drain())

@@ -17,6 +17,7 @@ from hubspot_sync.translation import ContactUpsert
 from hubspot_sync.weather import ANSWERS_TO_BLAME, Weather
 from outbox.model import ATTEMPTS_MAX, GateState
 from tests.hubspot.conftest import HubSpot
+from tests.outbox.queue import LongestWait
 
 LONG = timedelta(minutes=10)
 BATCH = 4
@@ -33,7 +34,7 @@ def hubspot(hubspot: HubSpot) -> HubSpot:
 @asynccontextmanager
 async def one_worker(hubspot: HubSpot) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Deliveries by the same worker, which remembers; before each, every wait is over."""
-    async with hubspot.integration.worker() as worker:
+    async with hubspot.integration.worker(random=LongestWait()) as worker:
 
         async def deliver() -> None:
             await asyncio.to_thread(hubspot.queue.pass_time, LONG)

@@ -293,7 +293,9 @@ def test_events_whose_lease_is_gone_are_freed_uncharged_and_those_under_a_lease_
         for _ in range(2):
             assert Sweep(queue.outbox, queue.random).charge_lost_leases(connection) == []
     # The second sweep has nothing to say.
-    assert [it.getMessage() for it in caplog.records] == ["Freed 1 events that were claimed under leases which are gone."]
+    assert [it.getMessage() for it in caplog.records] == [
+        "Freed 1 events that were claimed under leases which are gone."
+    ]
     assert (queue.row(lost).claim_token, queue.row(lost).attempt_count) == (None, 0)
     assert queue.row(held).claim_token is not None
     assert queue.claimed_ids() == [lost]

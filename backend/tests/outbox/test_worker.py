@@ -72,6 +72,15 @@ async def test_drain_delivers_all_that_is_due(queue: Queue) -> None:
     assert max(len(batch) for batch in recorder.batches) <= 50
 
 
+async def test_worker_drains_again(queue: Queue) -> None:
+    recorder = RecordingDestination()
+    worker = worker_of(queue, recorder)
+    for _ in range(2):
+        ids = queue.put("a", "b")
+        await worker.drain()
+        assert [it.id for it in recorder.events][-2:] == ids
+
+
 async def test_events_of_a_subject_arrive_in_order_whatever_happens_to_them(queue: Queue) -> None:
     ids = queue.put(*["a"] * 12)
     answers = iter([Delivered(), Retry("no"), Postponed(), Retry("no")])
