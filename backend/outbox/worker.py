@@ -192,18 +192,19 @@ class Worker:
         loop, began_at = asyncio.get_running_loop(), time.monotonic()
         has_begun = False
 
-        def is_to_go_on(claim: Claim) -> bool:
+        def begin(claim: Claim) -> bool:
+            """Whether another claim is to follow."""
             nonlocal has_begun
             self._unheard = None
             if not claim.events:
                 return False
             has_begun = True
             self._claims[claim.lease.token] = claim
-            loop.call_soon_threadsafe(self._begin, claim)
+            loop.call_soon_threadsafe(self._start_delivery, claim)
             is_over = time.monotonic() - began_at > _TURN.total_seconds()
             return len(claim.events) == self._batch_size and self._may_claim() and not is_over
 
-        await transact_while(self._statement_engine, self._claim, is_to_go_on)
+        await transact_while(self._statement_engine, self._claim, begin)
         return has_begun
 
     def _claim(self, connection: Connection) -> Claim:
@@ -212,7 +213,7 @@ class Worker:
         events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
         return Claim(lease, events)
 
-    def _begin(self, claim: Claim) -> None:
+    def _start_delivery(self, claim: Claim) -> None:
         task = asyncio.create_task(self._deliver_and_settle(claim))
         self._deliveries.add(task)
         task.add_done_callback(partial(self._forget, claim))
