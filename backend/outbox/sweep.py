@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import timedelta
 from random import Random
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from outbox import leases, queries, settlement
 from outbox.model import Outbox
 from outbox.settlement import Settled, settled
-
-log = logging.getLogger(__name__)
 
 # A busy worker looks this often, and one that sleeps until a lease's end then.
 SWEEP_EVERY = timedelta(seconds=1)
@@ -24,6 +22,13 @@ _EVERYTHING = timedelta(days=3650)
 _LEASES_MAX = 100
 # An event that nobody can settle comes to be one of the first that are open.
 _LEASELESS_MAX = 1000
+
+
+class TakenBack(NamedTuple):
+    """How many events were freed, and those that were charged."""
+
+    freed: int
+    charged: list[Settled]
 
 
 class Sweep:
@@ -38,17 +43,16 @@ class Sweep:
     def is_due(self) -> bool:
         return time.monotonic() - self._swept_at >= SWEEP_EVERY.total_seconds()
 
-    def charge_lost_leases(self, connection: Connection) -> list[Settled]:
-        """Take events back from workers that stopped answering; and free, uncharged, those whose lease is gone."""
+    def take_back(self, connection: Connection) -> TakenBack:
+        """Charge the events of workers that stopped answering; and free, uncharged, those whose lease is gone."""
         charged: list[Settled] = []
         since = self._begin()
-        if since == _EVERYTHING and (freed := leases.free_leaseless(connection, self._outbox, _LEASELESS_MAX)):
-            log.warning("Freed %d events that were claimed under leases which are gone.", freed)
+        freed = leases.free_leaseless(connection, self._outbox, _LEASELESS_MAX) if since == _EVERYTHING else 0
         lost = leases.take_expired(connection, self._outbox, limit=_LEASES_MAX, since=since)
         for token, events in lost.items():
             charges = settlement.charge_lost_leases(events, self._random)
             charged += settled(events, charges, leases.settle(connection, self._outbox, token, charges))
-        return charged
+        return TakenBack(freed, charged)
 
     def seconds_to_next(self, connection: Connection) -> float | None:
         """Seconds until the first lease runs out; None when no event is claimed."""

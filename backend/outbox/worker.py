@@ -144,12 +144,24 @@ class Worker:
             return False
         has_begun = await self._claim_and_begin()
         # Once a second, and not while a commit waits to be delivered.
-        if self._sweep.is_due():
-            await self._execute(self._walk.look_at_horizon)
-            if taken_back := await self._transact(self._sweep.charge_lost_leases):
-                log.warning("Took %d events back from a worker that stopped answering.", len(taken_back))
-                self._tell_of(taken_back)
-        return has_begun
+        if not self._sweep.is_due():
+            return has_begun
+        await self._execute(self._walk.look_at_horizon)
+        return await self._take_back() or has_begun
+
+    async def _take_back(self) -> bool:
+        """Take back what is claimed by nobody that answers; true when there was any, so that more may be claimed."""
+        freed, charged = await self._transact(self._sweep.take_back)
+        if freed:
+            log.warning("Freed %d events that were claimed under leases which are gone.", freed)
+        if charged:
+            log.warning("Took %d events back from a worker that stopped answering.", len(charged))
+            self._tell_of(charged)
+        if not freed and not charged:
+            return False
+        # What waited behind them may lie where the walk has been.
+        self._walk.restart()
+        return True
 
     async def _purge(self) -> None:
         """Delete old delivered events, in bounded batches, while there is nothing to deliver."""
@@ -299,11 +311,11 @@ class Worker:
         await asyncio.gather(renewals, return_exceptions=True)
         try:
             await self._hand_back_unheard()
-            for token, claim in list(self._claims.items()):
+            for claim in list(self._claims.values()):
                 await self._transact(self._record_and_hand_back, claim)
-                del self._claims[token]
         except (DBAPIError, PoolTimeout) as error:
             log.warning("Could not hand events back (%s); their leases will run out.", _first_line(error))
+        self._claims.clear()
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run a step again until the database answers; None when the worker is stopped meanwhile."""

@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.lease import LEASE
-from outbox.model import Outbox
+from outbox.model import ATTEMPTS_MAX, Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.testing import RecordingDestination
 from outbox.worker import Worker
@@ -81,6 +81,28 @@ async def test_worker_drains_again(queue: Queue) -> None:
         assert [it.id for it in recorder.events][-2:] == ids
 
 
+async def test_drain_delivers_what_waited_behind_a_lease_that_ran_out_for_the_last_time(queue: Queue) -> None:
+    killer, follower = queue.put("a", "a")
+    for _ in range(ATTEMPTS_MAX):
+        queue.claim(limit=1)
+        queue.pass_time(LONG)
+        if queue.row(killer).attempt_count < ATTEMPTS_MAX - 1:
+            queue.charge_lost_leases()
+            queue.pass_time(LONG)
+    await worker_of(queue, RecordingDestination()).drain()
+    assert queue.row(killer).failed_at is not None
+    assert queue.row(follower).processed_at is not None
+
+
+async def test_drain_delivers_what_is_claimed_under_a_lease_that_is_gone(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    queue.claim()
+    with queue.engine.begin() as connection:
+        connection.execute(queue.outbox.leases.delete())
+    await worker_of(queue, RecordingDestination()).drain()
+    assert queue.row(id_).processed_at is not None
+
+
 async def test_events_of_a_subject_arrive_in_order_whatever_happens_to_them(queue: Queue) -> None:
     ids = queue.put(*["a"] * 12)
     answers = iter([Delivered(), Retry("no"), Postponed(), Retry("no")])
@@ -128,12 +150,16 @@ async def test_one_bad_event_hurts_only_itself(queue: Queue) -> None:
 async def test_no_more_deliveries_are_in_flight_than_allowed(queue: Queue) -> None:
     queue.put(*(f"driver-{n}" for n in range(20)))
     in_flight = most = 0
+    are_two = asyncio.Event()
 
     async def count(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         nonlocal in_flight, most
         in_flight += 1
         most = max(most, in_flight)
-        # Long enough for another claim.
+        if in_flight == 2:
+            are_two.set()
+        await asyncio.wait_for(are_two.wait(), 5)
+        # Long enough for a third claim.
         await asyncio.to_thread(queue.row, claim.events[0].id)
         in_flight -= 1
         return {event.id: Delivered() for event in claim.events}
