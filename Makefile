@@ -8,6 +8,8 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 # The machine's own certificates count, as behind a company's proxy.
 export UV_SYSTEM_CERTS := 1
+# Where it is set, every process would compile anew what it imports, for as long as the import takes.
+unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 IN_BACKEND := cd backend &&
 

@@ -79,7 +79,7 @@ class Stage:
         self.show_log: Callable[[str], None] | None = None
         self._ports = ports
         database_url = f"sqlite:///{folder / 'nerava.db'}"
-        self._environment = _environment(database_url, self.sandbox_url, folder)
+        self._environment = _environment(database_url, self.sandbox_url)
         # A plain engine: its transactions begin as readers, so that watching takes no writer's turn.
         self.engine: Engine = create_engine(database_url)
         self.account = SandboxAccount(self.sandbox_url, TOKEN)
@@ -187,14 +187,12 @@ async def set_stage(ports: Ports, say: Callable[[str], None]) -> AsyncIterator[S
         yield stage
 
 
-def _environment(database_url: str, sandbox_url: str, folder: Path) -> dict[str, str]:
+def _environment(database_url: str, sandbox_url: str) -> dict[str, str]:
     """Every setting is stated, most as their defaults, so that a developer's own `.env` changes nothing here."""
     defaults = {name.upper(): _as_text(field.default) for name, field in Settings.model_fields.items()}
-    environment = {**os.environ, **defaults}
-    if environment.pop("PYTHONDONTWRITEBYTECODE", None):
-        # Each start would compile everything anew and take three times as long.
-        environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
-    return environment | {
+    return {
+        **os.environ,
+        **defaults,
         "DATABASE_URL": database_url,
         "HUBSPOT_ENABLED": "true",
         "HUBSPOT_SEND_LIVE": "true",
