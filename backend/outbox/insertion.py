@@ -131,17 +131,17 @@ class _PipelinedSavepoint:
 
 
 def _run_pipelined(driver: psycopg.Connection[Any], statements: list[tuple[str, dict[str, str] | None]]) -> None:
-    with driver.pipeline():
+    with driver.cursor() as cursor, driver.pipeline():
         for sql, parameters in statements:
-            driver.execute(sql.encode(), parameters)
+            cursor.execute(sql.encode(), parameters)
 
 
 async def _run_pipelined_async(
     driver: psycopg.AsyncConnection[Any], statements: list[tuple[str, dict[str, str] | None]]
 ) -> None:
-    async with driver.pipeline():
+    async with driver.cursor() as cursor, driver.pipeline():
         for sql, parameters in statements:
-            await driver.execute(sql.encode(), parameters)
+            await cursor.execute(sql.encode(), parameters)
 
 
 def _as_parameters(rows: list[Row]) -> Iterator[dict[str, str]]:
