@@ -7,8 +7,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 from sqlalchemy import Engine, insert
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -18,6 +21,8 @@ from bench.figures import Count, Demand, Figure, Rounds
 from bench.ground import Ground
 from bench.peers.client import Peer
 from bench.table import EVENT_TYPE, ORDERS, OUTBOX, PAYLOAD, insert_event
+from outbox import enqueue as enqueue_module
+from outbox import wakeup
 from outbox.enqueue import enqueue
 from outbox.payload import encode_payload
 from tests.protocol_trace import round_trips, traced
@@ -147,8 +152,33 @@ def _measure_threads(ground: Ground, engine: Engine) -> list[Figure]:
             rounds["outbox"],
             rounds["alone"],
             Demand(at_least=0.55),
+            evidence=_processor_times(ground, engine, transactions),
         )
     ]
+
+
+def _processor_times(ground: Ground, engine: Engine, transactions: int) -> str:
+    """What the client computes for one transaction, with one step of enqueue more each time."""
+    unwoken = partial(patch.object, wakeup, "wake")
+    unwritten = partial(patch.object, enqueue_module, "_write_rows", return_value=True)
+    steps: dict[str, tuple[Enqueue, list[Callable[[], AbstractContextManager[object]]]]] = {
+        "the transaction alone": (_nothing, []),
+        "with an event that is encoded and buffered": (ours(1), [unwritten, unwoken]),
+        "and written": (ours(1), [unwoken]),
+        "and told of": (ours(1), []),
+    }
+    rounds = Rounds()
+    for _ in ground.rounds:
+        for name, (enqueue_events, patches) in steps.items():
+            with ExitStack() as stack:
+                for it in patches:
+                    stack.enter_context(it())
+                began_at = time.process_time()
+                throughput(engine, enqueue_events, transactions)
+                rounds.add(name, 1e6 * (time.process_time() - began_at) / transactions)
+    return "the client's processor time for a transaction, of whose threads one computes at a time: " + ", ".join(
+        f"{name} {median(rounds[name]):,.0f} µs" for name in steps
+    )
 
 
 def throughput(engine: Engine, enqueue_events: Enqueue, transactions: int) -> float:
