@@ -29,6 +29,9 @@ DEADLINE = timedelta(seconds=10)
 # Those that lend out their socket.
 _DRIVERS = {"psycopg", "psycopg2"}
 _SOCKET = "outbox.socket"
+# Threads of our own: the loop's look up addresses too, and all wait where a name server does not answer. A lease must
+# be renewed meanwhile.
+_threads = ThreadPoolExecutor(32, "outbox")
 # SQLite has one writer at a time, and one that waits for another sleeps between its tries: here they queue instead.
 _sqlite_thread = ThreadPoolExecutor(1, "outbox-sqlite")
 
@@ -58,7 +61,7 @@ async def transact_while(engine: Engine, work: Callable[[Connection], T], is_to_
                     return returned
 
     loop = asyncio.get_running_loop()
-    executor = _sqlite_thread if engine.dialect.name == "sqlite" else None
+    executor = _sqlite_thread if engine.dialect.name == "sqlite" else _threads
     thread = loop.run_in_executor(executor, copy_context().run, in_transactions)
     line.watch(loop)
     thread.add_done_callback(line.unwatch)

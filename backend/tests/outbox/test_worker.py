@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -100,6 +101,20 @@ async def test_drain_delivers_what_is_claimed_under_a_lease_that_is_gone(queue: 
     with queue.engine.begin() as connection:
         connection.execute(queue.outbox.leases.delete())
     await worker_of(queue, RecordingDestination()).drain()
+    assert queue.row(id_).processed_at is not None
+
+
+async def test_worker_goes_on_while_all_threads_of_the_loop_are_taken(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    is_over = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    blocked = loop.run_in_executor(None, is_over.wait)
+    drain = asyncio.create_task(worker_of(queue, RecordingDestination()).drain())
+    in_time, _ = await asyncio.wait({drain}, timeout=10)
+    is_over.set()
+    await asyncio.gather(blocked, drain)
+    assert in_time
     assert queue.row(id_).processed_at is not None
 
 
