@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from random import Random
 
 import pytest
 from sqlalchemy import update
 
 from app.events import CATALOG
 from app.models import OUTBOX
+from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.dry_run import DryRun
 from outbox import operations
 from outbox.destination import Claim
 from outbox.gate import Gate, GateShut
 from outbox.lease import LEASE, Lease
-from outbox.outcome import Delivered
-from tests.hubspot.conftest import HubSpot
+from outbox.outcome import Delivered, Postponed
+from tests.hubspot.conftest import PORTAL_ID, HubSpot
 
 LONG = timedelta(minutes=10)
 
@@ -176,6 +178,42 @@ async def test_dry_run_that_is_under_way_uses_no_event_up_once_a_person_holds_th
         await DryRun(CATALOG)(claim, gate)
     operations.release(hubspot.engine, OUTBOX, by="cli:ada")
     assert await DryRun(CATALOG)(claim, gate) == {events[0].id: Delivered(dry_run=True)}
+
+
+async def test_what_got_through_before_the_lease_ended_is_delivered_all_the_same(hubspot: HubSpot) -> None:
+    first = hubspot.sign_up("driver-1", email="ada@example.com")
+    second = hubspot.sign_up("driver-2", phone="+4930123456")
+    gate = Gate(OUTBOX, hubspot.engine, requests_per_second=1000)
+    await gate.prepare()
+    token, events = hubspot.queue.claim()
+    assert [it.event_id for it in events] == [first, second]
+    # The first request takes all the time there is.
+    lease = Lease(token, LEASE.total_seconds(), clock=lambda: LEASE.total_seconds() * len(hubspot.upserts()))
+    async with hubspot.integration.client() as client:
+        deliver = LiveDelivery(client, CATALOG, PORTAL_ID, daily_reserve=0, random=Random())
+        outcomes = await deliver(Claim(lease, events), gate)
+    assert outcomes == {events[0].id: Delivered(), events[1].id: Postponed()}
+    assert len(hubspot.upserts()) == 1
+
+
+async def test_nothing_is_sent_past_a_lease_that_the_look_at_the_account_used_up(hubspot: HubSpot) -> None:
+    event_id = hubspot.sign_up("driver-1", email="ada@example.com")
+    gate = Gate(OUTBOX, hubspot.engine, requests_per_second=1000)
+    await gate.prepare()
+    token, events = hubspot.queue.claim()
+    assert [it.event_id for it in events] == [event_id]
+
+    def looks() -> int:
+        return sum("account-info" in it["path"] for it in hubspot.sandbox.requests())
+
+    before = looks()
+    # Whoever looks at the account takes all the time there is.
+    lease = Lease(token, LEASE.total_seconds(), clock=lambda: LEASE.total_seconds() * (looks() - before))
+    async with hubspot.integration.client() as client:
+        deliver = LiveDelivery(client, CATALOG, PORTAL_ID, daily_reserve=0, random=Random())
+        assert await deliver(Claim(lease, events), gate) == {events[0].id: Postponed()}
+    assert looks() == before + 1
+    assert hubspot.upserts() == []
 
 
 def test_dry_run_logs_a_line_per_event_and_sends_nothing(hubspot: HubSpot, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from hubspot_sync.translation import ContactUpsert
 from hubspot_sync.weather import ANSWERS_TO_BLAME, Weather
+from outbox.gate import OUTAGES_TO_CLOSE
 from outbox.model import ATTEMPTS_MAX, GateState
 from tests.hubspot.conftest import HubSpot
 from tests.outbox.queue import LongestWait
@@ -72,6 +73,23 @@ async def test_contact_that_hubspot_fails_on_each_time_fails_alone(hubspot: HubS
     assert hubspot.is_delivered(after)
     assert all(hubspot.is_delivered(it) and hubspot.row(it).attempt_count == 0 for it in others)
     assert hubspot.gate().state is GateState.OPEN
+
+
+async def test_several_contacts_that_hubspot_fails_on_are_no_outage_while_others_are_answered(hubspot: HubSpot) -> None:
+    numbers = range(OUTAGES_TO_CLOSE)
+    for number in numbers:
+        hubspot.sandbox.faults.add("server_error", contact=f"driver-{number}@example.com", path="/batch/upsert")
+    guilty = [sign_up(hubspot, number) for number in numbers]
+    async with one_worker(hubspot) as deliver:
+        for _ in range(6):
+            # Until each has been tried alone, it may be HubSpot's doing.
+            await deliver()
+        for spell in (1, 2):
+            others = sign_up_enough_to_blame(hubspot, spell * 1000)
+            await deliver()
+            assert hubspot.gate().state is GateState.OPEN
+            assert all(hubspot.is_delivered(it) for it in others)
+    assert [hubspot.row(it).attempt_count > 0 for it in guilty] == [True] * len(guilty)
 
 
 async def test_contact_that_always_fails_keeps_no_other_waiting_where_there_is_little_to_do(hubspot: HubSpot) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import Engine, delete, insert, select, text
 
-from outbox import claims
+from outbox import claims, leases, settlement
 from outbox.claims import Look
+from outbox.clock import DatabaseNow
 from outbox.gate import read_gate
 from outbox.lease import LEASE
 from outbox.model import Outbox
-from outbox.outcome import Delivered, Postponed, Rejected, Retry
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.queries import read_status
 from outbox.sweep import Sweep
 from tests.outbox.queue import Queue
@@ -101,6 +103,88 @@ def test_only_the_head_of_a_merged_subject_is_charged(queue: Queue) -> None:
     token, events = queue.claim()
     queue.settle(token, events, Retry("no"))
     assert [queue.row(id_).attempt_count for id_ in ids] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "attempts"),
+    [
+        ([Retry("no"), Retry("no"), Rejected("never")], [1, 0, 0]),
+        ([Rejected("never"), Retry("no"), Retry("no")], [3, 1, 0]),
+        ([Delivered(), Rejected("never"), Rejected("never")], [0, 3, 3]),
+    ],
+    ids=["behind one that is charged", "behind a failed one", "each for itself"],
+)
+def test_event_behind_a_charged_one_goes_back_and_behind_others_stands_for_itself(
+    queue: Queue, outcomes: list[Outcome], attempts: list[int]
+) -> None:
+    ids = queue.put("a", "a", "a")
+    token, events = queue.claim()
+    rows = settlement.settle(events, dict(zip(ids, outcomes, strict=True)), queue.random)
+    with queue.engine.begin() as connection:
+        leases.settle(connection, queue.outbox, token, rows)
+    assert [queue.row(id_).attempt_count for id_ in ids] == attempts
+    assert [queue.row(id_).failed_at is not None for id_ in ids] == [it == 3 for it in attempts]
+
+
+def test_event_that_goes_back_keeps_its_last_error_unless_there_is_another_reason(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    for outcome, last_error in ((Retry("no"), "no"), (Postponed(), "no"), (Postponed("later"), "later")):
+        queue.settle(*queue.claim(), outcome)
+        queue.pass_time(LONG)
+        assert queue.row(id_).last_error == last_error
+
+
+@pytest.mark.parametrize("outcome", [Retry, Rejected, Postponed])
+def test_error_that_no_database_stores_is_kept_as_escapes_and_cut(queue: Queue, outcome: type[Retry]) -> None:
+    (id_,) = queue.put("a")
+    queue.settle(*queue.claim(), outcome("no\0" + "o" * 10_000))
+    error = queue.row(id_).last_error
+    assert error.startswith("no")
+    assert "\0" not in error
+    assert len(error) < 3000
+
+
+def test_event_that_is_handed_back_at_once_is_due_since_it_was_before(queue: Queue) -> None:
+    (id_,) = queue.put("a")
+    due_at = queue.row(id_).available_at
+    queue.settle(*queue.claim(), Postponed())
+    assert queue.row(id_).available_at == due_at
+    queue.settle(*queue.claim(), Postponed("later", LONG))
+    assert queue.row(id_).available_at > due_at
+    assert queue.claimed_ids() == []
+
+
+@pytest.mark.parametrize("end", ["hand back", "charge"])
+def test_claim_that_ends_leaves_alone_what_another_claimed_meanwhile(queue: Queue, end: str) -> None:
+    """As one whose lease was restored from a backup."""
+    queue.put("a")
+    old_token, events = queue.claim()
+    table = queue.outbox.leases
+    with queue.engine.begin() as connection:
+        lease = connection.execute(select(table)).mappings().one()
+    queue.settle(old_token, events, Postponed())
+    new_token, _ = queue.claim()
+    with queue.engine.begin() as connection:
+        connection.execute(insert(table).values({**lease, "until": DatabaseNow(-1.0)}))
+    if end == "hand back":
+        queue.hand_back(old_token)
+    else:
+        queue.charge_lost_leases()
+    row = queue.row(events[0].id)
+    assert (row.claim_token, row.attempt_count) == (new_token, 0)
+
+
+def test_only_leases_that_are_still_held_are_renewed(queue: Queue) -> None:
+    (renewed,) = queue.put("a")
+    token, _ = queue.claim()
+    (forgotten,) = queue.put("b")
+    queue.claim()
+    queue.pass_time(LEASE - timedelta(seconds=1))
+    with queue.engine.begin() as connection:
+        assert leases.renew(connection, queue.outbox, [token, "unheard of"], LEASE) == {token}
+    queue.pass_time(timedelta(seconds=2))
+    queue.charge_lost_leases()
+    assert [queue.row(id_).claim_token for id_ in (renewed, forgotten)] == [token, None]
 
 
 def test_event_type_that_this_worker_does_not_know_is_left_for_others_and_keeps_its_place(queue: Queue) -> None:
@@ -295,6 +379,39 @@ def test_events_whose_lease_is_gone_are_freed_uncharged_and_those_under_a_lease_
     assert (queue.row(lost).claim_token, queue.row(lost).attempt_count) == (None, 0)
     assert queue.row(held).claim_token is not None
     assert queue.claimed_ids() == [lost]
+
+
+def test_sweep_looks_back_to_before_the_last_one_and_once_a_minute_at_everything(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("outbox.sweep.time", SimpleNamespace(monotonic=lambda: now))
+    sweep = Sweep(queue.outbox, queue.random)
+
+    def charged() -> list[int]:
+        with queue.engine.begin() as connection:
+            return [it.event.id for it in sweep.take_back(connection).charged]
+
+    def claim_and_die(ran_out: timedelta) -> int:
+        queue.settle(*queue.claim(), Delivered())
+        (id_,) = queue.put("a")
+        queue.claim()
+        queue.pass_time(LEASE + ran_out)
+        return id_
+
+    assert charged() == []
+    recent = claim_and_die(timedelta(seconds=10))
+    now = 1.0
+    assert charged() == []
+    now = 10.0
+    assert charged() == [recent]
+    for minute in (1, 2):
+        queue.pass_time(LONG)
+        old = claim_and_die(timedelta(hours=1))
+        now = minute * 61.0 - 1.0
+        assert charged() == []
+        now += 1.5
+        assert charged() == [old]
 
 
 def test_lease_without_events_ends_when_it_has_run_out(queue: Queue) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, select
 
-from outbox.gate import OUTAGE_PROBE_FIRST, OUTAGES_TO_CLOSE, Gate, GateShut, GateStatus, LeaseEnding, read_gate
+from outbox.gate import (
+    OUTAGE_PROBE_FIRST,
+    OUTAGES_TO_CLOSE,
+    REQUEST_DEADLINE,
+    Gate,
+    GateShut,
+    GateStatus,
+    LeaseEnding,
+    read_gate,
+)
 from outbox.lease import LEASE, Lease
 from outbox.model import GateState, Outbox
 from tests.outbox.queue import Queue
@@ -42,7 +51,7 @@ def status(queue: Queue) -> GateStatus:
         return read_gate(connection, queue.outbox)
 
 
-def next_slot(queue: Queue) -> object:
+def next_slot(queue: Queue) -> datetime:
     with queue.engine.connect() as connection:
         return connection.execute(select(queue.outbox.gate.c.next_slot_at)).scalar_one()
 
@@ -77,7 +86,7 @@ async def test_throttle_stops_every_process_and_ends_by_itself(queue: Queue, gat
     queue.pass_time(timedelta(seconds=31))
     entry = await other.enter(lease())
     assert not entry.is_probe
-    assert status(queue).state is GateState.OPEN
+    assert status(queue) == GateStatus(GateState.OPEN)
 
 
 async def test_shut_gate_outlives_a_restart(queue: Queue, gate: Gate) -> None:
@@ -106,6 +115,71 @@ async def test_hold_lets_one_probe_pass_at_a_time_and_opens_when_it_succeeds(que
     await gate.record_success(probe)
     assert status(queue) == GateStatus(GateState.OPEN)
     assert not (await gate.enter(lease())).is_probe
+
+
+async def test_probe_that_is_never_heard_of_again_makes_room_for_another_once_it_is_surely_over(
+    queue: Queue, gate: Gate
+) -> None:
+    await gate.hold("grant crm.objects.contacts.write")
+    queue.pass_time(LONG)
+    await gate.enter(lease())
+    queue.pass_time(REQUEST_DEADLINE / 2)
+    with pytest.raises(GateShut):
+        await gate.enter(lease())
+    queue.pass_time(REQUEST_DEADLINE)
+    assert (await gate.enter(lease())).is_probe
+
+
+async def test_probe_that_waits_for_its_slot_is_sent_though_the_gate_was_shut_anew(queue: Queue) -> None:
+    """It finds out whether what shut the gate is over."""
+    gate = await prepared_gate(queue, requests_per_second=5)
+    await gate.hold("a wrong token")
+    queue.pass_time(LONG)
+    await gate.wait_for_slot()
+    slot_before = next_slot(queue)
+    waiting = asyncio.create_task(gate.enter(lease()))
+    while next_slot(queue) == slot_before:
+        await asyncio.to_thread(lambda: None)
+    await gate.hold("a wrong token")
+    assert (await waiting).is_probe
+
+
+async def test_hold_replaces_a_throttle_that_lasts_longer(queue: Queue, gate: Gate) -> None:
+    await gate.throttle(timedelta(hours=3), "daily limit")
+    await gate.hold("a wrong token")
+    assert (status(queue).state, status(queue).reason) == (GateState.HELD, "a wrong token")
+
+
+async def test_whoever_shuts_the_gate_knows_for_how_long(gate: Gate) -> None:
+    await gate.throttle(timedelta(seconds=30), "429")
+    assert timedelta(seconds=20) < gate.shut_for() <= timedelta(seconds=30)
+    await gate.hold("a wrong token")
+    assert timedelta(seconds=50) < gate.shut_for() <= timedelta(seconds=60)
+
+
+async def test_starting_worker_does_not_end_a_throttle(queue: Queue, gate: Gate) -> None:
+    await gate.throttle(timedelta(seconds=30), "429")
+    await gate.probe_hold()
+    with pytest.raises(GateShut):
+        await gate.enter(lease())
+
+
+async def test_slots_that_nobody_took_are_not_made_up_for(queue: Queue) -> None:
+    gate = await prepared_gate(queue, requests_per_second=5)
+    queue.pass_time(LONG)
+    began = time.monotonic()
+    for _ in range(3):
+        await gate.enter(lease())
+    assert time.monotonic() - began >= 2 / 5 * 0.98
+
+
+async def test_pause_keeps_slots_back_and_brings_none_forward(queue: Queue, gate: Gate) -> None:
+    slot_before = next_slot(queue)
+    await gate.pause(timedelta(seconds=30))
+    paused_to = next_slot(queue)
+    assert paused_to > slot_before + timedelta(seconds=20)
+    await gate.pause(timedelta(seconds=1))
+    assert next_slot(queue) == paused_to
 
 
 async def test_throttle_does_not_replace_a_hold(queue: Queue, gate: Gate) -> None:
@@ -176,6 +250,15 @@ async def test_person_may_look_at_the_account_during_a_hold_but_not_during_a_thr
     await gate.throttle(timedelta(seconds=30), "429")
     with pytest.raises(GateShut):
         await gate.wait_for_slot()
+    queue.pass_time(timedelta(seconds=31))
+    await gate.wait_for_slot()
+
+
+async def test_person_may_look_at_the_account_during_an_outage(queue: Queue, gate: Gate) -> None:
+    for _ in range(OUTAGES_TO_CLOSE):
+        await gate.record_outage(await gate.enter(lease()), "502")
+    await gate.wait_for_slot()
+    assert status(queue).state is GateState.THROTTLED
 
 
 async def test_request_that_waits_for_its_slot_is_not_sent_once_the_gate_was_shut(queue: Queue) -> None:

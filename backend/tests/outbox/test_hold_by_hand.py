@@ -109,6 +109,16 @@ async def test_release_opens_a_gate_that_the_destination_shut(queue: Queue) -> N
     await gate.enter(lease())
 
 
+async def test_release_ends_an_outage_and_what_was_counted_of_it(queue: Queue) -> None:
+    gate = await prepared_gate(queue)
+    for _ in range(OUTAGES_TO_CLOSE):
+        await gate.record_outage(await gate.enter(lease()), "502")
+    release(queue)
+    for _ in range(OUTAGES_TO_CLOSE - 1):
+        await gate.record_outage(await gate.enter(lease()), "502")
+    assert status(queue).state is GateState.OPEN
+
+
 async def test_hold_may_come_before_any_worker_has_run(queue: Queue) -> None:
     assert release(queue) == GateStatus(GateState.OPEN)
     hold(queue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from uuid import uuid4
 
@@ -13,8 +14,8 @@ from outbox import settlement
 from outbox.enqueue import enqueue
 from outbox.lease import LEASE
 from outbox.model import Event, Outbox
-from outbox.outcome import Delivered, Outcome, Rejected, Retry
-from outbox.walk import Walk
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.walk import LAP_EVERY, Walk
 from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)
@@ -123,6 +124,83 @@ def test_event_whose_backoff_is_over_is_claimed_before_the_next_lap(
     with queue.engine.begin() as connection:
         walker.walk.seconds_to_next(connection)
     assert walker.claimed_ids() == [first]
+
+
+def test_event_that_comes_back_by_itself_is_claimed_before_the_next_lap(queue: Queue, walker: Walker) -> None:
+    (id_,) = queue.put("a")
+    token, events = walker.claim()
+    assert walker.claimed_ids() == []
+    walker.settle(token, events, Postponed("busy", timedelta(milliseconds=1)))
+    deadline = time.monotonic() + LAP_EVERY.total_seconds() / 2
+    while not (claimed := walker.claimed_ids()):
+        assert time.monotonic() < deadline
+    assert claimed == [id_]
+
+
+def test_events_that_go_back_uncharged_are_claimed_again_at_once(queue: Queue, walker: Walker) -> None:
+    ids = queue.put("a", "b")
+    token, events = walker.claim()
+    queue.put("c")
+    walker.claim()
+    walker.settle(token, events, Postponed())
+    assert walker.claimed_ids() == ids
+
+
+def test_event_that_another_worker_hands_back_is_found_by_the_next_lap(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (handed_back,) = queue.put("a")
+    others, _ = queue.claim()
+    queue.put("b")
+    assert len(walker.claimed_ids()) == 1
+    queue.hand_back(others)
+    assert walker.claimed_ids() == []
+    monkeypatch.setattr("outbox.walk.LAP_EVERY", timedelta(0))
+    assert walker.claimed_ids() == [handed_back]
+
+
+def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    charged = queue.put("a", "b", "c", "d")
+    walker.settle(*walker.claim(), Retry("no"))
+    assert walker.claimed_ids() == []
+    queue.pass_time(LONG)
+    backlog = queue.put("e", "f", "g", "h")
+    with queue.engine.begin() as connection:
+        walker.walk.seconds_to_next(connection)
+    claimed = {id_ for _ in range(4) for id_ in walker.claimed_ids(limit=1)}
+    assert len(claimed & {*charged}) == len(claimed & {*backlog}) == 2
+
+
+def test_all_that_comes_again_is_claimed_by_one_claim_after_the_other(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    charged = queue.put("a", "b", "c", "d")
+    walker.settle(*walker.claim(), Retry("no"))
+    assert walker.claimed_ids() == []
+    queue.pass_time(LONG)
+    with queue.engine.begin() as connection:
+        walker.walk.seconds_to_next(connection)
+    assert [id_ for _ in charged for id_ in walker.claimed_ids(limit=1)] == charged
+
+
+def test_events_behind_an_ended_delivery_wait_for_the_backlog_for_a_time_only(
+    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._FOLLOWERS_WAIT", LONG)
+    queue.put("a")
+    token, events = walker.claim()
+    (passed_by,) = queue.put("a")
+    first, second, third = queue.put("c", "d", "e")
+    assert walker.claimed_ids(limit=1) == [first]
+    walker.settle(token, events, Delivered())
+    assert walker.claimed_ids(limit=1) == [second]
+    monkeypatch.setattr("outbox.walk._FOLLOWERS_WAIT", timedelta(0))
+    assert walker.claimed_ids(limit=1) == [passed_by]
+    assert walker.claimed_ids(limit=1) == [third]
 
 
 def test_followers_of_more_subjects_than_a_worker_remembers_are_found_by_a_lap(
