@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -48,11 +49,14 @@ class Notifier:
         """Have the workers of other processes woken soon; returns at once and never raises."""
         with self._condition:
             self._is_wanted = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="outbox-notifier", daemon=True)
-                self._thread.start()
-            else:
+            if self._thread is not None:
                 self._condition.notify()
+                return
+            thread = threading.Thread(target=self._run, name="outbox-notifier", daemon=True)
+            # Where the system gives no thread more, or Python is about to end, the poll finds the event.
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def close(self) -> None:
         """Send what is still to be sent, and end the thread and its connection; a later notify begins anew."""

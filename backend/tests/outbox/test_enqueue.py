@@ -337,6 +337,22 @@ def test_callers_lock_timeout_is_left_as_it_was(outbox_postgres_url: str) -> Non
     engine.dispose()
 
 
+def test_commit_stands_where_no_thread_can_be_started_to_tell_of_it(
+    outbox_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    engine = create_engine(outbox_postgres_url)
+    with monkeypatch.context() as full:
+        full.setattr("threading.Thread.start", refuse)
+        for _ in range(2):
+            with Session(engine) as session, session.begin():
+                add(session)
+    assert len(stored_ids(engine)) == 2
+    engine.dispose()
+
+
 def test_lost_connection_is_the_requests_own_failure(outbox_postgres_url: str) -> None:
     engine = create_engine(outbox_postgres_url)
     with Session(engine) as session:

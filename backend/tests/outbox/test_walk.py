@@ -174,19 +174,6 @@ def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
     assert len(claimed & {*charged}) == len(claimed & {*backlog}) == 2
 
 
-def test_all_that_comes_again_is_claimed_by_one_claim_after_the_other(
-    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
-    charged = queue.put("a", "b", "c", "d")
-    walker.settle(*walker.claim(), Retry("no"))
-    assert walker.claimed_ids() == []
-    queue.pass_time(LONG)
-    with queue.engine.begin() as connection:
-        walker.walk.seconds_to_next(connection)
-    assert [id_ for _ in charged for id_ in walker.claimed_ids(limit=1)] == charged
-
-
 def test_events_behind_an_ended_delivery_wait_for_the_backlog_for_a_time_only(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
