@@ -167,11 +167,11 @@ class Gate:
 
     async def throttle(self, wait: timedelta, reason: str) -> None:
         """Shut the gate for `wait`; it then opens by itself."""
-        await self._shut(GateState.THROTTLED, wait, reason)
+        await self._shut(GateState.THROTTLED, wait, reason, is_answer=True)
 
     async def hold(self, reason: str) -> None:
         """Shut the gate until a probe succeeds; `reason` names the remedy."""
-        await self._shut(GateState.HELD, HOLD_PROBE_EVERY, reason)
+        await self._shut(GateState.HELD, HOLD_PROBE_EVERY, reason, is_answer=True)
 
     async def record_outage(self, entry: Entry, error: str) -> None:
         """Count a request that got no usable answer; several in a row shut the gate.
@@ -183,7 +183,7 @@ class Gate:
             return
         doublings = min(max(0, outages - OUTAGES_TO_CLOSE), 10)
         wait = min(OUTAGE_PROBE_FIRST * 2**doublings, OUTAGE_PROBE_MAX)
-        await self._shut(GateState.THROTTLED, wait, f"outage: {error}")
+        await self._shut(GateState.THROTTLED, wait, f"outage: {error}", is_answer=False)
 
     async def record_success(self, entry: Entry) -> None:
         """Forget earlier outages, and open the gate if the request was its probe."""
@@ -191,9 +191,9 @@ class Gate:
             await self._do(lambda connection: self._reopen(connection, entry))
             await self.refresh()
 
-    async def _shut(self, state: GateState, wait: timedelta, reason: str) -> None:
+    async def _shut(self, state: GateState, wait: timedelta, reason: str, *, is_answer: bool) -> None:
         self._shuts += 1
-        if await self._do(lambda connection: self._shut_row(connection, state, wait, reason)):
+        if await self._do(lambda connection: self._shut_row(connection, state, wait, reason, is_answer=is_answer)):
             log.warning("Deliveries are %s: %s", state, reason, extra={"gate": str(state)})
         await self.refresh()
 
@@ -220,8 +220,13 @@ class Gate:
         is_probed = and_(gate.c.state == GateState.HELD.value, gate.c.held_by.is_(None))
         connection.execute(update(gate).where(is_probed).values(until=DatabaseNow()))
 
-    def _shut_row(self, connection: Connection, state: GateState, wait: timedelta, reason: str) -> bool:
-        """Shut the row unless something stronger holds it; true when its state, or what holds it, is new."""
+    def _shut_row(
+        self, connection: Connection, state: GateState, wait: timedelta, reason: str, *, is_answer: bool
+    ) -> bool:
+        """Shut the row unless something stronger holds it; true when its state, or what holds it, is new.
+
+        An answer, whatever it says, ends an outage.
+        """
         gate = self._outbox.gate
         before = read_gate(connection, self._outbox)
         until = DatabaseNow(wait.total_seconds())
@@ -231,7 +236,7 @@ class Gate:
         connection.execute(
             update(gate)
             .where(gate.c.held_by.is_(None), ~is_weaker, or_(gate.c.until.is_(None), ~is_shorter))
-            .values(state=state.value, until=until, reason=reason)
+            .values(state=state.value, until=until, reason=reason, **({"outages": 0} if is_answer else {}))
         )
         after = read_gate(connection, self._outbox)
         return before.state != after.state or (after.state is GateState.HELD and before.reason != after.reason)

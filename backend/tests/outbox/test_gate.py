@@ -254,6 +254,22 @@ async def test_person_may_look_at_the_account_during_a_hold_but_not_during_a_thr
     await gate.wait_for_slot()
 
 
+async def test_throttle_that_answers_the_probe_of_an_outage_is_a_throttle_like_any_other(
+    queue: Queue, gate: Gate
+) -> None:
+    for _ in range(OUTAGES_TO_CLOSE):
+        await gate.record_outage(await gate.enter(lease()), "502")
+    queue.pass_time(OUTAGE_PROBE_FIRST)
+    assert (await gate.enter(lease())).is_probe
+    await gate.throttle(timedelta(hours=3), "daily limit")
+    await gate.throttle(timedelta(seconds=1), "burst")
+    assert status(queue).wait_seconds > timedelta(hours=2).total_seconds()
+    with pytest.raises(GateShut):
+        await gate.wait_for_slot()
+    queue.pass_time(timedelta(hours=3))
+    assert not (await gate.enter(lease())).is_probe
+
+
 async def test_person_may_look_at_the_account_during_an_outage(queue: Queue, gate: Gate) -> None:
     for _ in range(OUTAGES_TO_CLOSE):
         await gate.record_outage(await gate.enter(lease()), "502")
