@@ -179,9 +179,9 @@ class Gate:
         How long it stays shut is for its probes to say: other requests, under way when it shut, are counted no more.
         """
         outages = await self._do(lambda connection: self._count_outage(connection, entry))
-        if outages is None or (outages < OUTAGES_TO_CLOSE and not entry.is_probe):
+        if outages is None or outages < OUTAGES_TO_CLOSE:
             return
-        doublings = min(max(0, outages - OUTAGES_TO_CLOSE), 10)
+        doublings = min(outages - OUTAGES_TO_CLOSE, 10)
         wait = min(OUTAGE_PROBE_FIRST * 2**doublings, OUTAGE_PROBE_MAX)
         await self._shut(GateState.THROTTLED, wait, f"outage: {error}", is_answer=False)
 
@@ -295,6 +295,11 @@ def _take_slot(outbox: Outbox) -> Update:
     g = outbox.gate.c
     is_throttle = and_(g.state == GateState.THROTTLED.value, g.outages < OUTAGES_TO_CLOSE)
     is_open = or_(g.state == GateState.OPEN.value, is_throttle)
+    # Should this probe's sender never tell what became of it.
+    next_probe = case(
+        (g.state == GateState.HELD.value, DatabaseNow(HOLD_PROBE_EVERY.total_seconds())),
+        else_=DatabaseNow(REQUEST_DEADLINE.total_seconds()),
+    )
     return (
         update(outbox.gate)
         .where(or_(g.state == GateState.OPEN.value, g.until <= DatabaseNow()))
@@ -302,7 +307,7 @@ def _take_slot(outbox: Outbox) -> Update:
             next_slot_at=_slot_after(outbox),
             state=case((is_throttle, GateState.OPEN.value), else_=g.state),
             reason=case((is_throttle, null()), else_=g.reason),
-            until=case((is_open, null()), else_=DatabaseNow(REQUEST_DEADLINE.total_seconds())),
+            until=case((is_open, null()), else_=next_probe),
         )
         .returning(g.state, g.outages, SecondsUntil(g.next_slot_at).label("wait_seconds"))
     )

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from outbox.gate import (
+    HOLD_PROBE_EVERY,
     OUTAGE_PROBE_FIRST,
     OUTAGES_TO_CLOSE,
     REQUEST_DEADLINE,
@@ -18,6 +19,7 @@ from outbox.gate import (
     GateStatus,
     LeaseEnding,
     read_gate,
+    release,
 )
 from outbox.lease import LEASE, Lease
 from outbox.model import GateState, Outbox
@@ -49,6 +51,11 @@ async def prepared_gate(queue: Queue, requests_per_second: float = 1000) -> Gate
 def status(queue: Queue) -> GateStatus:
     with queue.engine.connect() as connection:
         return read_gate(connection, queue.outbox)
+
+
+async def shut_by_outage(gate: Gate) -> None:
+    for _ in range(OUTAGES_TO_CLOSE):
+        await gate.record_outage(await gate.enter(lease()), "502")
 
 
 def next_slot(queue: Queue) -> datetime:
@@ -120,7 +127,7 @@ async def test_hold_lets_one_probe_pass_at_a_time_and_opens_when_it_succeeds(que
 async def test_probe_that_is_never_heard_of_again_makes_room_for_another_once_it_is_surely_over(
     queue: Queue, gate: Gate
 ) -> None:
-    await gate.hold("grant crm.objects.contacts.write")
+    await shut_by_outage(gate)
     queue.pass_time(LONG)
     await gate.enter(lease())
     queue.pass_time(REQUEST_DEADLINE / 2)
@@ -128,6 +135,29 @@ async def test_probe_that_is_never_heard_of_again_makes_room_for_another_once_it
         await gate.enter(lease())
     queue.pass_time(REQUEST_DEADLINE)
     assert (await gate.enter(lease())).is_probe
+
+
+async def test_hold_is_probed_no_sooner_when_its_probe_got_no_answer(queue: Queue, gate: Gate) -> None:
+    await gate.hold("grant crm.objects.contacts.write")
+    queue.pass_time(LONG)
+    for _ in range(OUTAGES_TO_CLOSE + 1):
+        await gate.record_outage(await gate.enter(lease()), "timeout")
+        queue.pass_time(HOLD_PROBE_EVERY / 2)
+        with pytest.raises(GateShut):
+            await gate.enter(lease())
+        queue.pass_time(HOLD_PROBE_EVERY)
+    assert (status(queue).state, status(queue).reason) == (GateState.HELD, "grant crm.objects.contacts.write")
+
+
+async def test_released_gate_stays_open_when_the_probe_under_way_gets_no_answer(queue: Queue, gate: Gate) -> None:
+    """One request without an answer is no outage."""
+    await gate.hold("a wrong token")
+    queue.pass_time(LONG)
+    probe = await gate.enter(lease())
+    with queue.engine.begin() as connection:
+        release(connection, queue.outbox)
+    await gate.record_outage(probe, "timeout")
+    assert status(queue) == GateStatus(GateState.OPEN)
 
 
 async def test_probe_that_waits_for_its_slot_is_sent_though_the_gate_was_shut_anew(queue: Queue) -> None:
@@ -213,8 +243,7 @@ async def test_success_in_between_forgets_outages(queue: Queue, gate: Gate) -> N
 
 
 async def test_outage_is_probed_at_growing_distances_and_ends_with_the_first_success(queue: Queue, gate: Gate) -> None:
-    for _ in range(OUTAGES_TO_CLOSE):
-        await gate.record_outage(await gate.enter(lease()), "502")
+    await shut_by_outage(gate)
     waits = []
     for _ in range(7):
         waits.append(round(status(queue).wait_seconds))
@@ -257,8 +286,7 @@ async def test_person_may_look_at_the_account_during_a_hold_but_not_during_a_thr
 async def test_throttle_that_answers_the_probe_of_an_outage_is_a_throttle_like_any_other(
     queue: Queue, gate: Gate
 ) -> None:
-    for _ in range(OUTAGES_TO_CLOSE):
-        await gate.record_outage(await gate.enter(lease()), "502")
+    await shut_by_outage(gate)
     queue.pass_time(OUTAGE_PROBE_FIRST)
     assert (await gate.enter(lease())).is_probe
     await gate.throttle(timedelta(hours=3), "daily limit")
@@ -271,8 +299,7 @@ async def test_throttle_that_answers_the_probe_of_an_outage_is_a_throttle_like_a
 
 
 async def test_person_may_look_at_the_account_during_an_outage(queue: Queue, gate: Gate) -> None:
-    for _ in range(OUTAGES_TO_CLOSE):
-        await gate.record_outage(await gate.enter(lease()), "502")
+    await shut_by_outage(gate)
     await gate.wait_for_slot()
     assert status(queue).state is GateState.THROTTLED
 
