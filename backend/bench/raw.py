@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg.rows import args_row
+from psycopg.rows import args_row, scalar_row
 from sqlalchemy import URL, make_url
 
 from bench.table import EVENT_TYPE
@@ -49,6 +49,7 @@ WITH lease AS (DELETE FROM outbox_events_leases WHERE token = %(token)s RETURNIN
 UPDATE outbox_events SET processed_at = statement_timestamp(), claim_token = NULL FROM lease
 WHERE id = ANY (%(ids)s) AND claim_token = lease.token
 """
+_OPEN = b"SELECT EXISTS (SELECT FROM outbox_events WHERE processed_at IS NULL AND failed_at IS NULL)"
 _SQLITE_CLAIM = """
 UPDATE outbox_events SET claim_token = :token
 WHERE id IN (
@@ -118,10 +119,15 @@ def _drain(url: str, batch_size: int) -> int:
         while True:
             events, token = claim(cursor, batch_size, after)
             ids = [event.id for event in events]
-            if not ids and after == 0:
+            # A claim that takes nothing may have met rows that other workers had locked, also to take nothing of them.
+            if not ids and after == 0 and not _is_any_open(connection):
                 return count
             count += settle(cursor, ids, token)
             after = max(ids, default=0)
+
+
+def _is_any_open(connection: psycopg.Connection[Claimed]) -> bool:
+    return connection.cursor(row_factory=scalar_row).execute(_OPEN).fetchone() is True
 
 
 def claim(cursor: Cursor, limit: int, after: int = 0) -> tuple[list[Claimed], str]:
