@@ -1,7 +1,7 @@
-"""Another process that claims: `python -m bench.claimant worker|bare URL`. It prints a line for each event it claims.
+"""Another process that claims: `python -m bench.claimant KIND URL`. It prints a line for each event it claims.
 
 `worker` is the outbox's own; `bare` is a loop over LISTEN that claims by hand. Both say what the clock showed when they
-had the event in hand, and the worker at each step on the way there.
+had the event in hand; a `noted` worker, which that makes slower, also says it of each step on the way there.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine
 
 from bench import raw
+from bench.statements import Run, intercept
 from bench.worker import deliver_at_once, make_worker
-from outbox import notification
+from outbox import listener
 from outbox.destination import Claim
 from outbox.gate import Gate
+from outbox.listener import Listener
 from outbox.outcome import Outcome
 
 CHANNEL = "bench"
@@ -34,7 +36,7 @@ Moments = dict[str, float]
 """What the machine's monotonic clock showed at each step of a claim, in seconds."""
 
 _READY = "ready"
-_STEPS = ("notification heard", "connection had", "claim sent", "claim answered")
+_STEPS = ("notification heard", "claim sent", "claim answered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,47 +86,49 @@ def _claim_once(cursor: raw.Cursor) -> tuple[list[int], str] | None:
     return ([it.id for it in events], token) if events else None
 
 
-@dataclass(slots=True)
-class _Noted:
-    """The first moment of each step since a notification was heard."""
-
-    moments: dict[str, float] = field(default_factory=dict)
-
-    def begin(self, step: str) -> None:
-        self.moments = {step: time.monotonic()}
-
-    def note(self, step: str, *_: object) -> None:
-        self.moments.setdefault(step, time.monotonic())
-
-
-def _claim_as_worker(url: str) -> None:
-    engine = create_engine(url)
-    noted = _Noted()
-
+def _claim_as_worker(engine: Engine, moments: Moments) -> None:
     async def deliver(claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        moments = noted.moments | {IN_HAND: time.monotonic()}
+        in_hand = moments | {IN_HAND: time.monotonic()}
         for it in claim.events:
-            _say(it.payload, moments)
+            _say(it.payload, in_hand)
         return await deliver_at_once(claim, gate)
 
-    async def listen(engine: Engine, channel: str, ring: Callable[[], None]) -> None:
-        def hear() -> None:
-            noted.begin(_STEPS[0])
-            ring()
-
-        await original_listen(engine, channel, hear)
-
-    original_listen = notification.listen
-    for step, name in zip(_STEPS[1:], ("checkout", "before_cursor_execute", "after_cursor_execute"), strict=True):
-        event.listen(engine, name, partial(noted.note, step))
     # As the command `worker` does.
     gc.collect()
     gc.freeze()
     print(_READY, flush=True)
-    with patch.object(notification, "listen", listen):
-        asyncio.run(make_worker(engine, deliver).run())
+    asyncio.run(make_worker(engine, deliver).run())
+
+
+@contextmanager
+def _noting(engine: Engine, moments: Moments) -> Iterator[None]:
+    """Keep in `moments` the first of each step since a notification was heard."""
+
+    class NotedListener(Listener):
+        @contextmanager
+        def connection(self, longest: timedelta) -> Iterator[Connection]:
+            with super().connection(longest) as connection:
+                moments.clear()
+                moments[_STEPS[0]] = time.monotonic()
+                yield connection
+
+    def note(_sql: str, _parameters: object, run: Run) -> None:
+        moments.setdefault(_STEPS[1], time.monotonic())
+        run()
+        moments.setdefault(_STEPS[2], time.monotonic())
+
+    with intercept(engine, note), patch.object(listener, "Listener", NotedListener):
+        yield
+
+
+def _main(kind: str, url: str) -> None:
+    if kind == "bare":
+        _claim_bare(url)
+        return
+    engine, moments = create_engine(url), Moments()
+    with _noting(engine, moments) if kind == "noted" else nullcontext():
+        _claim_as_worker(engine, moments)
 
 
 if __name__ == "__main__":
-    _kind, _url = sys.argv[1:]
-    _claim_bare(_url) if _kind == "bare" else _claim_as_worker(_url)
+    _main(*sys.argv[1:])

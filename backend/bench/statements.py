@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
+import psycopg
 from sqlalchemy import Connection, Engine, event
 
 from bench.table import OUTBOX
@@ -79,32 +80,85 @@ class Log:
         return f"of {seconds:.2f} s: {', '.join(parts)}, the rest (commits, threads, Python) {rest:.2f} s"
 
 
+Run = Callable[[], int]
+"""Have the statement carried out; how many rows it touched or returned."""
+Around = Callable[[str, Any, Run], None]
+"""What to do with a statement and its parameters instead of just running it."""
+
+
+@contextmanager
+def intercept(engine: Engine, around: Around) -> Iterator[None]:
+    """Call `around` for each statement that the engine's connections send during the block, from whatever thread.
+
+    On psycopg its cursors are asked: SQLAlchemy's events do not see what it is given past SQLAlchemy.
+    """
+    intercepted = _sqlalchemys(around) if engine.dialect.driver != "psycopg" else _psycopgs(around)
+    for name, listener in intercepted.items():
+        event.listen(engine, name, listener)
+    try:
+        yield
+    finally:
+        for name, listener in intercepted.items():
+            event.remove(engine, name, listener)
+
+
+def _sqlalchemys(around: Around) -> Mapping[str, Callable[..., object]]:
+    def execute(cursor: Any, sql: str, parameters: Any, _context: object) -> bool:
+        def run() -> int:
+            cursor.execute(sql, parameters)
+            rows: int = cursor.rowcount
+            return rows
+
+        around(sql, parameters, run)
+        return True
+
+    return {"do_execute": execute}
+
+
+def _psycopgs(around: Around) -> Mapping[str, Callable[..., object]]:
+    class InterceptedCursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+            def run() -> int:
+                super(InterceptedCursor, self).execute(query, params, **options)
+                return self.rowcount
+
+            around(query.decode() if isinstance(query, bytes) else query, params, run)
+            return self
+
+    def lend(connection: psycopg.Connection[Any], *_: object) -> None:
+        connection.cursor_factory = InterceptedCursor
+
+    def take_back(connection: psycopg.Connection[Any] | None, *_: object) -> None:
+        if connection is not None:
+            connection.cursor_factory = psycopg.Cursor
+
+    return {"checkout": lend, "checkin": take_back}
+
+
 @contextmanager
 def watch(engine: Engine) -> Iterator[Log]:
     """Note what goes through the engine during the block."""
     log = Log()
 
-    def before(connection: Connection, *_: object) -> None:
+    def note(sql: str, parameters: Any, run: Run) -> None:
         log.running += 1
-        connection.info["began_at"] = time.perf_counter()
-
-    def after(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
-        log.ended_at = time.perf_counter()
-        seconds = log.ended_at - connection.info["began_at"]
-        log.statements.append(Sent(kind_of(statement), seconds, cursor.rowcount, statement, parameters))
-        log.running -= 1
+        began_at = time.perf_counter()
+        try:
+            rows = run()
+        finally:
+            log.ended_at = time.perf_counter()
+            log.running -= 1
+        log.statements.append(Sent(kind_of(sql), log.ended_at - began_at, rows, sql, parameters))
 
     def commit(_connection: Connection) -> None:
         log.commits += 1
 
-    listeners = (("before_cursor_execute", before), ("after_cursor_execute", after), ("commit", commit))
-    for name, listener in listeners:
-        event.listen(engine, name, listener)
+    event.listen(engine, "commit", commit)
     try:
-        yield log
+        with intercept(engine, note):
+            yield log
     finally:
-        for name, listener in listeners:
-            event.remove(engine, name, listener)
+        event.remove(engine, "commit", commit)
 
 
 def explain(engine: Engine, sent: Sent) -> str:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
     CTE,
     BigInteger,
-    BindParameter,
     ColumnElement,
     FromClause,
     Integer,
@@ -55,18 +53,32 @@ class Window(StrEnum):
     AGAIN = "again"
 
 
-@lru_cache(maxsize=32)
-def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, Select[Any]]:
-    """The ids of the batch to claim; and in one row, how far the window is used up by it (see `claims.Claimed`).
+class Reached(NamedTuple):
+    """What there was in a window: its events and the last of them, the heads that were locked, and the first id left.
 
-    Binds `types`, `limit`, `floor` (no open event has a lower id, unless a person retried it) and, as the window needs,
-    its `size` and `after`, or `subjects` and the `share` of each, in events. Relies on ix_…_open, ix_…_open_subject,
-    ix_…_backing_off and ix_…_retried.
+    Ids are None where there is no such event. Left is what could be claimed and is not in the batch.
+    """
+
+    events: int
+    last_id: int | None
+    heads: int
+    last_head_id: int | None
+    first_left_id: int | None
+
+
+def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, limit: int) -> tuple[CTE, Select[Any]]:
+    """The ids of up to `limit` events to claim; and one row of `Reached`.
+
+    `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
+    for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
+    id, unless a person retried it) and, as the window needs, `after` or `subjects`. Relies on ix_…_open,
+    ix_…_open_subject, ix_…_backing_off and ix_…_retried.
     """
     # A short name, for a short statement.
     events = outbox.events.alias("e")
-    runs = _runs(_WINDOWS[window](outbox, events, dialect_name)).cte("runs")
-    heads = _heads(outbox, events, runs, dialect_name).cte("heads")
+    runs = _runs(_WINDOWS[window](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
+    limited = literal_column(str(limit), Integer)
+    heads = _heads(outbox, events, runs, dialect_name).limit(limited).with_for_update(skip_locked=True).cte("heads")
     # Between two events that come again there may be one of their subject that does not: each is taken as a head only.
     is_follower_taken = column("charged", Integer) == _ZERO if window is not Window.AGAIN else false()
     # Filtered afterwards, or PostgreSQL expects so few rows of it that it compares every event with every head.
@@ -91,7 +103,7 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str) -> tuple[CTE, 
         .join_from(takeable, oldest, true())
         .where(travels_now)
         .order_by(takeable.c.head_id, takeable.c.id)
-        .limit(_number("limit"))
+        .limit(limited)
         .cte("batch")
     )
     return batch, _reached(runs, heads, takeable, batch)
@@ -104,29 +116,24 @@ def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> C
     return id_.in_(ids)
 
 
-def _number(name: str) -> BindParameter[int]:
-    """Written into the statement: a plan for any number expects it to be a tenth of the table."""
-    return bindparam(name, type_=Integer, literal_execute=True)
-
-
-def _ahead(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[Any]:
+def _ahead(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     return (
         _window(events, dialect_name)
         .where(outbox.is_open(events), events.c.id > bindparam("after", type_=BigInteger))
         .order_by(events.c.id)
-        .limit(_number("size"))
+        .limit(size)
     )
 
 
-def _followers(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[Any]:
-    """The first events of each of `subjects` after its id: an equal share of the window for each of them."""
+def _followers(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
+    """The first events of each of `subjects` after its id: so many for each of them."""
     c = events.c
     subjects = rows_of("subjects", _SUBJECTS, dialect_name)
     its_events = (
         select(c.id)
         .where(c.subject == subjects.c.subject, c.id > subjects.c.after, outbox.is_open_of_subject(events))
         .order_by(c.id)
-        .limit(_number("share"))
+        .limit(size)
     )
     if dialect_name == "postgresql":
         ids = its_events.correlate(subjects).lateral("its_events")
@@ -141,7 +148,7 @@ def _followers(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[
         )
         .order_by(beyond.c.id)
         .limit(1)
-        .offset(_number("share"))
+        .offset(size)
         .correlate(subjects)
         .scalar_subquery()
     )
@@ -152,17 +159,17 @@ def _followers(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[
     )
 
 
-def _again(outbox: Outbox, events: FromClause, dialect_name: str) -> Select[Any]:
+def _again(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     c = events.c
     return (
         _window(events, dialect_name)
         .where(outbox.is_pushed_back(events), c.claim_token.is_(None), c.available_at <= DatabaseNow())
         .order_by(c.available_at)
-        .limit(_number("size"))
+        .limit(size)
     )
 
 
-_WINDOWS: dict[Window, Callable[[Outbox, FromClause, str], Select[Any]]] = {
+_WINDOWS: dict[Window, Callable[[Outbox, FromClause, str, ColumnElement[int]], Select[Any]]] = {
     Window.AHEAD: _ahead,
     Window.FOLLOWERS: _followers,
     Window.AGAIN: _again,
@@ -204,7 +211,7 @@ def _runs(window: Select[Any]) -> Select[Any]:
 
 
 def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> Select[Any]:
-    """The first due events of their subjects, locked. Their rows are judged once more where they changed meanwhile."""
+    """The first due events of their subjects, to be locked. Rows that changed meanwhile are judged once more."""
     c = events.c
     first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == _ONE)
     claimed = outbox.events.alias("held")
@@ -222,8 +229,6 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
             or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),
         )
         .order_by(c.id)
-        .limit(_number("limit"))
-        .with_for_update(skip_locked=True)
     )
 
 
@@ -255,7 +260,8 @@ def _looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:
-    seen = select(func.count().label("size"), func.max(runs.c.id).label("last_id")).subquery("seen")
+    """In the order of `Reached`."""
+    seen = select(func.count().label("events"), func.max(runs.c.id).label("last_id")).subquery("seen")
     locked = select(func.count().label("heads"), func.max(heads.c.id).label("last_head_id")).subquery("locked")
     is_left = takeable.c.id.not_in(select(batch.c.id))
     left = select(func.min(takeable.c.id).label("first_left_id")).where(is_left).subquery("kept")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, assert_never
 
 from sqlalchemy import (
@@ -18,7 +19,6 @@ from sqlalchemy import (
     Connection,
     Float,
     Insert,
-    Row,
     Select,
     Text,
     Update,
@@ -32,13 +32,17 @@ from sqlalchemy import (
     update,
 )
 
-from outbox.candidates import Window, candidates, is_one_of
+from outbox.candidates import Reached, Window, candidates, is_one_of
 from outbox.clock import DatabaseNow
+from outbox.driver import driver_sql, fetch_all
 from outbox.model import Event, Outbox, as_event, event_columns
 from outbox.rows import bound_ids
 
 _LEASE_COLUMNS = ("token", "until", "event_ids")
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
+_REACHED = len(Reached._fields)
+_ID = attrgetter("id")
+_INSTANTS = [Event._fields.index(name) for name in ("created_at", "retried_at")]
 _LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
 
 
@@ -85,26 +89,42 @@ def claim(
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
     the run of due events behind it. A charged event is claimed alone.
     """
+    size, bound = _window_parameters(look)
     parameters = {
         "types": list(types),
         "token": token,
         "lease": lease.total_seconds(),
-        "limit": limit,
         "floor": look.floor,
-        **_window_parameters(look),
+        **bound,
     }
-    statement = _claim(outbox, look.window, connection.dialect.name)
-    rows = connection.execute(statement, parameters).all()
-    reached = rows[0]
+    statement = _claim(outbox, look.window, size, limit, connection.dialect.name)
+    rows = _fetch_all(connection, statement, parameters)
+    reached = Reached._make(rows[0][:_REACHED])
+    # Behind how far it reached; where there is no event, nothing but NULLs.
+    found = [row[_REACHED:] for row in rows if row[_REACHED] is not None]
     if connection.dialect.name == "sqlite":
-        ids = [row.id for row in rows if row.id is not None]
-        events = _take_on_sqlite(connection, outbox, parameters | {"ids": json.dumps(ids)}) if ids else []
+        ids = json.dumps([id_ for (id_,) in found])
+        events = _take_on_sqlite(connection, outbox, parameters | {"ids": ids}) if found else []
     else:
-        # Behind how far the window is used up; without an event, nothing but NULLs.
-        its_id = len(reached) - len(Event._fields)
-        events = [as_event(row[its_id:]) for row in rows if row[its_id] is not None]
-    events.sort(key=lambda event: event.id)
+        events = [_in_utc(row) for row in found]
+    events.sort(key=_ID)
     return _claimed(events, reached, look, limit)
+
+
+def _fetch_all(
+    connection: Connection, statement: Select[Any], parameters: Mapping[str, object]
+) -> Sequence[Sequence[Any]]:
+    if connection.dialect.driver == "psycopg":
+        return fetch_all(connection, driver_sql(connection, statement), parameters)
+    return connection.execute(statement, parameters).all()
+
+
+def _in_utc(row: Sequence[Any]) -> Event:
+    values = list(row)
+    for position in _INSTANTS:
+        if (instant := values[position]) is not None:
+            values[position] = instant.astimezone(UTC)
+    return as_event(values)
 
 
 def _take_on_sqlite(connection: Connection, outbox: Outbox, parameters: Mapping[str, object]) -> list[Event]:
@@ -112,36 +132,45 @@ def _take_on_sqlite(connection: Connection, outbox: Outbox, parameters: Mapping[
     return [as_event(row) for row in connection.execute(_take(outbox), parameters)]
 
 
-def _window_parameters(look: Look) -> dict[str, object]:
+def _window_parameters(look: Look) -> tuple[int, dict[str, object]]:
+    """The window's size, and what else it needs."""
     match look.window:
         case Window.AHEAD:
-            return {"after": look.after, "size": look.size}
+            return look.size, {"after": look.after}
         case Window.FOLLOWERS:
             rows = [{"subject": subject, "after": after} for subject, after in look.subjects.items()]
-            return {"subjects": json.dumps(rows), "share": max(1, look.size // len(rows))}
+            return _share(look.size, len(rows)), {"subjects": json.dumps(rows)}
         case Window.AGAIN:
-            return {"size": look.size}
+            return look.size, {}
         case _:
             assert_never(look.window)
 
 
-def _claimed(events: list[Event], reached: Row[Any], look: Look, limit: int) -> Claimed:
+def _share(size: int, subjects: int) -> int:
+    """Each subject's; a power of two, since each number makes another statement."""
+    share = max(1, size // subjects)
+    return 1 << (share.bit_length() - 1)
+
+
+def _claimed(events: list[Event], reached: Reached, look: Look, limit: int) -> Claimed:
     # Of more heads than the limit, the query has not seen those behind.
-    first_unseen = reached.last_head_id + 1 if reached.heads >= limit else None
+    first_unseen = None
+    if reached.last_head_id is not None and reached.heads >= limit:
+        first_unseen = reached.last_head_id + 1
     left = [id_ for id_ in (reached.first_left_id, first_unseen) if id_ is not None]
     last_id = look.after if reached.last_id is None else reached.last_id
     return Claimed(
         events,
         used_up_to=min([last_id, *(id_ - 1 for id_ in left)]),
         is_used_up=not left,
-        is_end=not left and reached.size < look.size,
+        is_end=not left and reached.events < look.size,
     )
 
 
-@lru_cache(maxsize=32)
-def _claim(outbox: Outbox, window: Window, dialect_name: str) -> Select[Any]:
+@lru_cache(maxsize=256)
+def _claim(outbox: Outbox, window: Window, size: int, limit: int, dialect_name: str) -> Select[Any]:
     """PostgreSQL finds and takes in one statement; SQLite finds here, and takes as the only writer."""
-    batch, reached = candidates(outbox, window, dialect_name)
+    batch, reached = candidates(outbox, window, dialect_name, size, limit)
     if dialect_name == "sqlite":
         taken = batch
     else:

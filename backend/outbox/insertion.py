@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import (
     ColumnClause,
     Connection,
-    Dialect,
     Insert,
     Integer,
     Text,
@@ -24,6 +23,7 @@ from sqlalchemy import (
 )
 
 from outbox.clock import DatabaseNowExactly
+from outbox.driver import driver_sql
 from outbox.model import ATTEMPTS_MAX, EventId, Outbox
 from outbox.rows import object_of, rows_of
 from outbox.sqlite import begin_if_needed
@@ -107,7 +107,7 @@ class _PipelinedSavepoint:
         self._connection = connection
 
     def insert(self, outbox: Outbox, rows: list[Row]) -> None:
-        sql = _driver_sql(outbox, self._connection.dialect)
+        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name))
         statements: list[tuple[str, dict[str, str] | None]] = [
             (f"SAVEPOINT {_SAVEPOINT}", None),
             (_SET_LOCK_TIMEOUT, None),
@@ -149,11 +149,6 @@ def _as_parameters(rows: list[Row]) -> Iterator[dict[str, str]]:
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         chunk = rows[start : start + _ROWS_PER_STATEMENT]
         yield {"rows": json.dumps([_row_object(row) | {_POSITION.name: i} for i, row in enumerate(chunk)])}
-
-
-@lru_cache(maxsize=64)
-def _driver_sql(outbox: Outbox, dialect: Dialect) -> str:
-    return str(insert_rows(outbox, dialect.name).compile(dialect=dialect))
 
 
 @lru_cache(maxsize=64)

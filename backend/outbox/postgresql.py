@@ -71,14 +71,23 @@ def ask(connection: psycopg.Connection[Any], statement: bytes, deadline: timedel
     try:
         connection.pgconn.send_query(statement)
         connection.pgconn.flush()
-        _await_answer(connection, time.monotonic() + deadline.total_seconds())
+    except psycopg.OperationalError:
+        connection.close()
+        raise
+    await_answer(connection, deadline)
+
+
+def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> None:
+    """Have the server answer in time what it was sent, or close the connection: OperationalError."""
+    try:
+        _read_answer(connection, time.monotonic() + deadline.total_seconds())
     except psycopg.OperationalError:
         # Left open, it would be asked to roll back as it is given up, and wait for that.
         connection.close()
         raise
 
 
-def _await_answer(connection: psycopg.Connection[Any], ends_at: float) -> None:
+def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> None:
     pgconn = connection.pgconn
     with selectors.DefaultSelector() as selector:
         selector.register(connection, selectors.EVENT_READ)

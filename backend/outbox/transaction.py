@@ -13,9 +13,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -36,6 +37,19 @@ _threads = ThreadPoolExecutor(32, "outbox")
 _sqlite_thread = ThreadPoolExecutor(1, "outbox-sqlite")
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a transaction gets its connection, and its thread. To connect may be a wait, which `interrupt` ends."""
+
+    connect: Callable[[], AbstractContextManager[Connection]]
+    threads: Executor
+    interrupt: Callable[[], None] = lambda: None
+
+
+def _pool_of(engine: Engine) -> Source:
+    return Source(engine.connect, _sqlite_thread if engine.dialect.name == "sqlite" else _threads)
+
+
 async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     """Carry out `work` in a transaction of its own, in a thread, and return what it returned.
 
@@ -45,15 +59,22 @@ async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     return await transact_while(engine, work, lambda _: False)
 
 
-async def transact_while(engine: Engine, work: Callable[[Connection], T], is_to_go_on: Callable[[T], bool]) -> T:
+async def transact_while(
+    engine: Engine,
+    work: Callable[[Connection], T],
+    is_to_go_on: Callable[[T], bool],
+    source: Source | None = None,
+) -> T:
     """Like `transact`, again and again on one connection for as long as `is_to_go_on`; returns the last result.
 
-    It is asked in the same thread after each commit, about what `work` returned.
+    It is asked in the same thread after each commit, about what `work` returned. `source` is the engine's pool unless
+    another is given, of connections of the same engine.
     """
+    source = source or _pool_of(engine)
     line = _Line(DEADLINE)
 
     def in_transactions() -> T:
-        with engine.connect() as connection:
+        with source.connect() as connection:
             while True:
                 with line.under(connection), connection.begin():
                     returned = work(connection)
@@ -61,13 +82,13 @@ async def transact_while(engine: Engine, work: Callable[[Connection], T], is_to_
                     return returned
 
     loop = asyncio.get_running_loop()
-    executor = _sqlite_thread if engine.dialect.name == "sqlite" else _threads
-    thread = loop.run_in_executor(executor, copy_context().run, in_transactions)
+    thread = loop.run_in_executor(source.threads, copy_context().run, in_transactions)
     line.watch(loop)
     thread.add_done_callback(line.unwatch)
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
+        source.interrupt()
         await asyncio.wait([thread])
         raise
 
@@ -97,7 +118,7 @@ class _Line:
         if connection.dialect.driver not in _DRIVERS:
             yield
             return
-        driver_connection: Any = connection.connection.driver_connection
+        driver_connection: Any = connection.connection.dbapi_connection
         # Once for each connection: a call into the system costs this thread its turn among the others.
         if (inode := connection.info.get(_SOCKET)) is None:
             inode = connection.info[_SOCKET] = os.fstat(driver_connection.fileno()).st_ino

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from types import ModuleType
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -18,6 +18,7 @@ from sqlalchemy import Engine, event
 from outbox.model import Outbox
 
 if TYPE_CHECKING:
+    from outbox.listener import Listener
     from outbox.notification import Notifier
 
 
@@ -25,22 +26,38 @@ class WakeUp:
     """One worker's bell. It may be rung from any thread, and by a signal handler."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_rung = False
+        self._wakers: set[Callable[[], None]] = set()
 
     def ring(self) -> None:
-        if self._loop is None or self._loop.is_closed():
-            self._rung.set()
-        else:
-            self._loop.call_soon_threadsafe(self._rung.set)
+        self._is_rung = True
+        for waker in tuple(self._wakers):
+            waker()
+
+    @contextmanager
+    def waking(self, waker: Callable[[], None]) -> Iterator[None]:
+        """Have `waker` called when the bell is rung meanwhile, or was since somebody last waited for it."""
+        self._wakers.add(waker)
+        try:
+            if self._is_rung:
+                waker()
+            yield
+        finally:
+            self._wakers.discard(waker)
+            self._is_rung = False
 
     async def wait(self, longest: timedelta) -> None:
         """Return when the bell was rung since the last wait, or after `longest`."""
-        self._loop = asyncio.get_running_loop()
-        with suppress(TimeoutError):
+        loop, rung = asyncio.get_running_loop(), asyncio.Event()
+
+        def waker() -> None:
+            # Rung by a thread, it may be too late for a loop that has ended.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(rung.set)
+
+        with self.waking(waker), suppress(TimeoutError):
             async with asyncio.timeout(longest.total_seconds()):
-                await self._rung.wait()
-        self._rung.clear()
+                await rung.wait()
 
 
 _lock = threading.Lock()
@@ -54,18 +71,19 @@ def subscribe(outbox: Outbox, bell: WakeUp) -> None:
         _bells[outbox].add(bell)
 
 
-@asynccontextmanager
-async def listening(engine: Engine, outbox: Outbox, bell: WakeUp) -> AsyncIterator[None]:
-    """Meanwhile, ring `bell` at the commits of other processes too, where the database can tell of them."""
-    if not _can_notify(engine):
-        yield
+@contextmanager
+def listening(engine: Engine, outbox: Outbox, bell: WakeUp) -> Iterator[Listener | None]:
+    """A connection to claim by that hears of other processes' commits; None where the database cannot tell of them."""
+    if engine.dialect.driver != "psycopg":
+        yield None
         return
-    task = asyncio.create_task(_notification().listen(engine, outbox.name, bell.ring))
+    from outbox.listener import Listener  # noqa: PLC0415  # It needs psycopg, which only PostgreSQL's users install.
+
+    listener = Listener(engine, outbox.name, bell)
     try:
-        yield
+        yield listener
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        listener.close()
 
 
 def wake(engine: Engine, outbox: Outbox) -> None:
@@ -74,14 +92,16 @@ def wake(engine: Engine, outbox: Outbox) -> None:
         bells = list(_bells[outbox])
     for bell in bells:
         bell.ring()
-    if _can_notify(engine):
+    if engine.dialect.driver in ("psycopg", "psycopg_async"):
         _notifier(engine, outbox).notify()
 
 
 def _notifier(engine: Engine, outbox: Outbox) -> Notifier:
     with _lock:
         if (notifier := _notifiers.get((engine, outbox))) is None:
-            notifier = _notifiers[engine, outbox] = _notification().Notifier(engine, outbox.name)
+            from outbox.notification import Notifier  # noqa: PLC0415  # As above.
+
+            notifier = _notifiers[engine, outbox] = Notifier(engine, outbox.name)
             event.listen(engine, "engine_disposed", lambda _: _dispose(engine, outbox))
         return notifier
 
@@ -93,18 +113,13 @@ def _dispose(engine: Engine, outbox: Outbox) -> None:
         notifier.close()
 
 
+if hasattr(os, "register_at_fork"):
+    # A forked child has its parent's connections, but not the threads that use them.
+    os.register_at_fork(after_in_child=_notifiers.clear)
+
+
 @atexit.register
 def _dispose_all() -> None:
     # A script's last commit is notified before the script ends.
     for engine, outbox in list(_notifiers):
         _dispose(engine, outbox)
-
-
-def _can_notify(engine: Engine) -> bool:
-    return engine.dialect.driver in ("psycopg", "psycopg_async")
-
-
-def _notification() -> ModuleType:
-    from outbox import notification  # noqa: PLC0415  # It needs psycopg, which only PostgreSQL's users install.
-
-    return notification

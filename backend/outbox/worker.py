@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from random import Random
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
@@ -32,6 +32,9 @@ from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
 from outbox.transaction import for_single_statements, transact, transact_while
 from outbox.walk import Walk
+
+if TYPE_CHECKING:
+    from outbox.listener import Listener
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,6 +92,8 @@ class Worker:
         self._random = random or Random()  # noqa: S311  # Jitter is no secret.
         self._on_settled = on_settled
         self._bell = wakeup.WakeUp()
+        # While it runs, and the database tells of commits.
+        self._listener: Listener | None = None
         self._failures = FailureLog()
         self._walk = Walk(outbox)
         self._sweep = Sweep(outbox, self._random)
@@ -106,12 +111,13 @@ class Worker:
         await self._patiently(self._gate.probe_hold)
         renewals = asyncio.create_task(self._keep_leases())
         try:
-            async with wakeup.listening(self._engine, self._outbox, self._bell):
+            with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
                 while not self._is_stopping:
                     if not await self._patiently(self._start_next):
                         await self._patiently(self._purge)
                         await self._patiently(self._sleep)
         finally:
+            self._listener = None
             await self._finish(renewals)
 
     async def drain(self, subject: str | None = None) -> None:
@@ -184,6 +190,9 @@ class Worker:
         elif self._has_room():
             for seconds in await self._transact(self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
+            if self._listener is not None:
+                await self._claim_and_begin(wait)
+                return
         await self._bell.wait(wait)
         if shut_for > timedelta(0):
             await self._gate.refresh()
@@ -195,20 +204,21 @@ class Worker:
         seconds = (self._walk.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
         return [it for it in seconds if it is not None]
 
-    async def _claim_and_begin(self) -> bool:
+    async def _claim_and_begin(self, longest: timedelta = timedelta(0)) -> bool:
         """Claim, and begin the delivery of what that brought; false when it brought nothing.
 
-        After a full batch the same thread claims the next one: the database is at it while this one's delivery begins.
+        Where the database tells of commits, it waits for one first, or for the bell, for `longest` at most. After a
+        full batch the same thread claims the next one: the database is at it while this one's delivery begins.
         """
         await self._hand_back_unheard()
         loop, began_at = asyncio.get_running_loop(), time.monotonic()
         has_begun = False
 
-        def begin(claim: Claim) -> bool:
+        def begin(claim: Claim | None) -> bool:
             """Whether another claim is to follow."""
             nonlocal has_begun
             self._unheard = None
-            if not claim.events:
+            if claim is None or not claim.events:
                 return False
             has_begun = True
             self._claims[claim.lease.token] = claim
@@ -216,10 +226,14 @@ class Worker:
             is_over = time.monotonic() - began_at > _TURN.total_seconds()
             return len(claim.events) == self._batch_size and self._may_claim() and not is_over
 
-        await transact_while(self._statement_engine, self._claim, begin)
+        source = None if self._listener is None else self._listener.source(longest)
+        await transact_while(self._statement_engine, self._claim, begin, source)
         return has_begun
 
-    def _claim(self, connection: Connection) -> Claim:
+    def _claim(self, connection: Connection) -> Claim | None:
+        if not self._may_claim():
+            # No more, after a wait.
+            return None
         self._unheard = token = uuid4().hex
         lease = Lease(token, time.monotonic() + LEASE.total_seconds())
         events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, text
+
+from bench.statements import Run, intercept
 
 Sent = tuple[str, Any]
 Plan = dict[str, Any]
@@ -20,15 +22,13 @@ def sent_by(engine: Engine, call: Callable[[], object]) -> list[Sent]:
     """The statements that the call sends to the engine's tables."""
     sent: list[Sent] = []
 
-    def note(_connection: object, _cursor: object, sql: str, values: object, *_: object) -> None:
+    def note(sql: str, parameters: Any, run: Run) -> None:
         if "outbox_events" in sql:
-            sent.append((sql, values))
+            sent.append((sql, parameters))
+        run()
 
-    event.listen(engine, "before_cursor_execute", note)
-    try:
+    with intercept(engine, note):
         call()
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
     return sent
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from psycopg import _queries
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, text
 
 from outbox import claims
 from outbox.candidates import Window
@@ -58,13 +58,14 @@ def plan_of(engine: Engine, outbox: Outbox, look: Look) -> Plan:
 
 def statement_of(engine: Engine, outbox: Outbox, look: Look) -> Sent:
     """What the claim sends, seen where no event is: a claim that is rolled back leaves dead rows for the next one."""
-    sent: list[Sent] = []
-    with engine.connect() as connection:
-        connection.execute(text("CREATE TEMPORARY TABLE outbox_events (LIKE public.outbox_events)"))
-        event.listen(connection, "before_cursor_execute", lambda _, __, sql, values, *___: sent.append((sql, values)))
-        claims.claim(connection, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50)
-        connection.rollback()
-    return sent[0]
+
+    def claim_nothing() -> None:
+        with engine.connect() as connection:
+            connection.execute(text("CREATE TEMPORARY TABLE outbox_events (LIKE public.outbox_events)"))
+            claims.claim(connection, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50)
+            connection.rollback()
+
+    return sent_by(engine, claim_nothing)[1]
 
 
 def buffers_to_find(plan: Plan) -> int:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from bench.statements import Run, intercept
 from outbox import postgresql
 from outbox.destination import Claim
 from outbox.gate import Gate
@@ -31,7 +32,7 @@ IN_TIME_SECONDS = 15
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("transaction.DEADLINE", "postgresql.PING_DEADLINE", "notification.PING_DEADLINE"):
+    for place in ("transaction.DEADLINE", "postgresql.PING_DEADLINE", "notification._ANSWER_DEADLINE"):
         monkeypatch.setattr(f"outbox.{place}", DEADLINE)
 
 
@@ -109,7 +110,7 @@ def test_pooled_connection_that_the_server_closed_is_replaced(proxy_and_engine: 
 async def test_worker_whose_connections_all_go_silent_goes_on_delivering(
     engine: Engine, outbox: Outbox, proxy_and_engine: tuple[Proxy, Engine]
 ) -> None:
-    """Those in the pool, the one that listens, and the one by which it would settle."""
+    """Those in the pool, the one by which it claims, and the one by which it would settle."""
     proxy, spoiled = proxy_and_engine
     queue = Queue(engine, outbox)
     delivered: list[int] = []
@@ -136,16 +137,17 @@ async def test_claim_whose_answer_was_lost_is_handed_back_and_charged_to_nobody(
     proxy, spoiled = proxy_and_engine
     deafened: list[int] = []
 
-    @event.listens_for(spoiled, "before_cursor_execute")
-    def deafen_before_claim(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if "taken AS" in statement and not deafened:
+    def deafen_before_claim(sql: str, _parameters: object, run: Run) -> None:
+        if "taken AS" in sql and not deafened:
             deafened.append(proxy.deafen())
+        run()
 
     queue = Queue(engine, outbox)
     (id_,) = await asyncio.to_thread(queue.put, "a")
-    async with running(worker_of(Queue(spoiled, outbox), RecordingDestination())):
-        await eventually(lambda: queue.row(id_).claim_token is not None)
-        await eventually(lambda: queue.row(id_).processed_at is not None, IN_TIME_SECONDS)
+    with intercept(spoiled, deafen_before_claim):
+        async with running(worker_of(Queue(spoiled, outbox), RecordingDestination())):
+            await eventually(lambda: queue.row(id_).claim_token is not None)
+            await eventually(lambda: queue.row(id_).processed_at is not None, IN_TIME_SECONDS)
     assert queue.row(id_).attempt_count == 0
 
 
@@ -154,12 +156,13 @@ async def test_notifier_whose_connection_went_silent_notifies_by_another(
 ) -> None:
     proxy, spoiled = proxy_and_engine
     notifier = Notifier(spoiled, CHANNEL)
-    async with listening(engine) as bell:
+    with listening(engine) as ear:
         notifier.notify()
-        await bell.next_ring()
+        await asyncio.wrap_future(ear.wait())
         assert proxy.silence(b"NOTIFY") == 1
+        heard = asyncio.wrap_future(ear.wait())
         async with asyncio.timeout(IN_TIME_SECONDS):
-            while bell.rings < 3:  # One for the listener, one from before the silence.
+            while not heard.done():
                 notifier.notify()
                 await asyncio.sleep(0.05)
     notifier.close()

@@ -1,27 +1,37 @@
-"""A worker's ear for other processes' commits: whatever becomes of its connection, it listens again."""
+"""A worker's own connection: it hears of other processes' commits, and whatever becomes of it, it is replaced."""
 
 from __future__ import annotations
 
-import asyncio
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, QueuePool, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from outbox.notification import Notifier, listen
+from bench.raw import plain_url
+from outbox.listener import Listener
+from outbox.notification import NOTIFY_EVERY, Notifier
+from outbox.transaction import Source, for_single_statements
+from outbox.wakeup import WakeUp
 from tests.proxy import Proxy, proxied
 
 CHANNEL = "outbox_events"
+LONG = timedelta(minutes=1)
+SHORT = timedelta(milliseconds=200)
+AT_ONCE_SECONDS = 5
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.notification.PING_EVERY", timedelta(milliseconds=300))
-    monkeypatch.setattr("outbox.notification.PING_DEADLINE", timedelta(seconds=1))
-    monkeypatch.setattr("outbox.notification.RECONNECT_AFTER", timedelta(milliseconds=50))
+    monkeypatch.setattr("outbox.postgresql.PING_DEADLINE", timedelta(seconds=1))
 
 
 @pytest.fixture
@@ -47,80 +57,179 @@ def proxy_and_engine(postgres_url: str) -> Iterator[tuple[Proxy, Engine]]:
         engine.dispose()
 
 
-class Bell:
-    def __init__(self) -> None:
-        self.rings = 0
-        self._rung = asyncio.Event()
+class Ear:
+    """A listener and its bell; it waits in a thread, as a worker's does."""
 
-    def ring(self) -> None:
-        self.rings += 1
-        self._rung.set()
+    def __init__(self, engine: Engine) -> None:
+        self.bell = WakeUp()
+        self.listener = Listener(for_single_statements(engine), CHANNEL, self.bell)
 
-    async def next_ring(self, seconds: float = 10) -> None:
-        async with asyncio.timeout(seconds):
-            await self._rung.wait()
-        self._rung.clear()
+    def wait(self, longest: timedelta = LONG) -> Future[int]:
+        """Begin to wait; in the end, the process of the server that the connection leads to."""
+        source = self.listener.source(longest)
+        return source.threads.submit(self._wait, source)
 
+    def _wait(self, source: Source) -> int:
+        with source.connect() as connection:
+            pid: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            return pid
 
-@asynccontextmanager
-async def listening(engine: Engine) -> AsyncIterator[Bell]:
-    """A bell that has rung once, for the connection that listens now."""
-    bell = Bell()
-    task = asyncio.create_task(listen(engine, CHANNEL, bell.ring))
-    await bell.next_ring()
-    yield bell
-    began = time.monotonic()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert time.monotonic() - began < 3
+    def close(self) -> None:
+        self.bell.ring()
+        self.listener.close()
 
 
-async def test_listener_whose_connection_goes_silent_without_closing_listens_again(
+@contextmanager
+def listening(engine: Engine) -> Iterator[Ear]:
+    """One that listens."""
+    ear = Ear(engine)
+    try:
+        # A new connection is lent at once, whatever the wait.
+        ear.wait().result(AT_ONCE_SECONDS)
+        yield ear
+    finally:
+        ear.close()
+
+
+def waits_to_the_end(ear: Ear) -> bool:
+    began_at = time.monotonic()
+    ear.wait(SHORT).result(AT_ONCE_SECONDS)
+    return time.monotonic() - began_at >= SHORT.total_seconds()
+
+
+def test_notification_ends_a_wait_and_no_other(engine: Engine, notifier: Notifier) -> None:
+    with listening(engine) as ear:
+        waiting = ear.wait()
+        notifier.notify()
+        waiting.result(AT_ONCE_SECONDS)
+        assert waits_to_the_end(ear)
+
+
+def test_notification_that_arrives_with_an_answer_ends_the_next_wait(engine: Engine) -> None:
+    with listening(engine) as ear:
+        with ear.listener.connection(timedelta(0)) as connection:
+            connection.execute(text(f"NOTIFY {CHANNEL}"))
+        ear.wait().result(AT_ONCE_SECONDS)
+        assert waits_to_the_end(ear)
+
+
+def test_bell_ends_a_wait_and_no_other(engine: Engine) -> None:
+    with listening(engine) as ear:
+        waiting = ear.wait()
+        ear.bell.ring()
+        waiting.result(AT_ONCE_SECONDS)
+        assert waits_to_the_end(ear)
+
+
+def test_bell_that_rang_before_a_wait_ends_it(engine: Engine) -> None:
+    with listening(engine) as ear:
+        for _ in range(10_000):
+            ear.bell.ring()
+        ear.wait().result(AT_ONCE_SECONDS)
+        assert waits_to_the_end(ear)
+
+
+def test_connection_is_pinged_and_kept_while_nothing_is_heard(engine: Engine) -> None:
+    with listening(engine) as ear:
+        pids = {ear.wait(SHORT).result(AT_ONCE_SECONDS) for _ in range(3)}
+    assert len(pids) == 1
+
+
+def test_connection_that_goes_silent_without_closing_is_replaced(
     proxy_and_engine: tuple[Proxy, Engine], notifier: Notifier
 ) -> None:
     proxy, engine = proxy_and_engine
-    async with listening(engine) as bell:
+    with listening(engine) as ear:
+        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
         assert proxy.silence(b"LISTEN") == 1
+        assert ear.wait(SHORT).result(AT_ONCE_SECONDS) != pid
+        waiting = ear.wait()
         notifier.notify()
-        await bell.next_ring(seconds=5)
-        notifier.notify()
-        await bell.next_ring(seconds=5)
+        waiting.result(AT_ONCE_SECONDS)
 
 
-async def test_listener_whose_connection_is_reset_listens_again(
+def test_connection_that_is_reset_is_replaced_at_once(
     proxy_and_engine: tuple[Proxy, Engine], notifier: Notifier
 ) -> None:
     proxy, engine = proxy_and_engine
-    async with listening(engine) as bell:
+    with listening(engine) as ear:
+        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
+        waiting = ear.wait()
         assert proxy.reset(b"LISTEN") == 1
-        await bell.next_ring(seconds=5)
+        assert waiting.result(AT_ONCE_SECONDS) != pid
+        waiting = ear.wait()
         notifier.notify()
-        await bell.next_ring(seconds=5)
+        waiting.result(AT_ONCE_SECONDS)
 
 
-async def test_listener_that_waits_for_the_answer_to_its_ping_ends_at_once_when_cancelled(
-    proxy_and_engine: tuple[Proxy, Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("outbox.notification.PING_DEADLINE", timedelta(minutes=1))
+def test_connection_on_which_something_failed_is_replaced(engine: Engine) -> None:
+    with listening(engine) as ear:
+        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
+        with pytest.raises(DBAPIError), ear.listener.connection(timedelta(0)) as connection:
+            connection.execute(text("SELECT 1 / 0"))
+        assert ear.wait().result(AT_ONCE_SECONDS) != pid
+
+
+def test_connection_that_cannot_be_had_is_an_error_of_the_database(proxy_and_engine: tuple[Proxy, Engine]) -> None:
     proxy, engine = proxy_and_engine
-    async with listening(engine):
-        proxy.silence(b"LISTEN")
-        await eventually(lambda: proxy.silence(b"SELECT 1") == 1)
+    ear = Ear(engine)
+    proxy.close()
+    with pytest.raises(OperationalError):
+        ear.wait().result(AT_ONCE_SECONDS)
+    ear.close()
 
 
-async def test_silent_connection_is_pinged_and_kept(engine: Engine) -> None:
-    async with listening(engine) as bell:
-        await eventually(lambda: listeners_that_were_pinged(engine) == 1)
-        assert bell.rings == 1
+def test_connection_is_none_of_those_that_requests_share(engine: Engine) -> None:
+    with listening(engine):
+        assert isinstance(engine.pool, QueuePool)
+        assert engine.pool.checkedout() == 0
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # A database sets no asyncio.Event.
-            await asyncio.sleep(0.01)
+def test_closed_listener_leaves_no_connection(engine: Engine) -> None:
+    with listening(engine) as ear:
+        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
+    wait_for_end_of(engine, pid)
 
 
-def listeners_that_were_pinged(engine: Engine) -> int:
-    statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT 1'"
-    with engine.connect() as connection:
-        return connection.execute(text(statement)).scalar_one()
+def test_notifications_of_a_stream_of_commits_are_bundled(postgres_url: str, notifier: Notifier) -> None:
+    with psycopg.connect(plain_url(make_url(postgres_url)), autocommit=True) as hearing:
+        hearing.execute(f"LISTEN {CHANNEL}")
+        began_at = time.monotonic()
+        for _ in range(1000):
+            notifier.notify()
+        most = 2 + (time.monotonic() - began_at) / NOTIFY_EVERY.total_seconds()
+        assert 1 <= len(list(hearing.notifies(timeout=1))) <= most
+
+
+def test_forked_process_notifies_by_a_connection_of_its_own(outbox_postgres_url: str) -> None:
+    """Two processes that wrote on one connection would spoil it for both."""
+    program = """
+import os, sys, time
+from sqlalchemy import create_engine, text
+from tests.outbox.conftest import OUTBOX
+from tests.outbox.queue import Queue
+
+def wait_for_notifiers(count):
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while len(connection.execute(text("SELECT FROM pg_stat_activity WHERE query ~ '^NOTIFY'")).all()) != count:
+            time.sleep(0.01)
+
+engine = create_engine(sys.argv[1])
+Queue(engine, OUTBOX).put("a")
+wait_for_notifiers(1)
+if (child := os.fork()) == 0:
+    engine.dispose(close=False)
+    Queue(engine, OUTBOX).put("a")
+    wait_for_notifiers(2)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    backend = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program, outbox_postgres_url], cwd=backend, check=True, timeout=60)
+
+
+def wait_for_end_of(engine: Engine, pid: int) -> None:
+    deadline = time.monotonic() + AT_ONCE_SECONDS
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.execute(text("SELECT FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}).first():
+            assert time.monotonic() < deadline

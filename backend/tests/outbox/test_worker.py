@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
+from bench.statements import Run, intercept, watch
 from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.lease import LEASE
@@ -188,10 +189,10 @@ async def test_next_claim_is_made_while_the_delivery_of_a_full_batch_begins(queu
     claims = 0
     is_claimed_again = threading.Event()
 
-    @event.listens_for(queue.engine, "after_cursor_execute")
-    def count_claims(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def count_claims(sql: str, _parameters: object, run: Run) -> None:
         nonlocal claims
-        claims += statement.startswith("WITH runs")
+        run()
+        claims += sql.startswith("WITH runs")
         if claims == 2:
             is_claimed_again.set()
 
@@ -200,20 +201,17 @@ async def test_next_claim_is_made_while_the_delivery_of_a_full_batch_begins(queu
         assert is_claimed_again.wait(5)
         return {event.id: Delivered() for event in claim.events}
 
-    await worker_of(queue, busy, batch_size=2).drain()
+    with intercept(queue.engine, count_claims):
+        await worker_of(queue, busy, batch_size=2).drain()
     # What a destination raises costs an attempt.
     assert [queue.row(id_).attempt_count for id_ in ids] == [0] * 4
 
 
 async def test_what_is_done_once_a_second_keeps_no_event_waiting(queue: Queue) -> None:
     queue.put("a")
-    sent: list[str] = []
-
-    @event.listens_for(queue.engine, "before_cursor_execute")
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    await worker_of(queue, RecordingDestination()).drain()
+    with watch(queue.engine) as log:
+        await worker_of(queue, RecordingDestination()).drain()
+    sent = [it.sql for it in log.statements]
     claim = next(n for n, it in enumerate(sent) if it.startswith("WITH runs"))
     sweep = next(n for n, it in enumerate(sent) if it.startswith("SELECT") and ".until <" in it)
     assert claim < sweep
@@ -340,34 +338,51 @@ async def test_worker_survives_the_loss_of_all_its_connections(outbox_postgres_u
 
 async def test_commit_of_another_process_wakes_a_sleeping_worker(outbox_postgres_url: str, outbox: Outbox) -> None:
     engine = create_engine(outbox_postgres_url)
-    queue = Queue(engine, outbox)
+    queue, listeners = Queue(engine, outbox), note_listeners(engine)
     async with running(worker_of(queue, RecordingDestination())):
-        await eventually(lambda: listeners(engine) == 1)
+        await eventually(lambda: bool(listeners))
         before = await asyncio.to_thread(enqueue_in_another_process, outbox_postgres_url)
         # Far below the poll of ten seconds.
         await eventually(lambda: count_delivered(engine) == before, seconds=3)
     engine.dispose()
 
 
-async def test_lost_listening_connection_is_replaced(outbox_postgres_url: str, outbox: Outbox) -> None:
+async def test_lost_connection_that_listens_is_replaced(outbox_postgres_url: str, outbox: Outbox) -> None:
     engine = create_engine(outbox_postgres_url)
-    queue = Queue(engine, outbox)
+    queue, listeners = Queue(engine, outbox), note_listeners(engine)
     async with running(worker_of(queue, RecordingDestination())):
-        await eventually(lambda: listeners(engine) == 1)
+        await eventually(lambda: bool(listeners))
         with engine.connect() as connection:
-            connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^LISTEN'"))
-        await eventually(lambda: listeners(engine) == 0)
-        await eventually(lambda: listeners(engine) == 1)
+            connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": listeners[0]})
+        await eventually(lambda: len(listeners) == 2)
         before = await asyncio.to_thread(enqueue_in_another_process, outbox_postgres_url)
         await eventually(lambda: count_delivered(engine) == before, seconds=3)
     engine.dispose()
 
 
-def listeners(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return connection.execute(
-            text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^LISTEN'")
-        ).scalar_one()
+async def test_sleeping_worker_stops_at_once(queue: Queue) -> None:
+    worker = worker_of(queue, RecordingDestination())
+    task = asyncio.create_task(worker.run())
+    (id_,) = await asyncio.to_thread(queue.put, "a")
+    await eventually(lambda: queue.row(id_).processed_at is not None)
+    worker.stop()
+    await asyncio.wait_for(task, 3)
+
+
+async def test_sleeping_worker_ends_at_once_when_it_is_cancelled(queue: Queue) -> None:
+    task = asyncio.create_task(worker_of(queue, RecordingDestination()).run())
+    (id_,) = await asyncio.to_thread(queue.put, "a")
+    await eventually(lambda: queue.row(id_).processed_at is not None)
+    task.cancel()
+    ended, _ = await asyncio.wait([task], timeout=3)
+    assert ended
+
+
+def note_listeners(engine: Engine) -> list[int]:
+    """The server's processes behind the connections that workers take out of the pool, to listen by them."""
+    pids: list[int] = []
+    event.listen(engine, "detach", lambda connection, _: pids.append(connection.info.backend_pid))
+    return pids
 
 
 def count_delivered(engine: Engine) -> int:

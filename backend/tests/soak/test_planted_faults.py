@@ -95,7 +95,7 @@ FAULTS = {
     "a rolled back event is kept": Fault("enqueue.py", "        buffer.drop(previous)\n", "        pass\n"),
     "the claim exceeds its limit": Fault(
         "candidates.py",
-        '        .limit(_number("limit"))\n        .cte("batch")',
+        '        .limit(limited)\n        .cte("batch")',
         '        .cte("batch")',
     ),
 }

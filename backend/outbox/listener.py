@@ -1,0 +1,129 @@
+"""A worker's own connection to PostgreSQL: it claims by it, and hears by it of commits in other processes meanwhile.
+
+Heard by the thread and the connection that claim, a commit is claimed without a way through the worker's loop.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from outbox import postgresql
+from outbox.transaction import Source
+from outbox.wakeup import WakeUp
+
+# Of rings, read at once; those that are left end the next wait, which costs a look for events.
+_RINGS_MAX = 4096
+
+
+class Listener:
+    """Listens to one channel for a worker with this bell; used by one thread at a time."""
+
+    def __init__(self, engine: Engine, channel: str, bell: WakeUp) -> None:
+        self._engine = engine
+        self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel)).as_bytes()
+        self._bell = bell
+        self._thread = ThreadPoolExecutor(1, "outbox-listener")
+        # SQLAlchemy's connection, and the driver's beneath it.
+        self._held: tuple[Connection, psycopg.Connection[Any]] | None = None
+        self._has_heard = False
+        self._rung, self._ringing = socket.socketpair()
+        self._rung.setblocking(False)
+        self._ringing.setblocking(False)
+
+    def source(self, longest: timedelta) -> Source:
+        """The connection after such a wait, in a thread of our own: no other work is to wait for it."""
+        return Source(partial(self.connection, longest), self._thread, self._bell.ring)
+
+    @contextmanager
+    def connection(self, longest: timedelta) -> Iterator[Connection]:
+        """Lend the connection once a commit is heard of or the bell is rung, or after `longest`.
+
+        One that was lost is replaced, and lent at once, since nobody told of what was committed before it listened. One
+        on which something fails is given up.
+        """
+        if self._held is None or not self._wait(self._held[1], longest):
+            self._hang_up()
+            self._held = self._connect()
+        try:
+            yield self._held[0]
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._hang_up()
+        self._rung.close()
+        self._ringing.close()
+
+    def _connect(self) -> tuple[Connection, psycopg.Connection[Any]]:
+        connection = self._engine.connect()
+        # Held for as long as the worker runs, it must not be one of those that the pool has for requests.
+        connection.detach()
+        driver: Any = connection.connection.dbapi_connection
+        driver.add_notify_handler(self._hear)
+        try:
+            postgresql.ask(driver, self._listen, postgresql.PING_DEADLINE)
+        except psycopg.OperationalError as error:
+            connection.close()
+            raise OperationalError(self._listen.decode(), None, error) from error
+        return connection, driver
+
+    def _hang_up(self) -> None:
+        if self._held is not None:
+            connection, driver = self._held
+            self._held = None
+            # First the driver's: a server that is gone is not asked to roll back.
+            driver.close()
+            with suppress(DBAPIError):
+                connection.close()
+
+    def _wait(self, driver: psycopg.Connection[Any], longest: timedelta) -> bool:
+        """Wait until there may be something to claim; false when the connection is found to be lost."""
+        if longest <= timedelta(0):
+            return True
+        with self._bell.waking(self._ring), selectors.DefaultSelector() as selector:
+            selector.register(self._rung, selectors.EVENT_READ)
+            selector.register(driver, selectors.EVENT_READ)
+            try:
+                if self._has_been_told(driver):
+                    return True
+                ready = [key.fileobj for key, _ in selector.select(longest.total_seconds())]
+                if self._rung in ready:
+                    self._rung.recv(_RINGS_MAX)
+                elif not ready:
+                    # Of a connection that lost its other end silently, nothing is heard either.
+                    postgresql.ask(driver, b"SELECT 1", postgresql.PING_DEADLINE)
+                self._has_been_told(driver)
+            except psycopg.OperationalError:
+                return False
+        return True
+
+    def _has_been_told(self, driver: psycopg.Connection[Any]) -> bool:
+        """Whether a notification has arrived since this was asked last."""
+        driver.pgconn.consume_input()
+        while driver.pgconn.notifies() is not None:
+            self._has_heard = True
+        has_heard, self._has_heard = self._has_heard, False
+        return has_heard
+
+    def _hear(self, _: psycopg.Notify) -> None:
+        """Of a notification that arrived with the answer to a statement."""
+        self._has_heard = True
+
+    def _ring(self) -> None:
+        # What has rung so often that its buffer is full will be heard.
+        with suppress(BlockingIOError):
+            self._ringing.send(b"\0")
