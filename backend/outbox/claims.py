@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from sqlalchemy import (
+    Alias,
     BindParameter,
     ColumnElement,
     Connection,
     Float,
     Insert,
     Select,
+    Table,
     Text,
     Update,
     bindparam,
@@ -32,8 +34,9 @@ from sqlalchemy import (
     update,
 )
 
+from outbox import transaction
 from outbox.candidates import Reached, Window, candidates, is_one_of
-from outbox.clock import DatabaseNow
+from outbox.clock import DatabaseNow, DatabaseNowExactly, TransactionBeginning
 from outbox.driver import driver_sql, fetch_all
 from outbox.model import Event, Outbox, as_event, event_columns
 from outbox.rows import bound_ids
@@ -95,6 +98,7 @@ def claim(
         "token": token,
         "lease": lease.total_seconds(),
         "floor": look.floor,
+        "patience": transaction.DEADLINE.total_seconds() / 2,
         **bound,
     }
     statement = _claim(outbox, look.window, size, limit, connection.dialect.name)
@@ -174,18 +178,22 @@ def _claim(outbox: Outbox, window: Window, size: int, limit: int, dialect_name: 
     if dialect_name == "sqlite":
         taken = batch
     else:
-        ids = is_one_of(outbox.events.c.id, select(batch.c.id), dialect_name)
-        taken = _taking(outbox, ids).cte("taken")
+        # What waited long for the table may have been given up by its worker: nobody would deliver what it takes.
+        is_in_time = DatabaseNowExactly() < TransactionBeginning(bindparam("patience", type_=Float))
+        events = cast("Alias", outbox.events.alias("t"))
+        ids = is_one_of(events.c.id, select(batch.c.id), dialect_name)
+        taken = _taking(outbox, events, ids).where(is_in_time).cte("taken")
     statement = reached.outerjoin(taken, true()).add_columns(*taken.c)
     if dialect_name == "sqlite":
         return statement
-    its_ids = select(_TOKEN, _LEASE_END, func.json_agg(taken.c.id)).having(func.count() > literal_column("0"))
-    return statement.add_cte(insert(outbox.leases).from_select(_LEASE_COLUMNS, its_ids).cte("lease"))
+    its_ids = select(_TOKEN.label("t"), _LEASE_END.label("u"), func.json_agg(taken.c.id).label("ids"))
+    lease = insert(outbox.leases).from_select(_LEASE_COLUMNS, its_ids.having(func.count() > literal_column("0")))
+    return statement.add_cte(lease.cte("lease"))
 
 
 @lru_cache(maxsize=16)
 def _take(outbox: Outbox) -> Update:
-    return _taking(outbox, outbox.events.c.id.in_(bound_ids()))
+    return _taking(outbox, outbox.events, outbox.events.c.id.in_(bound_ids()))
 
 
 @lru_cache(maxsize=16)
@@ -193,11 +201,11 @@ def _begin_lease(outbox: Outbox) -> Insert:
     return insert(outbox.leases).from_select(_LEASE_COLUMNS, select(_TOKEN, _LEASE_END, bindparam("ids", type_=Text)))
 
 
-def _taking(outbox: Outbox, is_in_batch: ColumnElement[bool]) -> Update:
+def _taking(outbox: Outbox, events: Table | Alias, is_in_batch: ColumnElement[bool]) -> Update:
     return (
-        update(outbox.events)
+        update(events)
         # The conditions are judged again on rows that changed while this statement waited for them.
-        .where(is_in_batch, outbox.is_open(), outbox.events.c.claim_token.is_(None))
+        .where(is_in_batch, outbox.is_open(events), events.c.claim_token.is_(None))
         .values(claim_token=_TOKEN)
         # Without the table's name, for a short statement.
         .returning(*(column(it.name, it.type) for it in event_columns(outbox)))

@@ -64,6 +64,19 @@ class DatabaseNowExactly(FunctionElement[datetime]):
     type = Instant()
 
 
+class TransactionBeginning(FunctionElement[datetime]):
+    """When the transaction began, plus `seconds`. In autocommit, when its statement came, before it waited for locks.
+
+    On PostgreSQL only.
+    """
+
+    inherit_cache = True
+    type = Instant()
+
+    def __init__(self, seconds: ColumnElement[float]) -> None:
+        super().__init__(cast(seconds, Float))
+
+
 class SecondsUntil(FunctionElement[float]):
     """Seconds from the statement's beginning to an instant; negative when it has passed."""
 
@@ -95,6 +108,11 @@ def _now_exactly_postgresql(element: DatabaseNowExactly, compiler: SQLCompiler, 
 @compiles(DatabaseNowExactly, "sqlite")
 def _now_exactly_sqlite(element: DatabaseNowExactly, compiler: SQLCompiler, **kw: Any) -> str:
     return f"strftime('{_SQLITE_FORMAT}', 'now')"
+
+
+@compiles(TransactionBeginning, "postgresql")
+def _transaction_beginning(element: TransactionBeginning, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 
 @compiles(SecondsUntil, "postgresql")

@@ -40,7 +40,7 @@ def ids_in(arrays: Column[Any], dialect_name: str) -> Select[Any]:
     if dialect_name == "sqlite":
         each = func.json_each(arrays).table_valued("value")
         return select(each.c.value).select_from(arrays.table.join(each, true()))
-    return select(cast(func.json_array_elements_text(arrays), BigInteger))
+    return select(cast(func.json_array_elements_text(arrays), BigInteger).label("id"))
 
 
 def bound_ids() -> Select[Any]:
