@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from hubspot_sync import telemetry
 from hubspot_sync.answer import Answer
 from hubspot_sync.redaction import Redaction
-from outbox.gate import REQUEST_DEADLINE
+from outbox.lease import REQUEST_DEADLINE
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 

@@ -40,8 +40,9 @@ from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from hubspot_sync.weather import Weather
 from outbox.destination import Claim
-from outbox.gate import REQUEST_DEADLINE, Entry, Gate, GateShut, LeaseEnding
-from outbox.lease import Lease
+from outbox.gate import Gate, GateShut, LeaseEnding
+from outbox.gate_row import Entry
+from outbox.lease import REQUEST_DEADLINE, Lease
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.tracing import traceparent_of
 

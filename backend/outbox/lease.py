@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-# Long enough for a request's 10 s and a slow settle; short enough that a crash delays its events little.
+# A request is given up after this long, so a lease that covers it covers the request.
+REQUEST_DEADLINE = timedelta(seconds=10)
+# Long enough for a request and a slow settle; short enough that a crash delays its events little.
 LEASE = timedelta(seconds=20)
 RENEW_EVERY = timedelta(seconds=5)
 

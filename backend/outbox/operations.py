@@ -15,10 +15,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, gate, history, moves, queries, search, wakeup
+from outbox import audit, gate_row, history, moves, queries, search, wakeup
 from outbox import selection as selections
 from outbox.audit import Action, AuditEntry
-from outbox.gate import GateStatus
+from outbox.gate_row import GateStatus
 from outbox.history import Discarded, History, KeptDelivery
 from outbox.model import Outbox
 from outbox.queries import Pulse, Status
@@ -171,7 +171,7 @@ def purge(engine: Engine, outbox: Outbox, older_than: timedelta, *, by: str) -> 
 def hold(engine: Engine, outbox: Outbox, reason: str, *, by: str) -> None:
     """Let no delivery pass, of any process, until a person releases the gate; what is on the wire gets through."""
     with engine.begin() as connection:
-        gate.hold(connection, outbox, reason, by)
+        gate_row.hold(connection, outbox, reason, by)
         audit.record(connection, outbox, Action.HOLD, by=by, reason=reason)
     log.warning("Deliveries are held by %s: %s", by, reason, extra={"gate": "held", "by": by})
 
@@ -179,8 +179,8 @@ def hold(engine: Engine, outbox: Outbox, reason: str, *, by: str) -> None:
 def release(engine: Engine, outbox: Outbox, *, by: str) -> GateStatus:
     """Open the gate, whoever or whatever shut it, and return what it was. What lasts shuts it again."""
     with engine.begin() as connection:
-        before = gate.read_gate(connection, outbox)
-        gate.release(connection, outbox)
+        before = gate_row.read_gate(connection, outbox)
+        gate_row.release(connection, outbox)
         detail = {"state": before.state.value, "held_by": before.held_by, "was": before.reason}
         audit.record(connection, outbox, Action.RELEASE, by=by, detail=detail)
     log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from outbox.clock import DatabaseNow, SecondsUntil
-from outbox.gate import GateStatus, read_gate
+from outbox.gate_row import GateStatus, read_gate
 from outbox.model import Event, Outbox, as_event, event_columns
 
 # A driver with more newer events than this has them all say the same properties.

@@ -18,11 +18,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Half a lease: a worker whose renewal was cut off has the time for another one.
@@ -50,13 +51,15 @@ def _pool_of(engine: Engine) -> Source:
     return Source(engine.connect, _sqlite_thread if engine.dialect.name == "sqlite" else _threads)
 
 
-async def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+async def transact(
+    engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     """Carry out `work` in a transaction of its own, in a thread, and return what it returned.
 
     When it takes longer than DEADLINE, its connection is cut off, which raises DBAPIError. Cancelled, it is awaited
     all the same: afterwards no thread has a connection of an engine that may be disposed of.
     """
-    return await transact_while(engine, work, lambda _: False)
+    return await transact_while(engine, lambda connection: work(connection, *args, **kwargs), lambda _: False)
 
 
 async def transact_while(

@@ -28,7 +28,7 @@ from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sync.integration import Integration
 from outbox import operations
-from outbox.gate import read_gate
+from outbox.gate_row import read_gate
 from outbox.model import GateState, State
 from outbox.operations import EventSummary
 

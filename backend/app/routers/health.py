@@ -14,7 +14,7 @@ from app.dependencies import Running, RunningApp
 from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
 from hubspot_sync.runtime import WorkerState
-from outbox.gate import read_gate
+from outbox.gate_row import read_gate
 from outbox.model import GateState
 
 router = APIRouter(tags=["health"])

@@ -18,7 +18,8 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.runtime import WorkerState, why_no_worker
 from hubspot_sync.telemetry import Exposition
 from outbox import operations
-from outbox.gate import GateShut, GateStatus, read_gate
+from outbox.gate import GateShut
+from outbox.gate_row import GateStatus, read_gate
 from outbox.model import GateState
 from outbox.operations import Status
 from outbox.worker import Worker

@@ -21,7 +21,8 @@ from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import carry_out, plan_provisioning
 from hubspot_sync.settings import HubSpotSettings
-from outbox.gate import Gate, GateStatus, read_gate
+from outbox.gate import Gate
+from outbox.gate_row import GateStatus, read_gate
 from tests.outbox.queue import LongestWait, Queue
 
 PORTAL_ID = "12345678"

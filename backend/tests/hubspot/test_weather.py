@@ -15,7 +15,7 @@ import pytest
 
 from hubspot_sync.translation import ContactUpsert
 from hubspot_sync.weather import ANSWERS_TO_BLAME, Weather
-from outbox.gate import OUTAGES_TO_CLOSE
+from outbox.gate_row import OUTAGES_TO_CLOSE
 from outbox.model import ATTEMPTS_MAX, GateState
 from tests.hubspot.conftest import HubSpot
 from tests.outbox.queue import LongestWait

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine
 
-import outbox.worker
+import outbox.in_flight
 from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Event
@@ -76,7 +76,7 @@ async def _run(engine: Engine, batch_size: int, concurrency: int) -> None:
 
 
 if __name__ == "__main__":
-    outbox.worker.STOP_DEADLINE = STOP_DEADLINE
+    outbox.in_flight.STOP_DEADLINE = STOP_DEADLINE
     _engine = create_engine(sys.argv[1])
     configure_engine(_engine)
     asyncio.run(_run(_engine, int(sys.argv[2]), int(sys.argv[3])))

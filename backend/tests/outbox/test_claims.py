@@ -12,7 +12,7 @@ from sqlalchemy import Engine, delete, insert, select, text
 from outbox import claims, leases, settlement
 from outbox.claims import Look
 from outbox.clock import DatabaseNow
-from outbox.gate import read_gate
+from outbox.gate_row import read_gate
 from outbox.lease import LEASE
 from outbox.model import Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry

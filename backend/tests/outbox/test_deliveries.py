@@ -105,7 +105,7 @@ async def test_deliveries_are_kept_though_the_destination_raised(queue: Queue) -
 async def test_deliveries_of_a_worker_that_is_stopped_meanwhile_are_kept(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.worker.STOP_DEADLINE", timedelta(milliseconds=10))
+    monkeypatch.setattr("outbox.in_flight.STOP_DEADLINE", timedelta(milliseconds=10))
     (id_,) = queue.put("a")
     has_begun = asyncio.Event()
 

@@ -9,19 +9,9 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Engine, select
 
-from outbox.gate import (
-    HOLD_PROBE_EVERY,
-    OUTAGE_PROBE_FIRST,
-    OUTAGES_TO_CLOSE,
-    REQUEST_DEADLINE,
-    Gate,
-    GateShut,
-    GateStatus,
-    LeaseEnding,
-    read_gate,
-    release,
-)
-from outbox.lease import LEASE, Lease
+from outbox.gate import OUTAGE_PROBE_FIRST, Gate, GateShut, LeaseEnding
+from outbox.gate_row import HOLD_PROBE_EVERY, OUTAGES_TO_CLOSE, GateStatus, read_gate, release
+from outbox.lease import LEASE, REQUEST_DEADLINE, Lease
 from outbox.model import GateState, Outbox
 from tests.outbox.queue import Queue
 

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, create_engine
 
 from outbox import operations
 from outbox.destination import Claim
-from outbox.gate import OUTAGES_TO_CLOSE, Entry, Gate, GateShut, GateStatus
+from outbox.gate import Gate, GateShut
+from outbox.gate_row import OUTAGES_TO_CLOSE, Entry, GateStatus
 from outbox.model import GateState, Outbox
 from outbox.outcome import Outcome
 from outbox.sqlite import configure_engine

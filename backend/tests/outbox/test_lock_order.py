@@ -71,7 +71,7 @@ async def test_transactions_in_opposite_order_and_the_workers_among_them_never_d
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Leases are renewed while deliveries are settled all the time, as they are now and then in an hour.
-    monkeypatch.setattr("outbox.worker.RENEW_EVERY", timedelta(milliseconds=1))
+    monkeypatch.setattr("outbox.in_flight.RENEW_EVERY", timedelta(milliseconds=1))
     transactions = 60
     recorder = RecordingDestination()
     workers = [worker_of(queue, recorder) for _ in range(2)]

@@ -272,7 +272,7 @@ async def test_stop_finishes_what_is_in_flight(queue: Queue) -> None:
 async def test_stop_hands_back_uncharged_what_does_not_finish_in_time(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.worker.STOP_DEADLINE", timedelta(milliseconds=50))
+    monkeypatch.setattr("outbox.in_flight.STOP_DEADLINE", timedelta(milliseconds=50))
     (id_,) = queue.put("a")
     began = asyncio.Event()
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from app.main import create_app
 from hubspot_sync.page.jobs import KEPT_MAX, Job, Jobs, JobState, TooManyJobs
 from hubspot_sync.page.pulses import WATCHERS_MAX, Pulses, TooManyWatch
-from outbox.gate import GateStatus
+from outbox.gate_row import GateStatus
 from outbox.model import GateState
 from outbox.operations import Progress, Pulse
 from tests.page.conftest import TOKEN, settings_for

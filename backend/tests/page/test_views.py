@@ -22,7 +22,7 @@ from hubspot_sync.page.sign_in import COOKIE
 from hubspot_sync.runtime import WorkerState, WorkerStatus
 from hubspot_sync.settings import HubSpotSettings
 from outbox import operations
-from outbox.gate import GateStatus
+from outbox.gate_row import GateStatus
 from outbox.model import GateState, State
 from outbox.operations import EventFilter, EventIds, Pulse
 from tests.conftest import BACKEND

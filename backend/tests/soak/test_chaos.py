@@ -22,7 +22,7 @@ from app.database import create_database_engine
 from app.services.hubspot import track_event
 from hubspot_sandbox import Sandbox
 from outbox.enqueue import EVENTS_LOST, enqueue
-from outbox.gate import REQUEST_DEADLINE
+from outbox.lease import REQUEST_DEADLINE
 from outbox.queries import read_status
 from tests.conftest import migrate
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for

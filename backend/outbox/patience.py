@@ -1,0 +1,56 @@
+"""A database that is away is waited for: a step is taken again until it comes through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from outbox.wakeup import WakeUp
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# What a step raises while the database does not serve it.
+DATABASE_ERRORS = (DBAPIError, PoolTimeout)
+_RETRY_FIRST_SECONDS = 0.5
+_RETRY_MAX_SECONDS = 30.0
+
+
+class Patience:
+    """A worker's, until it is over. The bell ends a pause between two tries."""
+
+    def __init__(self, bell: WakeUp) -> None:
+        self._bell = bell
+        self.is_over = False
+
+    def end(self) -> None:
+        """Let each step that fails from now on be the last; may be called by a signal handler."""
+        self.is_over = True
+        self._bell.ring()
+
+    async def through(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Take a step until the database answers; None when patience ends before."""
+        wait = _RETRY_FIRST_SECONDS
+        while True:
+            try:
+                return await step()
+            except DATABASE_ERRORS as error:
+                log.warning(
+                    "The database does not serve the outbox (%s); trying again in %.1f s. A missing table is created "
+                    "by the migrations.",
+                    first_line(error),
+                    wait,
+                )
+            if self.is_over:
+                return None
+            await self._bell.wait(timedelta(seconds=wait))
+            wait = min(wait * 2, _RETRY_MAX_SECONDS)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
