@@ -18,6 +18,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    Float,
     FromClause,
     Integer,
     Select,
@@ -35,7 +36,7 @@ from sqlalchemy import (
     true,
 )
 
-from outbox.clock import DatabaseNow
+from outbox.clock import DatabaseNow, DatabaseNowExactly, TransactionBeginning
 from outbox.model import Outbox
 from outbox.rows import ids_in, rows_of
 
@@ -71,7 +72,8 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
 
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
     for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
-    id, unless a person retried it) and, as the window needs, `after` or `subjects`. Relies on ix_…_open,
+    id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and, as the window
+    needs, `after` or `subjects`. Relies on ix_…_open,
     ix_…_open_subject, ix_…_backing_off and ix_…_retried.
     """
     # A short name, for a short statement.
@@ -101,12 +103,19 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     batch = (
         select(takeable.c.id)
         .join_from(takeable, oldest, true())
-        .where(travels_now)
+        .where(travels_now, *_in_time(dialect_name))
         .order_by(takeable.c.head_id, takeable.c.id)
         .limit(limited)
         .cte("batch")
     )
     return batch, _reached(runs, heads, takeable, batch)
+
+
+def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
+    """What waited long for the table may have been given up by its worker: nobody would deliver what it takes."""
+    if dialect_name != "postgresql":
+        return []
+    return [DatabaseNowExactly() < TransactionBeginning(bindparam("patience", type_=Float))]
 
 
 def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> ColumnElement[bool]:

@@ -34,9 +34,8 @@ from sqlalchemy import (
     update,
 )
 
-from outbox import transaction
 from outbox.candidates import Reached, Window, candidates, is_one_of
-from outbox.clock import DatabaseNow, DatabaseNowExactly, TransactionBeginning
+from outbox.clock import DatabaseNow
 from outbox.driver import driver_sql, fetch_all
 from outbox.model import Event, Outbox, as_event, event_columns
 from outbox.rows import bound_ids
@@ -86,11 +85,13 @@ def claim(
     token: str,
     lease: timedelta,
     limit: int,
+    patience: timedelta,
 ) -> Claimed:
     """Claim up to `limit` due events of the window for `token`, in the order of their subjects' first events.
 
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
-    the run of due events behind it. A charged event is claimed alone.
+    the run of due events behind it. A charged event is claimed alone. Nothing is taken by a statement that is not
+    through within `patience`, as one that waits for a locked table.
     """
     size, bound = _window_parameters(look)
     parameters = {
@@ -98,7 +99,7 @@ def claim(
         "token": token,
         "lease": lease.total_seconds(),
         "floor": look.floor,
-        "patience": transaction.DEADLINE.total_seconds() / 2,
+        "patience": patience.total_seconds(),
         **bound,
     }
     statement = _claim(outbox, look.window, size, limit, connection.dialect.name)
@@ -178,11 +179,9 @@ def _claim(outbox: Outbox, window: Window, size: int, limit: int, dialect_name: 
     if dialect_name == "sqlite":
         taken = batch
     else:
-        # What waited long for the table may have been given up by its worker: nobody would deliver what it takes.
-        is_in_time = DatabaseNowExactly() < TransactionBeginning(bindparam("patience", type_=Float))
         events = cast("Alias", outbox.events.alias("t"))
         ids = is_one_of(events.c.id, select(batch.c.id), dialect_name)
-        taken = _taking(outbox, events, ids).where(is_in_time).cte("taken")
+        taken = _taking(outbox, events, ids).cte("taken")
     statement = reached.outerjoin(taken, true()).add_columns(*taken.c)
     if dialect_name == "sqlite":
         return statement

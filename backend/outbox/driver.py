@@ -1,4 +1,4 @@
-"""Statements that psycopg is given without SQLAlchemy in between.
+"""Statements that psycopg is given without SQLAlchemy in between, and names as SQLAlchemy would write them.
 
 A pipeline is something that SQLAlchemy does not have; and of a claim that a commit waits for, its share is longer than
 the way to the database and back.
@@ -10,16 +10,21 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Dialect
+from sqlalchemy import ClauseElement, Connection, Dialect, Table
 from sqlalchemy.exc import DBAPIError
-
-Schemas = tuple[tuple[str | None, str], ...]
 
 
 def driver_sql(connection: Connection, statement: ClauseElement) -> str:
     """The statement as the connection's driver takes it. `statement` is kept for the next call with the same object."""
-    schemas: Mapping[str | None, str] = connection.get_execution_options().get("schema_translate_map") or {}
-    return _compile(statement, connection.dialect, tuple(schemas.items()))
+    return _compile(statement, connection.dialect, tuple(_schemas_of(connection).items()))
+
+
+def qualified_name(connection: Connection, table: Table) -> str:
+    """The table's name, quoted where it must be, in the schema that the connection's options say."""
+    preparer = connection.dialect.identifier_preparer
+    schema = _schemas_of(connection).get(table.schema, table.schema)
+    name = preparer.quote(table.name)
+    return name if schema is None else f"{preparer.quote_schema(schema)}.{name}"
 
 
 def fetch_all(connection: Connection, sql: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
@@ -33,8 +38,13 @@ def fetch_all(connection: Connection, sql: str, parameters: Mapping[str, object]
         raise DBAPIError(sql, None, error) from error
 
 
+def _schemas_of(connection: Connection) -> Mapping[str | None, str]:
+    schemas: Mapping[str | None, str] | None = connection.get_execution_options().get("schema_translate_map")
+    return schemas or {}
+
+
 @lru_cache(maxsize=512)
-def _compile(statement: ClauseElement, dialect: Dialect, schemas: Schemas) -> str:
+def _compile(statement: ClauseElement, dialect: Dialect, schemas: tuple[tuple[str | None, str], ...]) -> str:
     if not schemas:
         return str(statement.compile(dialect=dialect))
     return str(statement.compile(dialect=dialect, schema_translate_map=dict(schemas), render_schema_translate=True))

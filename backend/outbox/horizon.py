@@ -25,14 +25,13 @@ from sqlalchemy import (
     select,
     table,
 )
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.dialects.postgresql import OID, REGCLASS
 
+from outbox.driver import qualified_name
 from outbox.model import Outbox
 
 # SQLite has one writer at a time: ids appear in their order.
 _EVERYTHING = 2**62
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so.
 # Whatever was put below the floor by other means than enqueue and retry, a restored backup say, is found this late.
 FLOOR_ANEW_EVERY = timedelta(minutes=1)
 
@@ -52,7 +51,11 @@ class Horizon:
             self.settled_to = _EVERYTHING
             return
         is_floor_anew = time.monotonic() - self._floor_anew_at > FLOOR_ANEW_EVERY.total_seconds()
-        row = connection.execute(_look(self._outbox), {"floor": 0 if is_floor_anew else self.floor}).one()
+        parameters = {
+            "floor": 0 if is_floor_anew else self.floor,
+            "name": qualified_name(connection, self._outbox.events),
+        }
+        row = connection.execute(_look(self._outbox), parameters).one()
         if is_floor_anew:
             self._floor_anew_at = time.monotonic()
         # The query may not have seen what was settled only after it had begun, so the floor goes by the time before.
@@ -82,12 +85,11 @@ def _look(outbox: Outbox) -> Select[Any]:
         column("granted", Boolean),
         column("virtualtransaction", Text),
     )
-    name = _DIALECT.identifier_preparer.format_table(outbox.events)
     databases = table("pg_database", column("oid", OID), column("datname", Text))
     ours = select(databases.c.oid).where(databases.c.datname == func.current_database()).scalar_subquery()
     writers = select(func.array_agg(locks.c.virtualtransaction)).where(
         locks.c.database == ours,
-        locks.c.relation == cast(func.to_regclass(name), OID),
+        locks.c.relation == cast(cast(bindparam("name", type_=Text), REGCLASS), OID),
         locks.c.mode == "RowExclusiveLock",
         locks.c.granted,
     )

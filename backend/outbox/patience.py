@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
 from outbox.wakeup import WakeUp
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # What a step raises while the database does not serve it.
-DATABASE_ERRORS = (DBAPIError, PoolTimeout)
+DATABASE_ERRORS = (DBAPIError, DatabaseTimeout)
 _RETRY_FIRST_SECONDS = 0.5
 _RETRY_MAX_SECONDS = 30.0
 

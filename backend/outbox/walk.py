@@ -17,8 +17,9 @@ from datetime import timedelta
 from itertools import islice
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
-from outbox import claims, queries
+from outbox import claims, queries, transaction
 from outbox.candidates import Window
 from outbox.claims import Claimed, Look
 from outbox.horizon import Horizon
@@ -39,6 +40,8 @@ _SUBJECTS_MAX = 10_000
 _AGAIN_PAUSE = timedelta(seconds=1)
 # So many ids further, what the walk goes back over costs more than a new look at the horizon.
 _HORIZON_IDS = 1000
+# Of DEADLINE, for all looks of a claim together.
+_PATIENCE_SHARE = 0.8
 _NEVER = float("inf")
 _NO_ID = 2**62
 
@@ -68,12 +71,21 @@ class Walk:
     def claim(
         self, connection: Connection, *, types: Sequence[str], token: str, lease: timedelta, limit: int
     ) -> list[Event]:
-        """Claim up to `limit` events for `token`, from the first place that has any."""
+        """Claim up to `limit` events for `token`, from the first place that has any; TimeoutError when that takes long.
+
+        Its worker is given up at DEADLINE, and what a claim took afterwards would be delivered by nobody.
+        """
+        began_at = time.monotonic()
         if self._is_far_from_horizon():
             self.look_at_horizon(connection)
         self._set_out()
         for look in self._looks(limit):
-            claimed = claims.claim(connection, self._outbox, look, types=types, token=token, lease=lease, limit=limit)
+            patience = _PATIENCE_SHARE * transaction.DEADLINE - timedelta(seconds=time.monotonic() - began_at)
+            if patience <= timedelta(0):
+                raise DatabaseTimeout("claiming takes too long, or waits for a table that is locked")
+            claimed = claims.claim(
+                connection, self._outbox, look, types=types, token=token, lease=lease, limit=limit, patience=patience
+            )
             self._learn(look, claimed)
             if claimed.events:
                 return claimed.events

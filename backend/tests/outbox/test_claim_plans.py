@@ -62,7 +62,7 @@ def statement_of(engine: Engine, outbox: Outbox, look: Look) -> Sent:
     def claim_nothing() -> None:
         with engine.connect() as connection:
             connection.execute(text("CREATE TEMPORARY TABLE outbox_events (LIKE public.outbox_events)"))
-            claims.claim(connection, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50)
+            claims.claim(connection, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50, patience=LEASE)
             connection.rollback()
 
     return sent_by(engine, claim_nothing)[1]

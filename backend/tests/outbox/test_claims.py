@@ -83,7 +83,9 @@ def test_event_waits_for_an_earlier_one_that_the_look_passes_by(queue: Queue) ->
     first, _ = queue.put("a", "a")
     with queue.engine.begin() as connection:
         look = Look(after=first)
-        claimed = claims.claim(connection, queue.outbox, look, types=queue.types, token="t", lease=LEASE, limit=50)
+        claimed = claims.claim(
+            connection, queue.outbox, look, types=queue.types, token="t", lease=LEASE, limit=50, patience=LEASE
+        )
     assert claimed.events == []
 
 

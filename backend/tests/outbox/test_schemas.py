@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
 
+from outbox.enqueue import enqueue
 from outbox.model import Outbox
 from outbox.testing import RecordingDestination
 from tests.outbox.conftest import METADATA
-from tests.outbox.queue import Queue
+from tests.outbox.queue import TYPES, Queue
+from tests.outbox.test_walk import Walker
 from tests.outbox.test_worker import worker_of
 
 
@@ -35,3 +38,17 @@ async def test_events_are_stored_and_claimed_in_the_schema_that_the_engine_names
     await worker_of(queue, recorder).drain()
     assert sorted(event.id for event in recorder.events) == ids
     assert all(queue.row(id_).processed_at is not None for id_ in ids)
+
+
+def test_event_that_commits_after_a_later_one_is_claimed_at_once_there_too(engine: Engine, outbox: Outbox) -> None:
+    """Whoever writes at the moment is told by locks on the table, which is looked up by its name."""
+    queue = Queue(engine, outbox)
+    walker = Walker(queue)
+    with engine.connect() as connection, connection.begin() as late:
+        session = Session(connection)
+        enqueue(session, outbox, TYPES[0], "a", {})
+        session.commit()
+        (later,) = queue.put("b")
+        assert walker.claimed_ids() == [later]
+        late.commit()
+    assert len(walker.claimed_ids()) == 1

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
+import sqlalchemy.exc
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from outbox import claims
-from outbox.claims import Claimed, Look
 from outbox.lease import LEASE
-from outbox.model import Outbox
-from outbox.transaction import for_single_statements, transact
-from tests.outbox.queue import Queue
+from outbox.model import Event, Outbox
+from outbox.transaction import DEADLINE, for_single_statements, transact
+from outbox.walk import Walk
+from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_worker import eventually
 
 
@@ -39,30 +41,67 @@ async def test_cancelled_transaction_has_given_its_connection_back(engine: Engin
     assert engine.pool.checkedout() == 0
 
 
+@pytest.fixture
+def postgres_engine(outbox_postgres_url: str) -> Iterator[Engine]:
+    """Without a lock_timeout, which would end a wait for the table before anything else does."""
+    engine = create_engine(outbox_postgres_url)
+    yield engine
+    engine.dispose()
+
+
+class Claimer:
+    """A worker's claims, one event each."""
+
+    def __init__(self, engine: Engine, outbox: Outbox) -> None:
+        self._engine = for_single_statements(engine)
+        self._walk = Walk(outbox)
+
+    async def claimed_ids(self) -> list[int]:
+        return [event.id for event in await transact(self._engine, self._claim)]
+
+    def _claim(self, connection: Connection) -> list[Event]:
+        return self._walk.claim(connection, types=TYPES, token=uuid4().hex, lease=LEASE, limit=1)
+
+
+def has_lock(engine: Engine, outbox: Outbox, *, granted: bool) -> bool:
+    locks = "SELECT FROM pg_locks JOIN pg_class ON oid = relation WHERE relname = :name AND granted = :granted"
+    with engine.connect() as connection:
+        return connection.execute(text(locks), {"name": outbox.name, "granted": granted}).first() is not None
+
+
 async def test_claim_that_was_given_up_while_it_waited_for_the_table_takes_nothing(
-    outbox_postgres_url: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    postgres_engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server carries it out all the same, for a worker that has gone on without it."""
     monkeypatch.setattr("outbox.transaction.DEADLINE", timedelta(seconds=1))
-    engine = create_engine(outbox_postgres_url)
-    queue = Queue(engine, outbox)
-    (id_,) = queue.put("a")
-
-    def claim(connection: Connection) -> Claimed:
-        return claims.claim(connection, outbox, Look(), types=queue.types, token="t", lease=LEASE, limit=50)
-
-    def has_lock(*, granted: bool) -> bool:
-        locks = "SELECT FROM pg_locks JOIN pg_class ON oid = relation WHERE relname = :name AND granted = :granted"
-        with engine.connect() as connection:
-            return connection.execute(text(locks), {"name": outbox.name, "granted": granted}).first() is not None
-
-    with engine.connect() as migration:
+    queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
+    first, second, third = queue.put("a", "b", "c")
+    # It has looked at the horizon then, and does nothing but claim.
+    assert await claimer.claimed_ids() == [first]
+    with postgres_engine.connect() as migration:
         migration.execute(text(f"LOCK TABLE {outbox.name} IN ACCESS EXCLUSIVE MODE"))
         with pytest.raises(DBAPIError):
-            await transact(for_single_statements(engine), claim)
-        assert has_lock(granted=False)
+            await claimer.claimed_ids()
+        assert has_lock(postgres_engine, outbox, granted=False)
         migration.rollback()
-    await eventually(lambda: not has_lock(granted=False) and not has_lock(granted=True))
-    assert queue.row(id_).claim_token is None
-    assert [event.id for event in (await transact(for_single_statements(engine), claim)).events] == [id_]
-    engine.dispose()
+    await eventually(lambda: not any(has_lock(postgres_engine, outbox, granted=it) for it in (True, False)))
+    assert [queue.row(id_).claim_token for id_ in (second, third)] == [None, None]
+
+
+async def test_what_a_claim_did_not_take_because_it_waited_is_taken_by_the_next(
+    postgres_engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.walk._PATIENCE_SHARE", 0.05)
+    queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
+    first, second, third = queue.put("a", "b", "c")
+    assert await claimer.claimed_ids() == [first]
+    with postgres_engine.connect() as migration:
+        migration.execute(text(f"LOCK TABLE {outbox.name} IN ACCESS EXCLUSIVE MODE"))
+        late = asyncio.create_task(claimer.claimed_ids())
+        ended, _ = await asyncio.wait([late], timeout=0.05 * DEADLINE.total_seconds() + 0.2)
+        assert not ended
+        migration.rollback()
+    with pytest.raises(sqlalchemy.exc.TimeoutError):
+        await late
+    assert await claimer.claimed_ids() == [second]
+    assert await claimer.claimed_ids() == [third]
