@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,7 @@ WITH lease AS (DELETE FROM outbox_events_leases WHERE token = %(token)s RETURNIN
 UPDATE outbox_events SET processed_at = statement_timestamp(), claim_token = NULL FROM lease
 WHERE id = ANY (%(ids)s) AND claim_token = lease.token
 """
+_PAUSE_SECONDS = 0.001
 _OPEN = b"SELECT EXISTS (SELECT FROM outbox_events WHERE processed_at IS NULL AND failed_at IS NULL)"
 _SQLITE_CLAIM = """
 UPDATE outbox_events SET claim_token = :token
@@ -120,8 +122,10 @@ def _drain(url: str, batch_size: int) -> int:
             events, token = claim(cursor, batch_size, after)
             ids = [event.id for event in events]
             # A claim that takes nothing may have met rows that other workers had locked, also to take nothing of them.
-            if not ids and after == 0 and not _is_any_open(connection):
-                return count
+            if not ids and after == 0:
+                if not _is_any_open(connection):
+                    return count
+                time.sleep(_PAUSE_SECONDS)
             count += settle(cursor, ids, token)
             after = max(ids, default=0)
 

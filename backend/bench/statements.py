@@ -88,7 +88,7 @@ Around = Callable[[str, Any, Run], None]
 
 @contextmanager
 def intercept(engine: Engine, around: Around) -> Iterator[None]:
-    """Call `around` for each statement that the engine's connections send during the block, from whatever thread.
+    """Call `around` for each statement of connections that are taken from the engine during the block, by any thread.
 
     On psycopg its cursors are asked: SQLAlchemy's events do not see what it is given past SQLAlchemy.
     """

@@ -5,6 +5,7 @@ Heard by the thread and the connection that claim, a commit is claimed without a
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from outbox import postgresql
 from outbox.transaction import Source
 from outbox.wakeup import WakeUp
+
+log = logging.getLogger(__name__)
 
 # Of rings, read at once; those that are left end the next wait, which costs a look for events.
 _RINGS_MAX = 4096
@@ -69,35 +72,43 @@ class Listener:
         self._ringing.close()
 
     def _connect(self) -> tuple[Connection, psycopg.Connection[Any]]:
+        try:
+            return self._connect_to(self._listen)
+        except postgresql.Refused as refusal:
+            # The poll finds the events.
+            log.warning("The database does not tell of other processes' commits: %s", refusal)
+            return self._connect_to(b"SELECT 1")
+
+    def _connect_to(self, statement: bytes) -> tuple[Connection, psycopg.Connection[Any]]:
+        """A new connection of our own, on which the statement was carried out."""
         connection = self._engine.connect()
         # Held for as long as the worker runs, it must not be one of those that the pool has for requests.
         connection.detach()
         driver: Any = connection.connection.dbapi_connection
         driver.add_notify_handler(self._hear)
         try:
-            postgresql.ask(driver, self._listen, postgresql.PING_DEADLINE)
-        except psycopg.OperationalError as error:
-            connection.close()
-            raise OperationalError(self._listen.decode(), None, error) from error
+            postgresql.ask(driver, statement, postgresql.PING_DEADLINE)
+        except BaseException as error:
+            _close(connection, driver)
+            if isinstance(error, psycopg.Error) and not isinstance(error, postgresql.Refused):
+                raise OperationalError(statement.decode(), None, error) from error
+            raise
         return connection, driver
 
     def _hang_up(self) -> None:
         if self._held is not None:
             connection, driver = self._held
             self._held = None
-            # First the driver's: a server that is gone is not asked to roll back.
-            driver.close()
-            with suppress(DBAPIError):
-                connection.close()
+            _close(connection, driver)
 
     def _wait(self, driver: psycopg.Connection[Any], longest: timedelta) -> bool:
         """Wait until there may be something to claim; false when the connection is found to be lost."""
         if longest <= timedelta(0):
             return True
-        with self._bell.waking(self._ring), selectors.DefaultSelector() as selector:
-            selector.register(self._rung, selectors.EVENT_READ)
-            selector.register(driver, selectors.EVENT_READ)
-            try:
+        try:
+            with self._bell.waking(self._ring), selectors.DefaultSelector() as selector:
+                selector.register(self._rung, selectors.EVENT_READ)
+                selector.register(driver, selectors.EVENT_READ)
                 if self._has_been_told(driver):
                     return True
                 ready = [key.fileobj for key, _ in selector.select(longest.total_seconds())]
@@ -107,8 +118,8 @@ class Listener:
                     # Of a connection that lost its other end silently, nothing is heard either.
                     postgresql.ask(driver, b"SELECT 1", postgresql.PING_DEADLINE)
                 self._has_been_told(driver)
-            except psycopg.OperationalError:
-                return False
+        except psycopg.OperationalError:
+            return False
         return True
 
     def _has_been_told(self, driver: psycopg.Connection[Any]) -> bool:
@@ -124,6 +135,13 @@ class Listener:
         self._has_heard = True
 
     def _ring(self) -> None:
-        # What has rung so often that its buffer is full will be heard.
-        with suppress(BlockingIOError):
+        # What has rung so often that its buffer is full will be heard; what is closed, nobody waits for.
+        with suppress(OSError):
             self._ringing.send(b"\0")
+
+
+def _close(connection: Connection, driver: psycopg.Connection[Any]) -> None:
+    # First the driver's, and no word to the pool: a server that is gone is not asked to roll back.
+    driver.close()
+    connection.invalidate()
+    connection.close()

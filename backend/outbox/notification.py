@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 # The first commit after a pause is notified at once; a stream of them, this often.
 NOTIFY_EVERY = timedelta(milliseconds=20)
 _ANSWER_DEADLINE = timedelta(seconds=5)
+# A notification is not kept anyway, so nobody is to wait until it is on the disk. For this transaction only: behind a
+# pooler the session is somebody else's afterwards.
+_NOTIFY = sql.SQL("BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {}; COMMIT")
 # A process that stops committing gives its connection back.
 IDLE_MAX_SECONDS = 60.0
 
@@ -39,7 +42,7 @@ class Notifier:
 
     def __init__(self, engine: Engine, channel: str) -> None:
         self._engine = engine
-        self._notify = sql.SQL("NOTIFY {}").format(sql.Identifier(channel)).as_bytes(None)
+        self._notify = _NOTIFY.format(sql.Identifier(channel)).as_bytes(None)
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         # The connection, while it is free for whoever commits; otherwise whether something is to be sent by the thread.
@@ -76,16 +79,32 @@ class Notifier:
 
     def _run(self) -> None:
         try:
-            with psycopg.connect(**_connect_arguments(self._engine), autocommit=True) as connection:
-                # A notification is not kept anyway, so nobody is to wait until it is on the disk.
-                postgresql.ask(connection, b"SET synchronous_commit = off", _ANSWER_DEADLINE)
+            while not self._is_done():
+                pass
+        except (psycopg.Error, OSError) as error:
+            log.debug("Workers of other processes find the events by their poll: %s", type(error).__name__)
+        finally:
+            with self._condition:
+                self._free = None
+                self._resign()
+
+    def _is_done(self) -> bool:
+        """Notify by one connection until the thread is to end; false when it was lost, and another is worth a try."""
+        has_served = False
+        with psycopg.connect(**_connect_arguments(self._engine), autocommit=True) as connection:
+            try:
                 while self._is_sent(connection):
                     postgresql.await_answer(connection, _ANSWER_DEADLINE)
+                    has_served = True
                     time.sleep(NOTIFY_EVERY.total_seconds())
-        except psycopg.Error as error:
-            log.debug("Workers of other processes find the events by their poll: %s", type(error).__name__)
-            with self._condition:
-                self._resign()
+            except psycopg.Error:
+                if not has_served:
+                    raise
+                with self._condition:
+                    # What it was sent, nobody may have heard.
+                    self._free, self._is_wanted = None, True
+                return False
+        return True
 
     def _is_sent(self, connection: psycopg.Connection[Any]) -> bool:
         """Wait until one is sent; false when the thread is to end, by `close` or because none was wanted for long."""
@@ -99,6 +118,7 @@ class Notifier:
             if self._free is not connection:
                 return True
             self._free = None
+            # Before the connection is closed: whoever commits meanwhile is to begin anew.
             self._resign()
             return False
 

@@ -22,10 +22,11 @@ _RETRY_MAX_SECONDS = 30.0
 
 
 class Patience:
-    """A worker's, until it is over. The bell ends a pause between two tries."""
+    """A worker's, until it is over."""
 
-    def __init__(self, bell: WakeUp) -> None:
-        self._bell = bell
+    def __init__(self) -> None:
+        # Not the worker's own, whose rings it would take from the worker.
+        self._bell = WakeUp()
         self.is_over = False
 
     def end(self) -> None:
@@ -39,7 +40,8 @@ class Patience:
         while True:
             try:
                 return await step()
-            except DATABASE_ERRORS as error:
+            # A machine may have no socket or file left for a moment.
+            except (*DATABASE_ERRORS, OSError) as error:
                 log.warning(
                     "The database does not serve the outbox (%s); trying again in %.1f s. A missing table is created "
                     "by the migrations.",

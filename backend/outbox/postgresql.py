@@ -44,6 +44,12 @@ _CONNECT_ARGUMENTS: Mapping[str, int] = {
 _SETTINGS: Mapping[str, int] = {"idle_in_transaction_session_timeout": SILENCE_MAX // _MS}
 
 _FRESH = "outbox.fresh"
+
+
+class Refused(psycopg.OperationalError):
+    """The server's answer to what it was asked is an error."""
+
+
 _ANSWERS = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
 
 
@@ -67,7 +73,10 @@ def ping_at_checkout(engine: Engine) -> None:
 
 
 def ask(connection: psycopg.Connection[Any], statement: bytes, deadline: timedelta) -> None:
-    """Have an idle connection's server carry out a statement in time, or close the connection: OperationalError."""
+    """Have an idle connection's server carry out a statement in time, or close the connection: OperationalError.
+
+    Raises Refused when the server says no.
+    """
     try:
         connection.pgconn.send_query(statement)
         connection.pgconn.flush()
@@ -85,6 +94,9 @@ def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> No
         # Left open, it would be asked to roll back as it is given up, and wait for that.
         connection.close()
         raise
+    except OSError as error:
+        connection.close()
+        raise psycopg.OperationalError(f"the answer cannot be waited for: {error}") from error
 
 
 def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> None:
@@ -96,7 +108,7 @@ def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> None:
                 if (answer := pgconn.get_result()) is None:
                     return
                 if answer.status not in _ANSWERS:
-                    raise psycopg.OperationalError(answer.error_message.decode(errors="replace"))
+                    raise Refused(answer.error_message.decode(errors="replace"))
             elif selector.select(max(0.0, ends_at - time.monotonic())):
                 pgconn.consume_input()
             else:

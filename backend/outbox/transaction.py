@@ -92,8 +92,15 @@ async def transact_while(
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
         source.interrupt()
-        await asyncio.wait([thread])
+        await _end_of(thread)
         raise
+
+
+async def _end_of(thread: asyncio.Future[Any]) -> None:
+    """However often cancelled: the timer that cuts its connection off runs in this loop."""
+    while not thread.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([thread])
 
 
 def for_single_statements(engine: Engine) -> Engine:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Dialect, Engine, event
 
 from outbox.model import Outbox
 
@@ -62,7 +62,8 @@ class WakeUp:
 
 _lock = threading.Lock()
 _bells: defaultdict[Outbox, WeakSet[WakeUp]] = defaultdict(WeakSet)
-_notifiers: dict[tuple[Engine, Outbox], Notifier] = {}
+# An engine and those that `execution_options` made of it share their dialect, and one notifier.
+_notifiers: dict[tuple[Dialect, Outbox], Notifier] = {}
 
 
 def subscribe(outbox: Outbox, bell: WakeUp) -> None:
@@ -98,28 +99,34 @@ def wake(engine: Engine, outbox: Outbox) -> None:
 
 def _notifier(engine: Engine, outbox: Outbox) -> Notifier:
     with _lock:
-        if (notifier := _notifiers.get((engine, outbox))) is None:
+        if (notifier := _notifiers.get((engine.dialect, outbox))) is None:
             from outbox.notification import Notifier  # noqa: PLC0415  # As above.
 
-            notifier = _notifiers[engine, outbox] = Notifier(engine, outbox.name)
-            event.listen(engine, "engine_disposed", lambda _: _dispose(engine, outbox))
+            notifier = _notifiers[engine.dialect, outbox] = Notifier(engine, outbox.name)
+            event.listen(engine, "engine_disposed", lambda _: _dispose(engine.dialect, outbox))
         return notifier
 
 
-def _dispose(engine: Engine, outbox: Outbox) -> None:
+def _dispose(dialect: Dialect, outbox: Outbox) -> None:
     with _lock:
-        notifier = _notifiers.pop((engine, outbox), None)
+        notifier = _notifiers.pop((dialect, outbox), None)
     if notifier is not None:
         notifier.close()
 
 
-if hasattr(os, "register_at_fork"):
+def _begin_anew() -> None:
     # A forked child has its parent's connections, but not the threads that use them.
-    os.register_at_fork(after_in_child=_notifiers.clear)
+    _notifiers.clear()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # No other thread is to hold the lock in the child, where nobody would let go of it.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_begin_anew)
 
 
 @atexit.register
 def _dispose_all() -> None:
     # A script's last commit is notified before the script ends.
-    for engine, outbox in list(_notifiers):
-        _dispose(engine, outbox)
+    for dialect, outbox in list(_notifiers):
+        _dispose(dialect, outbox)

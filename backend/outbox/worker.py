@@ -88,7 +88,7 @@ class Worker:
         self._walk = Walk(outbox)
         jitter = random or Random()  # noqa: S311  # Jitter is no secret.
         self._sweep = Sweep(outbox, jitter)
-        self._patience = Patience(self._bell)
+        self._patience = Patience()
         # When a delivery is over, its subjects' next events may be claimed.
         self._in_flight = InFlight(
             outbox,
@@ -141,6 +141,7 @@ class Worker:
     def stop(self) -> None:
         """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
         self._patience.end()
+        self._bell.ring()
 
     async def _start_next(self) -> bool:
         """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
@@ -183,17 +184,21 @@ class Worker:
             log.info("Purged %d events that were delivered or discarded.", count)
 
     async def _sleep(self) -> None:
-        """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll."""
+        """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll.
+
+        Where the database tells of commits, claim at once what ended the sleep.
+        """
         wait = POLL_INTERVAL
         if (shut_for := self._gate.shut_for()) > timedelta(0):
             wait = min(wait, shut_for)
         elif self._has_room():
             for seconds in await transact(self._engine, self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
-            if self._listener is not None:
-                await self._claim_and_begin(wait)
-                return
-        await self._bell.wait(wait)
+        if self._listener is None:
+            await self._bell.wait(wait)
+        else:
+            # Also where it may not claim: what a server cannot get rid of keeps its old rows from being cleared.
+            await self._claim_and_begin(wait)
         if shut_for > timedelta(0):
             await self._gate.refresh()
             # What other workers had in hand when the gate shut has been handed back.
@@ -211,18 +216,19 @@ class Worker:
         full batch the same thread claims the next one: the database is at it while this one's delivery begins.
         """
         await self._hand_back_unheard()
-        loop, began_at = asyncio.get_running_loop(), time.monotonic()
-        has_begun = False
+        loop = asyncio.get_running_loop()
+        has_begun, turn_ends_at = False, 0.0
 
         def begin(claim: Claim | None) -> bool:
             """Whether another claim is to follow."""
-            nonlocal has_begun
+            nonlocal has_begun, turn_ends_at
             self._unheard = None
             if claim is None or not claim.events:
                 return False
-            has_begun = True
             self._in_flight.begin(claim, loop)
-            is_over = time.monotonic() - began_at > _TURN.total_seconds()
+            if not has_begun:
+                has_begun, turn_ends_at = True, time.monotonic() + _TURN.total_seconds()
+            is_over = time.monotonic() > turn_ends_at
             return len(claim.events) == self._batch_size and self._may_claim() and not is_over
 
         source = None if self._listener is None else self._listener.source(longest)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import selectors
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from bench.statements import Run, intercept, watch
+from outbox import operations
 from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.lease import LEASE
@@ -393,13 +396,61 @@ def count_delivered(engine: Engine) -> int:
 
 
 def enqueue_in_another_process(url: str) -> int:
+    return int(in_another_process(url, "print(len(Queue(engine, OUTBOX).put('a')))"))
+
+
+def in_another_process(url: str, statement: str) -> str:
+    """What the statement prints; `engine` is the database's."""
     program = (
-        "import sys; from sqlalchemy import create_engine; from tests.outbox.conftest import OUTBOX;"
-        "from tests.outbox.queue import Queue; engine = create_engine(sys.argv[1]);"
-        "print(len(Queue(engine, OUTBOX).put('a'))); engine.dispose()"
+        "import sys; from sqlalchemy import create_engine; from outbox import operations;"
+        "from tests.outbox.conftest import OUTBOX; from tests.outbox.queue import Queue;"
+        f"engine = create_engine(sys.argv[1]); {statement}; engine.dispose()"
     )
     backend = Path(__file__).parents[2]
-    return int(subprocess.check_output([sys.executable, "-c", program, url], cwd=backend, text=True))
+    return subprocess.check_output([sys.executable, "-c", program, url], cwd=backend, text=True)
+
+
+async def test_release_in_another_process_wakes_a_worker_that_sleeps_before_a_held_gate(
+    outbox_postgres_url: str, outbox: Outbox
+) -> None:
+    engine = create_engine(outbox_postgres_url)
+    queue, listeners = Queue(engine, outbox), note_listeners(engine)
+    operations.hold(engine, outbox, reason="let me see", by="ann")
+    async with running(worker_of(queue, RecordingDestination())):
+        (id_,) = await asyncio.to_thread(queue.put, "a")
+        await eventually(lambda: bool(listeners))
+        assert queue.row(id_).claim_token is None
+        await asyncio.to_thread(in_another_process, outbox_postgres_url, "operations.release(engine, OUTBOX, by='ann')")
+        await eventually(lambda: queue.row(id_).processed_at is not None, seconds=3)
+    engine.dispose()
+
+
+async def test_moment_without_file_descriptors_ends_no_worker(
+    outbox_postgres_url: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine(outbox_postgres_url)
+    queue, selector = Queue(engine, outbox), selectors.DefaultSelector
+    refusals = 0
+
+    def refuse_at_first() -> selectors.BaseSelector:
+        nonlocal refusals
+        if refusals > 0 and threading.current_thread().name.startswith("outbox-listener"):
+            refusals -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return selector()
+
+    async def deliver_another() -> None:
+        (id_,) = await asyncio.to_thread(queue.put, "a")
+        await eventually(lambda: queue.row(id_).processed_at is not None)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", refuse_at_first)
+    async with running(worker_of(queue, RecordingDestination())):
+        await deliver_another()
+        refusals = 2
+        await deliver_another()
+        await eventually(lambda: refusals == 0)
+        await deliver_another()
+    engine.dispose()
 
 
 async def test_idle_worker_purges_what_is_older_than_its_retention(queue: Queue) -> None:
