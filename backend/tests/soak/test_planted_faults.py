@@ -53,7 +53,7 @@ FAULTS = {
     "an event that backs off is taken with those before it": Fault(
         "candidates.py", "joined.c.unbroken == _ONE, or_(joined.c.id == joined.c.head_id, is_follower_taken)", "true()"
     ),
-    "a charged event takes others along": Fault("candidates.py", "        .where(travels_now)\n", ""),
+    "a charged event takes others along": Fault("candidates.py", ".where(travels_now, *_in", ".where(*_in"),
     "a retried event does not wait for a younger claimed one": Fault(
         "candidates.py",
         "            or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),\n",
