@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from bench.figures import Demand, Figure, Rounds
 from bench.ground import Ground
-from bench.statements import Kind, Log, explain, watch
+from bench.statements import Log, explain, watch
 from bench.table import EVENT_TYPE, OUTBOX, PAYLOAD, load, vacuum
 from bench.worker import deliver_at_once, make_worker
 from outbox import wakeup
@@ -159,8 +159,7 @@ def _claims(engine: Engine, batches: int) -> Log:
 
 def _explain_a_claim(engine: Engine) -> str:
     """The plan of the last of a few claims, as the worker left the table."""
-    sent = [it for it in _claims(engine, 3).of(Kind.CLAIM) if it.rows]
-    return explain(engine, sent[-1])
+    return explain(engine, _claims(engine, 3).claims()[-1])
 
 
 @dataclass(slots=True)
@@ -224,7 +223,9 @@ def _run_with_held_horizon(ground: Ground, subjects: int) -> LongRun:
             if time.monotonic() - began_at > _LONG_RUN_SECONDS_MAX:
                 ground.say(f"horizon held, {subjects} subjects: given up after {n * _CHUNK:,} events")
                 break
-        run.last_claim = explain(engine, log.of(Kind.CLAIM)[-1])
+        # Of these nobody is told, so that the claim which is explained finds them.
+        load(engine, _CHUNK, subjects)
+        run.last_claim = explain(engine, log.claims()[-1])
     return run
 
 

@@ -58,9 +58,12 @@ class Log:
     def of(self, kind: Kind) -> list[Sent]:
         return [it for it in self.statements if it.kind is kind]
 
+    def claims(self) -> list[Sent]:
+        """Those that brought more than one event; one that brings none has a row too, of how far it reached."""
+        return [it for it in self.of(Kind.CLAIM) if it.rows > 1]
+
     def claim_seconds(self) -> list[float]:
-        """Of claims that found something."""
-        return [it.seconds for it in self.of(Kind.CLAIM) if it.rows]
+        return [it.seconds for it in self.claims()]
 
     def wait_until_quiet(self) -> None:
         """Return once there were statements, and then none for a while."""
