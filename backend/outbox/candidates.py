@@ -73,8 +73,7 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
     for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
     id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and, as the window
-    needs, `after` or `subjects`. Relies on ix_…_open,
-    ix_…_open_subject, ix_…_backing_off and ix_…_retried.
+    needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject, ix_…_backing_off and ix_…_retried.
     """
     # A short name, for a short statement.
     events = outbox.events.alias("e")

@@ -90,8 +90,8 @@ def claim(
     """Claim up to `limit` due events of the window for `token`, in the order of their subjects' first events.
 
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
-    the run of due events behind it. A charged event is claimed alone. Nothing is taken by a statement that is not
-    through within `patience`, as one that waits for a locked table.
+    the run of due events behind it. A charged event is claimed alone. Nothing is taken by a statement that has
+    found its events only after `patience`, as one that waited for a locked table.
     """
     size, bound = _window_parameters(look)
     parameters = {

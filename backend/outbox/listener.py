@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -30,6 +31,26 @@ log = logging.getLogger(__name__)
 _RINGS_MAX = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a listener waits on: the connection, with the driver's beneath it, and a pair of sockets for the bell."""
+
+    connection: Connection
+    driver: psycopg.Connection[Any]
+    rung: socket.socket
+    ringing: socket.socket
+
+    def ring(self) -> None:
+        # What has rung so often that the buffer is full will be heard; what is closed, nobody waits for.
+        with suppress(OSError):
+            self.ringing.send(b"\0")
+
+    def close(self) -> None:
+        self.rung.close()
+        self.ringing.close()
+        _close(self.connection, self.driver)
+
+
 class Listener:
     """Listens to one channel for a worker with this bell; used by one thread at a time."""
 
@@ -38,12 +59,8 @@ class Listener:
         self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel)).as_bytes()
         self._bell = bell
         self._thread = ThreadPoolExecutor(1, "outbox-listener")
-        # SQLAlchemy's connection, and the driver's beneath it.
-        self._held: tuple[Connection, psycopg.Connection[Any]] | None = None
+        self._line: _Line | None = None
         self._has_heard = False
-        self._rung, self._ringing = socket.socketpair()
-        self._rung.setblocking(False)
-        self._ringing.setblocking(False)
 
     def source(self, longest: timedelta) -> Source:
         """The connection after such a wait, in a thread of our own: no other work is to wait for it."""
@@ -56,11 +73,11 @@ class Listener:
         One that was lost is replaced, and lent at once, since nobody told of what was committed before it listened. One
         on which something fails is given up.
         """
-        if self._held is None or not self._wait(self._held[1], longest):
+        if self._line is None or not self._wait(self._line, longest):
             self._hang_up()
-            self._held = self._connect()
+            self._line = self._connect()
         try:
-            yield self._held[0]
+            yield self._line.connection
         except BaseException:
             self._hang_up()
             raise
@@ -68,16 +85,29 @@ class Listener:
     def close(self) -> None:
         self._thread.shutdown()
         self._hang_up()
-        self._rung.close()
-        self._ringing.close()
 
-    def _connect(self) -> tuple[Connection, psycopg.Connection[Any]]:
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            line, self._line = self._line, None
+            line.close()
+
+    def _connect(self) -> _Line:
         try:
-            return self._connect_to(self._listen)
-        except postgresql.Refused as refusal:
+            connection, driver = self._connect_to(self._listen)
+        except OperationalError as error:
+            if not isinstance(error.orig, postgresql.Refused):
+                raise
             # The poll finds the events.
-            log.warning("The database does not tell of other processes' commits: %s", refusal)
-            return self._connect_to(b"SELECT 1")
+            log.warning("The database does not tell of other processes' commits: %s", error.orig)
+            connection, driver = self._connect_to(b"SELECT 1")
+        try:
+            rung, ringing = socket.socketpair()
+        except OSError:
+            _close(connection, driver)
+            raise
+        rung.setblocking(False)
+        ringing.setblocking(False)
+        return _Line(connection, driver, rung, ringing)
 
     def _connect_to(self, statement: bytes) -> tuple[Connection, psycopg.Connection[Any]]:
         """A new connection of our own, on which the statement was carried out."""
@@ -88,36 +118,28 @@ class Listener:
         driver.add_notify_handler(self._hear)
         try:
             postgresql.ask(driver, statement, postgresql.PING_DEADLINE)
-        except BaseException as error:
+        except psycopg.Error as error:
             _close(connection, driver)
-            if isinstance(error, psycopg.Error) and not isinstance(error, postgresql.Refused):
-                raise OperationalError(statement.decode(), None, error) from error
-            raise
+            raise OperationalError(statement.decode(), None, error) from error
         return connection, driver
 
-    def _hang_up(self) -> None:
-        if self._held is not None:
-            connection, driver = self._held
-            self._held = None
-            _close(connection, driver)
-
-    def _wait(self, driver: psycopg.Connection[Any], longest: timedelta) -> bool:
+    def _wait(self, line: _Line, longest: timedelta) -> bool:
         """Wait until there may be something to claim; false when the connection is found to be lost."""
         if longest <= timedelta(0):
             return True
         try:
-            with self._bell.waking(self._ring), selectors.DefaultSelector() as selector:
-                selector.register(self._rung, selectors.EVENT_READ)
-                selector.register(driver, selectors.EVENT_READ)
-                if self._has_been_told(driver):
+            with self._bell.waking(line.ring), selectors.DefaultSelector() as selector:
+                selector.register(line.rung, selectors.EVENT_READ)
+                selector.register(line.driver, selectors.EVENT_READ)
+                if self._has_been_told(line.driver):
                     return True
                 ready = [key.fileobj for key, _ in selector.select(longest.total_seconds())]
-                if self._rung in ready:
-                    self._rung.recv(_RINGS_MAX)
+                if line.rung in ready:
+                    line.rung.recv(_RINGS_MAX)
                 elif not ready:
                     # Of a connection that lost its other end silently, nothing is heard either.
-                    postgresql.ask(driver, b"SELECT 1", postgresql.PING_DEADLINE)
-                self._has_been_told(driver)
+                    postgresql.ask(line.driver, b"SELECT 1", postgresql.PING_DEADLINE)
+                self._has_been_told(line.driver)
         except psycopg.OperationalError:
             return False
         return True
@@ -133,11 +155,6 @@ class Listener:
     def _hear(self, _: psycopg.Notify) -> None:
         """Of a notification that arrived with the answer to a statement."""
         self._has_heard = True
-
-    def _ring(self) -> None:
-        # What has rung so often that its buffer is full will be heard; what is closed, nobody waits for.
-        with suppress(OSError):
-            self._ringing.send(b"\0")
 
 
 def _close(connection: Connection, driver: psycopg.Connection[Any]) -> None:

@@ -52,15 +52,14 @@ class Notifier:
     def notify(self) -> None:
         """Have the workers of other processes woken soon; waits for nothing and never raises."""
         with self._condition:
-            if self._thread is None:
-                self._is_wanted = True
-                self._start_thread()
-            elif self._free is None:
-                self._is_wanted = True
-            else:
+            if self._free is not None:
                 self._send(self._free)
                 self._free = None
-                self._condition.notify()
+            else:
+                self._is_wanted = True
+                if self._thread is None:
+                    self._start_thread()
+            self._condition.notify()
 
     def close(self) -> None:
         """Send what is still to be sent, and end the thread and its connection; a later notify begins anew."""
@@ -79,21 +78,21 @@ class Notifier:
 
     def _run(self) -> None:
         try:
-            while not self._is_done():
-                pass
+            is_lost = True
+            while is_lost:
+                is_lost = self._serve()
         except (psycopg.Error, OSError) as error:
             log.debug("Workers of other processes find the events by their poll: %s", type(error).__name__)
         finally:
             with self._condition:
-                self._free = None
                 self._resign()
 
-    def _is_done(self) -> bool:
-        """Notify by one connection until the thread is to end; false when it was lost, and another is worth a try."""
+    def _serve(self) -> bool:
+        """Notify by one connection until the thread is to end; true when it was lost, and another is worth a try."""
         has_served = False
         with psycopg.connect(**_connect_arguments(self._engine), autocommit=True) as connection:
             try:
-                while self._is_sent(connection):
+                while self._wait_until_sent(connection):
                     postgresql.await_answer(connection, _ANSWER_DEADLINE)
                     has_served = True
                     time.sleep(NOTIFY_EVERY.total_seconds())
@@ -102,17 +101,20 @@ class Notifier:
                     raise
                 with self._condition:
                     # What it was sent, nobody may have heard.
-                    self._free, self._is_wanted = None, True
-                return False
-        return True
+                    self._is_wanted = True
+                return True
+        return False
 
-    def _is_sent(self, connection: psycopg.Connection[Any]) -> bool:
-        """Wait until one is sent; false when the thread is to end, by `close` or because none was wanted for long."""
+    def _wait_until_sent(self, connection: psycopg.Connection[Any]) -> bool:
+        """False when the thread is to end, by `close` or because nothing was sent for long."""
         with self._condition:
             if self._is_wanted:
                 self._is_wanted = False
                 self._send(connection)
                 return True
+            # Another thread may have begun meanwhile, with a connection of its own to lend.
+            if not self._is_current():
+                return False
             self._free = connection
             self._condition.wait_for(lambda: self._free is not connection or not self._is_current(), IDLE_MAX_SECONDS)
             if self._free is not connection:

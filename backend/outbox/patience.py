@@ -25,14 +25,14 @@ class Patience:
     """A worker's, until it is over."""
 
     def __init__(self) -> None:
-        # Not the worker's own, whose rings it would take from the worker.
-        self._bell = WakeUp()
+        # It ends a pause between two tries. Not the worker's own, whose rings it would take from the worker.
+        self.bell = WakeUp()
         self.is_over = False
 
     def end(self) -> None:
         """Let each step that fails from now on be the last; may be called by a signal handler."""
         self.is_over = True
-        self._bell.ring()
+        self.bell.ring()
 
     async def through(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Take a step until the database answers; None when patience ends before."""
@@ -40,8 +40,7 @@ class Patience:
         while True:
             try:
                 return await step()
-            # A machine may have no socket or file left for a moment.
-            except (*DATABASE_ERRORS, OSError) as error:
+            except DATABASE_ERRORS as error:
                 log.warning(
                     "The database does not serve the outbox (%s); trying again in %.1f s. A missing table is created "
                     "by the migrations.",
@@ -50,7 +49,7 @@ class Patience:
                 )
             if self.is_over:
                 return None
-            await self._bell.wait(timedelta(seconds=wait))
+            await self.bell.wait(timedelta(seconds=wait))
             wait = min(wait * 2, _RETRY_MAX_SECONDS)
 
 

@@ -47,7 +47,7 @@ _FRESH = "outbox.fresh"
 
 
 class Refused(psycopg.OperationalError):
-    """The server's answer to what it was asked is an error."""
+    """The server's answer to what it was asked is an error, and the connection goes on."""
 
 
 _ANSWERS = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
@@ -108,7 +108,9 @@ def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> None:
                 if (answer := pgconn.get_result()) is None:
                     return
                 if answer.status not in _ANSWERS:
-                    raise Refused(answer.error_message.decode(errors="replace"))
+                    is_refusal = answer.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR"
+                    error = Refused if is_refusal else psycopg.OperationalError
+                    raise error(answer.error_message.decode(errors="replace"))
             elif selector.select(max(0.0, ends_at - time.monotonic())):
                 pgconn.consume_input()
             else:

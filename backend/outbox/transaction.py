@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -77,7 +78,7 @@ async def transact_while(
     line = _Line(DEADLINE)
 
     def in_transactions() -> T:
-        with source.connect() as connection:
+        with _machine_errors_as_databases(), source.connect() as connection:
             while True:
                 with line.under(connection), connection.begin():
                     returned = work(connection)
@@ -85,7 +86,8 @@ async def transact_while(
                     return returned
 
     loop = asyncio.get_running_loop()
-    thread = loop.run_in_executor(source.threads, copy_context().run, in_transactions)
+    with _machine_errors_as_databases():
+        thread = loop.run_in_executor(source.threads, copy_context().run, in_transactions)
     line.watch(loop)
     thread.add_done_callback(line.unwatch)
     try:
@@ -94,6 +96,19 @@ async def transact_while(
         source.interrupt()
         await _end_of(thread)
         raise
+
+
+@contextmanager
+def _machine_errors_as_databases() -> Iterator[None]:
+    """A machine may have no file, socket or thread left for a moment, which passes as a database's absence does."""
+    try:
+        yield
+    except OSError as error:
+        raise OperationalError("reach the database", None, error) from error
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        raise OperationalError("reach the database", None, error) from error
 
 
 async def _end_of(thread: asyncio.Future[Any]) -> None:

@@ -64,6 +64,8 @@ _lock = threading.Lock()
 _bells: defaultdict[Outbox, WeakSet[WakeUp]] = defaultdict(WeakSet)
 # An engine and those that `execution_options` made of it share their dialect, and one notifier.
 _notifiers: dict[tuple[Dialect, Outbox], Notifier] = {}
+# Engines whose disposal ends their notifiers.
+_watched: WeakSet[Engine] = WeakSet()
 
 
 def subscribe(outbox: Outbox, bell: WakeUp) -> None:
@@ -99,18 +101,20 @@ def wake(engine: Engine, outbox: Outbox) -> None:
 
 def _notifier(engine: Engine, outbox: Outbox) -> Notifier:
     with _lock:
+        if engine not in _watched:
+            _watched.add(engine)
+            event.listen(engine, "engine_disposed", _dispose)
         if (notifier := _notifiers.get((engine.dialect, outbox))) is None:
             from outbox.notification import Notifier  # noqa: PLC0415  # As above.
 
             notifier = _notifiers[engine.dialect, outbox] = Notifier(engine, outbox.name)
-            event.listen(engine, "engine_disposed", lambda _: _dispose(engine.dialect, outbox))
         return notifier
 
 
-def _dispose(dialect: Dialect, outbox: Outbox) -> None:
+def _dispose(engine: Engine) -> None:
     with _lock:
-        notifier = _notifiers.pop((dialect, outbox), None)
-    if notifier is not None:
+        ended = [_notifiers.pop(key) for key in list(_notifiers) if key[0] is engine.dialect]
+    for notifier in ended:
         notifier.close()
 
 
@@ -128,5 +132,5 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _dispose_all() -> None:
     # A script's last commit is notified before the script ends.
-    for dialect, outbox in list(_notifiers):
-        _dispose(dialect, outbox)
+    for notifier in list(_notifiers.values()):
+        notifier.close()

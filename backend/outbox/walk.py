@@ -71,9 +71,10 @@ class Walk:
     def claim(
         self, connection: Connection, *, types: Sequence[str], token: str, lease: timedelta, limit: int
     ) -> list[Event]:
-        """Claim up to `limit` events for `token`, from the first place that has any; TimeoutError when that takes long.
+        """Claim up to `limit` events for `token`, from the first place that has any.
 
-        Its worker is given up at DEADLINE, and what a claim took afterwards would be delivered by nobody.
+        Raises SQLAlchemy's TimeoutError when that takes long: its transaction is given up at DEADLINE, and what a claim
+        took afterwards would be delivered by nobody.
         """
         began_at = time.monotonic()
         if self._is_far_from_horizon():

@@ -106,7 +106,8 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
-        wakeup.subscribe(self._outbox, self._bell)
+        for bell in (self._bell, self._patience.bell):
+            wakeup.subscribe(self._outbox, bell)
         # The token may be new.
         await self._patience.through(self._gate.probe_hold)
         renewals = asyncio.create_task(self._in_flight.keep_leases())
@@ -194,15 +195,23 @@ class Worker:
         elif self._has_room():
             for seconds in await transact(self._engine, self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
-        if self._listener is None:
-            await self._bell.wait(wait)
-        else:
-            # Also where it may not claim: what a server cannot get rid of keeps its old rows from being cleared.
-            await self._claim_and_begin(wait)
         if shut_for > timedelta(0):
+            await self._wait(wait)
             await self._gate.refresh()
             # What other workers had in hand when the gate shut has been handed back.
             self._walk.restart()
+        elif self._listener is None:
+            await self._bell.wait(wait)
+        else:
+            await self._claim_and_begin(wait)
+
+    async def _wait(self, longest: timedelta) -> None:
+        """Wait without claiming, and hear of commits all the same: a server keeps old rows for what nobody reads."""
+        if self._listener is None:
+            await self._bell.wait(longest)
+        else:
+            source = self._listener.source(longest)
+            await transact_while(self._statement_engine, lambda _: None, lambda _: False, source)
 
     def _seconds_to_next(self, connection: Connection) -> list[float]:
         """Seconds until an event comes again, and until a lease runs out."""

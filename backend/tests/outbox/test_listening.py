@@ -206,6 +206,18 @@ def test_listener_lends_a_connection_of_a_database_that_refuses_to_tell(
     assert "syntax error" in warning
 
 
+def test_connection_that_ends_with_its_first_answer_is_an_error_of_the_database(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a pooler that has no server: no refusal to tell, after which it would be listened to by no other."""
+    ear = Ear(engine)
+    monkeypatch.setattr(ear.listener, "_listen", b"SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(OperationalError):
+        ear.wait().result(AT_ONCE_SECONDS)
+    ear.close()
+    assert caplog.messages == []
+
+
 def test_notification_that_fell_on_a_lost_connection_is_sent_by_another(
     proxy_and_engine: tuple[Proxy, Engine], engine: Engine
 ) -> None:
@@ -226,13 +238,26 @@ def test_notification_that_fell_on_a_lost_connection_is_sent_by_another(
 
 def test_engines_made_of_one_share_a_notifier(outbox_postgres_url: str) -> None:
     engine = create_engine(outbox_postgres_url)
-    wakeup.wake(engine, OUTBOX)
-    threads = threading.active_count()
+    before = notifier_threads()
     for tenant in range(8):
         wakeup.wake(engine.execution_options(tenant=tenant), OUTBOX)
-    assert threading.active_count() == threads
+    wakeup.wake(engine, OUTBOX)
+    (its,) = notifier_threads() - before
     engine.dispose()
-    assert threading.active_count() == threads - 1
+    assert not its.is_alive()
+
+
+def notifier_threads() -> set[threading.Thread]:
+    return {it for it in threading.enumerate() if it.name == "outbox-notifier"}
+
+
+def test_notifier_that_was_closed_notifies_anew(engine: Engine, notifier: Notifier) -> None:
+    with listening(engine) as ear:
+        for _ in range(3):
+            waiting = ear.wait()
+            notifier.notify()
+            waiting.result(AT_ONCE_SECONDS)
+            notifier.close()
 
 
 def test_notifications_of_a_stream_of_commits_are_bundled(postgres_url: str, notifier: Notifier) -> None:

@@ -93,10 +93,10 @@ async def test_claim_that_was_given_up_while_it_waited_for_the_table_takes_nothi
 async def test_what_a_claim_did_not_take_because_it_waited_is_taken_by_the_next(
     postgres_engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.walk._PATIENCE_SHARE", 0.05)
     queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
     first, second, third, fourth = queue.put("a", "b", "c", "d")
     assert [await claimer.claimed_ids() for _ in range(2)] == [[first], [second]]
+    monkeypatch.setattr("outbox.walk._PATIENCE_SHARE", 0.05)
     with postgres_engine.connect() as migration:
         migration.execute(text(f"LOCK TABLE {outbox.name} IN ACCESS EXCLUSIVE MODE"))
         late = asyncio.create_task(claimer.claimed_ids())
@@ -105,4 +105,5 @@ async def test_what_a_claim_did_not_take_because_it_waited_is_taken_by_the_next(
         migration.rollback()
     with pytest.raises(sqlalchemy.exc.TimeoutError):
         await late
+    monkeypatch.undo()
     assert [await claimer.claimed_ids() for _ in range(2)] == [[third], [fourth]]
