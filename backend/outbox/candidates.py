@@ -82,22 +82,20 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     heads = _heads(outbox, events, runs, dialect_name).limit(limited).with_for_update(skip_locked=True).cte("heads")
     # Between two events that come again there may be one of their subject that does not: each is taken as a head only.
     is_follower_taken = column("charged", Integer) == _ZERO if window is not Window.AGAIN else false()
-    # Filtered afterwards, or PostgreSQL expects so few rows of it that it compares every event with every head.
-    joined = (
-        select(runs.c.id, runs.c.head_id, runs.c.unbroken, runs.c.charged, heads.c.attempt_count)
-        .join_from(runs, heads, runs.c.head_id == heads.c.id)
-        .cte("joined")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
     takeable = (
-        select(joined.c.id, joined.c.head_id, joined.c.attempt_count)
-        .where(joined.c.unbroken == _ONE, or_(joined.c.id == joined.c.head_id, is_follower_taken))
+        select(runs.c.id, runs.c.head_id)
+        .where(
+            runs.c.unbroken == _ONE,
+            or_(runs.c.id == runs.c.head_id, is_follower_taken),
+            _is_among(runs.c.head_id, select(heads.c.id)),
+        )
         .cte("free")
     )
     # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
     oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(_ONE).subquery("first")
+    uncharged = select(heads.c.id).where(heads.c.attempt_count == _ZERO)
     travels_now = case(
-        (oldest.c.attempt_count > _ZERO, takeable.c.id == oldest.c.id), else_=takeable.c.attempt_count == _ZERO
+        (oldest.c.attempt_count > _ZERO, takeable.c.id == oldest.c.id), else_=_is_among(takeable.c.head_id, uncharged)
     )
     batch = (
         select(takeable.c.id)
@@ -108,6 +106,11 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
         .cte("batch")
     )
     return batch, _reached(runs, heads, takeable, batch)
+
+
+def _is_among(id_: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
+    """In words that PostgreSQL makes no join of: expecting few rows, it would compare each with each."""
+    return id_.in_(ids).is_(true())
 
 
 def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:

@@ -32,7 +32,7 @@ _RINGS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _Ear:
     """What a listener waits on: the connection, with the driver's beneath it, and a pair of sockets for the bell."""
 
     connection: Connection
@@ -59,7 +59,7 @@ class Listener:
         self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel)).as_bytes()
         self._bell = bell
         self._thread = ThreadPoolExecutor(1, "outbox-listener")
-        self._line: _Line | None = None
+        self._ear: _Ear | None = None
         self._has_heard = False
 
     def source(self, longest: timedelta) -> Source:
@@ -73,11 +73,11 @@ class Listener:
         One that was lost is replaced, and lent at once, since nobody told of what was committed before it listened. One
         on which something fails is given up.
         """
-        if self._line is None or not self._wait(self._line, longest):
+        if self._ear is None or not self._wait(self._ear, longest):
             self._hang_up()
-            self._line = self._connect()
+            self._ear = self._connect()
         try:
-            yield self._line.connection
+            yield self._ear.connection
         except BaseException:
             self._hang_up()
             raise
@@ -87,11 +87,11 @@ class Listener:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        if self._line is not None:
-            line, self._line = self._line, None
-            line.close()
+        if self._ear is not None:
+            ear, self._ear = self._ear, None
+            ear.close()
 
-    def _connect(self) -> _Line:
+    def _connect(self) -> _Ear:
         try:
             connection, driver = self._connect_to(self._listen)
         except OperationalError as error:
@@ -107,7 +107,7 @@ class Listener:
             raise
         rung.setblocking(False)
         ringing.setblocking(False)
-        return _Line(connection, driver, rung, ringing)
+        return _Ear(connection, driver, rung, ringing)
 
     def _connect_to(self, statement: bytes) -> tuple[Connection, psycopg.Connection[Any]]:
         """A new connection of our own, on which the statement was carried out."""
@@ -123,23 +123,23 @@ class Listener:
             raise OperationalError(statement.decode(), None, error) from error
         return connection, driver
 
-    def _wait(self, line: _Line, longest: timedelta) -> bool:
+    def _wait(self, ear: _Ear, longest: timedelta) -> bool:
         """Wait until there may be something to claim; false when the connection is found to be lost."""
         if longest <= timedelta(0):
             return True
         try:
-            with self._bell.waking(line.ring), selectors.DefaultSelector() as selector:
-                selector.register(line.rung, selectors.EVENT_READ)
-                selector.register(line.driver, selectors.EVENT_READ)
-                if self._has_been_told(line.driver):
+            with self._bell.waking(ear.ring), selectors.DefaultSelector() as selector:
+                selector.register(ear.rung, selectors.EVENT_READ)
+                selector.register(ear.driver, selectors.EVENT_READ)
+                if self._has_been_told(ear.driver):
                     return True
                 ready = [key.fileobj for key, _ in selector.select(longest.total_seconds())]
-                if line.rung in ready:
-                    line.rung.recv(_RINGS_MAX)
+                if ear.rung in ready:
+                    ear.rung.recv(_RINGS_MAX)
                 elif not ready:
                     # Of a connection that lost its other end silently, nothing is heard either.
-                    postgresql.ask(line.driver, b"SELECT 1", postgresql.PING_DEADLINE)
-                self._has_been_told(line.driver)
+                    postgresql.ask(ear.driver, b"SELECT 1", postgresql.PING_DEADLINE)
+                self._has_been_told(ear.driver)
         except psycopg.OperationalError:
             return False
         return True

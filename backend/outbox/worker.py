@@ -189,18 +189,17 @@ class Worker:
 
         Where the database tells of commits, claim at once what ended the sleep.
         """
-        wait = POLL_INTERVAL
         if (shut_for := self._gate.shut_for()) > timedelta(0):
-            wait = min(wait, shut_for)
-        elif self._has_room():
-            for seconds in await transact(self._engine, self._seconds_to_next):
-                wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
-        if shut_for > timedelta(0):
-            await self._wait(wait)
+            await self._wait(min(POLL_INTERVAL, shut_for))
             await self._gate.refresh()
             # What other workers had in hand when the gate shut has been handed back.
             self._walk.restart()
-        elif self._listener is None:
+            return
+        wait = POLL_INTERVAL
+        if self._has_room():
+            for seconds in await transact(self._engine, self._seconds_to_next):
+                wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
+        if self._listener is None:
             await self._bell.wait(wait)
         else:
             await self._claim_and_begin(wait)

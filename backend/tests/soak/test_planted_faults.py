@@ -51,7 +51,9 @@ FAULTS = {
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
-        "candidates.py", "joined.c.unbroken == _ONE, or_(joined.c.id == joined.c.head_id, is_follower_taken)", "true()"
+        "candidates.py",
+        "            runs.c.unbroken == _ONE,\n            or_(runs.c.id == runs.c.head_id, is_follower_taken),\n",
+        "",
     ),
     "a charged event takes others along": Fault("candidates.py", ".where(travels_now, *_in", ".where(*_in"),
     "a retried event does not wait for a younger claimed one": Fault(
