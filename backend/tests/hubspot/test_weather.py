@@ -84,11 +84,14 @@ async def test_several_contacts_that_hubspot_fails_on_are_no_outage_while_others
         for _ in range(6):
             # Until each has been tried alone, it may be HubSpot's doing.
             await deliver()
-        for spell in (1, 2):
+        # How many answers lie between two tries of a contact is for the requests' concurrency to say.
+        for spell in range(1, TRIES_MAX):
             others = sign_up_enough_to_blame(hubspot, spell * 1000)
             await deliver()
             assert hubspot.gate().state is GateState.OPEN
             assert all(hubspot.is_delivered(it) for it in others)
+            if all(hubspot.row(it).attempt_count > 0 for it in guilty):
+                break
     assert [hubspot.row(it).attempt_count > 0 for it in guilty] == [True] * len(guilty)
 
 
