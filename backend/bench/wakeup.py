@@ -58,7 +58,8 @@ def _measure_latency(ground: Ground) -> list[Figure]:
     commits = ground.size(60, 20)
     ways: Mapping[str, Commit] = {"worker": _commit_ours, "bare": _commit_bare, "noted": _commit_ours}
     rounds = Rounds()
-    everything: dict[str, list[Latency]] = {kind: [] for kind in ways}
+    judged = ("worker", "bare")
+    everything: dict[str, list[Latency]] = {kind: [] for kind in judged}
     with ExitStack() as stack:
         engines = {kind: stack.enter_context(ground.database()) for kind in ways}
         claimants = {
@@ -68,7 +69,7 @@ def _measure_latency(ground: Ground) -> list[Figure]:
         for kind, commit in ways.items():
             _latencies(engines[kind], commit, claimants[kind], 10)  # Connections, caches, imports.
         for n in ground.rounds:
-            for kind in ("worker", "bare"):
+            for kind in judged:
                 latencies = _latencies(engines[kind], ways[kind], claimants[kind], commits)
                 everything[kind] += latencies
                 rounds.add(kind, percentile([it[IN_HAND] for it in latencies], 0.5))
@@ -77,7 +78,7 @@ def _measure_latency(ground: Ground) -> list[Figure]:
             )
         steps = _steps(_latencies(engines["noted"], ways["noted"], claimants["noted"], commits))
     ground.say(f"wake-up, medians of a worker that notes its steps: {steps}")
-    p99 = {name: [percentile([it[IN_HAND] for it in everything[name]], 0.99)] for name in ("worker", "bare")}
+    p99 = {name: [percentile([it[IN_HAND] for it in everything[name]], 0.99)] for name in judged}
     rival = "a bare LISTEN loop that claims"
     return [
         Figure(

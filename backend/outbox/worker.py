@@ -106,6 +106,7 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
+        # A commit is news for patience too: the database is back.
         for bell in (self._bell, self._patience.bell):
             wakeup.subscribe(self._outbox, bell)
         # The token may be new.
