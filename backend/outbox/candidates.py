@@ -127,10 +127,18 @@ def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> C
     return id_.in_(ids)
 
 
+def _id(parameter: str) -> ColumnElement[int]:
+    """A bound id, whose value PostgreSQL does not know when it plans.
+
+    It knows how many events lie behind an id, and would plan each claim anew for that; so it keeps one plan for any id.
+    """
+    return select(bindparam(parameter, type_=BigInteger)).scalar_subquery()
+
+
 def _ahead(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     return (
         _window(events, dialect_name)
-        .where(outbox.is_open(events), events.c.id > bindparam("after", type_=BigInteger))
+        .where(outbox.is_open(events), events.c.id > _id("after"))
         .order_by(events.c.id)
         .limit(size)
     )
@@ -249,7 +257,7 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
             earlier.c.id < c.id,
-            earlier.c.id >= bindparam("floor", type_=BigInteger),
+            earlier.c.id >= _id("floor"),
             outbox.is_open_of_subject(earlier),
         ),
         events,
