@@ -1,6 +1,6 @@
 """Statements that psycopg is given without SQLAlchemy in between, and names as SQLAlchemy would write them.
 
-A pipeline is something that SQLAlchemy does not have; and of a claim that a commit waits for, its share is longer than
+SQLAlchemy does not send several statements at once; and of a claim that a commit waits for, its share is longer than
 the way to the database and back.
 """
 
@@ -36,6 +36,25 @@ def fetch_all(connection: Connection, sql: str, parameters: Mapping[str, object]
             return rows
     except connection.dialect.loaded_dbapi.Error as error:
         raise DBAPIError(sql, None, error) from error
+
+
+def run_together(connection: Connection, sql: str, parameters: Mapping[str, object]) -> None:
+    """Run the statements of one text in one round trip, on psycopg, sync or async; raises psycopg's errors.
+
+    psycopg writes the parameters into the text, as literals: what travels apart from them can be one statement only.
+    """
+    from psycopg import AsyncClientCursor, ClientCursor  # noqa: PLC0415  # Only PostgreSQL's users install it.
+
+    async def run(driver: Any) -> None:
+        async with AsyncClientCursor(driver) as cursor:
+            await cursor.execute(sql.encode(), parameters)
+
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.is_async:
+        driver.run_async(run)
+        return
+    with ClientCursor(driver) as cursor:
+        cursor.execute(sql.encode(), parameters)
 
 
 def _schemas_of(connection: Connection) -> Mapping[str | None, str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnClause,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     Text,
+    bindparam,
     case,
     column,
     insert,
@@ -21,25 +22,29 @@ from sqlalchemy import (
     null,
     select,
 )
+from sqlalchemy.types import UserDefinedType
 
-from outbox.clock import DatabaseNowExactly
-from outbox.driver import driver_sql
+from outbox.clock import DatabaseNow
+from outbox.driver import driver_sql, run_together
 from outbox.model import ATTEMPTS_MAX, EventId, Outbox
 from outbox.rows import object_of, rows_of
 from outbox.sqlite import begin_if_needed
 
-if TYPE_CHECKING:
-    import psycopg
-
 # A request does not wait longer for someone who has the outbox locked, a migration say.
 LOCK_TIMEOUT = "1s"
-_ROWS_PER_STATEMENT = 1000
+# Of the arrays in which rows travel; the most that PostgreSQL takes at once is a gigabyte.
+_ARRAY_CHARS_MAX = 16 * 1024 * 1024
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     column("event_id", EventId),
     *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "failure_reason", "traceparent")),
 )
 _POSITION = column("position", Integer)
 _row_object = object_of(_ROW_COLUMNS)
+_encode = json.JSONEncoder().encode
+# Of each of a few plain rows.
+_SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
+# So many values psycopg keeps the places of; and of many rows, PostgreSQL reads an array sooner.
+_FEW = 10
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
 _SET_LOCK_TIMEOUT = (
@@ -72,7 +77,7 @@ class Savepoint(Protocol):
 
 def open_savepoint(connection: Connection) -> Savepoint:
     if connection.dialect.driver in ("psycopg", "psycopg_async"):
-        return _PipelinedSavepoint(connection)
+        return _SavepointInOneQuery(connection)
     return _PlainSavepoint(connection)
 
 
@@ -90,8 +95,8 @@ class _PlainSavepoint:
         if is_postgresql:
             self._connection.exec_driver_sql(_SET_LOCK_TIMEOUT)
         statement = insert_rows(outbox, self._connection.dialect.name)
-        for parameters in _as_parameters(rows):
-            self._connection.execute(statement, parameters)
+        for array in _arrays(rows):
+            self._connection.execute(statement, {"rows": array})
         if is_postgresql:
             self._connection.exec_driver_sql(_RESTORE_LOCK_TIMEOUT)
         self._savepoint.commit()
@@ -100,72 +105,72 @@ class _PlainSavepoint:
         self._savepoint.rollback()
 
 
-class _PipelinedSavepoint:
-    """All statements in one psycopg pipeline, so that a transaction pays one round trip however many its events."""
+class _SavepointInOneQuery:
+    """All statements in one text, so that a transaction pays one round trip however many its events.
+
+    A pipeline of psycopg's would pay one too, and keep the INSERT's plan; but it takes twice the client's time, and of
+    a client's threads one computes at a time.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def insert(self, outbox: Outbox, rows: list[Row]) -> None:
-        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name))
-        statements: list[tuple[str, dict[str, str] | None]] = [
-            (f"SAVEPOINT {_SAVEPOINT}", None),
-            (_SET_LOCK_TIMEOUT, None),
-            *((sql, parameters) for parameters in _as_parameters(rows)),
-            (_RESTORE_LOCK_TIMEOUT, None),
-            (f"RELEASE SAVEPOINT {_SAVEPOINT}", None),
-        ]
-        dbapi_connection: Any = self._connection.connection.dbapi_connection
-        if self._connection.dialect.is_async:
-            dbapi_connection.run_async(lambda driver: _run_pipelined_async(driver, statements))
-        else:
-            _run_pipelined(dbapi_connection, statements)
+        inserts = self._inserts(outbox, rows)
+        queries = [sql for sql, _ in inserts]
+        queries[0] = f"SAVEPOINT {_SAVEPOINT}; {_SET_LOCK_TIMEOUT}; {queries[0]}"
+        queries[-1] = f"{queries[-1]}; {_RESTORE_LOCK_TIMEOUT}; RELEASE SAVEPOINT {_SAVEPOINT}"
+        for query, (_, parameters) in zip(queries, inserts, strict=True):
+            run_together(self._connection, query, parameters)
 
     def roll_back(self) -> None:
-        # psycopg takes for prepared what it sent behind the error and the server skipped; to use it would fail.
-        driver: Any = self._connection.connection.driver_connection
-        driver.prepare_threshold = None
         # Through SQLAlchemy, which tells a lost connection from a refused statement, and renews the pool.
         self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
-
-def _run_pipelined(driver: psycopg.Connection[Any], statements: list[tuple[str, dict[str, str] | None]]) -> None:
-    with driver.cursor() as cursor, driver.pipeline():
-        for sql, parameters in statements:
-            cursor.execute(sql.encode(), parameters)
-
-
-async def _run_pipelined_async(
-    driver: psycopg.AsyncConnection[Any], statements: list[tuple[str, dict[str, str] | None]]
-) -> None:
-    async with driver.cursor() as cursor, driver.pipeline():
-        for sql, parameters in statements:
-            await cursor.execute(sql.encode(), parameters)
+    def _inserts(self, outbox: Outbox, rows: list[Row]) -> list[tuple[str, dict[str, str | None]]]:
+        """Almost always one; with its parameters."""
+        if len(rows) <= _FEW and all(map(_is_plain, rows)):
+            sql = driver_sql(self._connection, _insert_few(outbox, len(rows)))
+            return [(sql, {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT})]
+        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name))
+        return [(sql, {"rows": array}) for array in _arrays(rows)]
 
 
-def _as_parameters(rows: list[Row]) -> Iterator[dict[str, str]]:
-    """Rows travel as one JSON array: a VALUES list would break at 65,535 parameters."""
-    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
-        chunk = rows[start : start + _ROWS_PER_STATEMENT]
-        yield {"rows": json.dumps([_row_object(row) | {_POSITION.name: i} for i, row in enumerate(chunk)])}
+def _is_plain(row: Row) -> bool:
+    """Whether it can be delivered, and written in whatever encoding the session has."""
+    return row.error is None and row.event_type.isascii() and row.subject.isascii()
+
+
+def _arrays(rows: list[Row]) -> Iterator[str]:
+    """Rows as JSON arrays, almost always as one: a VALUES list would break at 65,535 parameters."""
+    objects: list[str] = []
+    chars = 0
+    for position, row in enumerate(rows):
+        objects.append(_encode(_row_object(row) | {_POSITION.name: position}))
+        chars += len(objects[-1])
+        if chars > _ARRAY_CHARS_MAX:
+            yield f"[{','.join(objects)}]"
+            objects, chars = [], 0
+    if objects:
+        yield f"[{','.join(objects)}]"
 
 
 @lru_cache(maxsize=64)
 def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
     """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed."""
-    bound = rows_of("rows", (*_ROW_COLUMNS, _POSITION), dialect_name)
-    # One instant for the row's columns: an event that is due later than it was enqueued has been pushed back.
-    rows = select(bound, DatabaseNowExactly().label("now")).subquery("stamped")
+    rows = rows_of("rows", (*_ROW_COLUMNS, _POSITION), dialect_name)
     is_failed = rows.c.error.is_not(None)
+    # One instant for the row's columns: an event that is due later than it was enqueued has been pushed back.
+    now = DatabaseNow()
     values = {
         "event_id": rows.c.event_id,
         "event_type": rows.c.event_type,
         "subject": rows.c.subject,
         "payload": rows.c.payload,
-        "created_at": rows.c.now,
-        "available_at": rows.c.now,
-        "failed_at": case((is_failed, rows.c.now), else_=null()),
+        "created_at": now,
+        "available_at": now,
+        "failed_at": case((is_failed, now), else_=null()),
         "attempt_count": case((is_failed, literal_column(str(ATTEMPTS_MAX))), else_=literal_column("0")),
         "last_error": rows.c.error,
         "failure_reason": rows.c.failure_reason,
@@ -176,3 +181,18 @@ def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
         select(*values.values()).select_from(rows).order_by(rows.c.position),
         include_defaults=False,
     )
+
+
+class _Uncast(UserDefinedType[str]):
+    """Of a literal that PostgreSQL reads as its column's type."""
+
+    cache_ok = True
+
+
+@lru_cache(maxsize=64)
+def _insert_few(outbox: Outbox, count: int) -> Insert:
+    """INSERT … VALUES of plain rows, which PostgreSQL plans sooner; binds each of `_SENT` with each row's number."""
+    now = DatabaseNow()
+    same = {"created_at": now, "available_at": now, "attempt_count": literal_column("0")}
+    rows = [{name: bindparam(f"{name}_{n}", type_=_Uncast()) for name in _SENT} for n in range(count)]
+    return insert(outbox.events).values([row | same for row in rows])

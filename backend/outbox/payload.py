@@ -9,12 +9,13 @@ PAYLOAD_BYTES_MAX = 64 * 1024
 # Beyond this only the beginning is kept, so that a mistake cannot fill the database.
 STORED_BYTES_MAX = 1024 * 1024
 _BEGINNING_CHARS = 16 * 1024
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
 def encode_payload(payload: object) -> tuple[str, str | None]:
     """Return `payload` as ASCII JSON, and why it can never be delivered, if so."""
     try:
-        text = json.dumps(payload, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        text = _encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         return _beginning_of("unreadable", _describe(payload)), f"payload is no JSON: {error}"
     if not isinstance(payload, dict):

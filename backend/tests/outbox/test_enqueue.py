@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -234,6 +235,53 @@ def test_ten_thousand_events_in_one_transaction_arrive_whole_and_in_order(engine
     assert stored_ids(engine) == expected
 
 
+def test_more_text_than_one_query_takes_arrives_whole_and_in_order(engine: Engine) -> None:
+    payload = {"note": "x" * 60_000}
+    with Session(engine) as session, session.begin():
+        expected = [enqueue(session, OUTBOX, "something_happened", "driver-1", payload) for _ in range(300)]
+    assert stored_ids(engine) == expected
+
+
+@pytest.mark.parametrize("undeliverable", range(3))
+def test_event_that_can_never_be_delivered_keeps_its_place_among_those_that_can(
+    engine: Engine, undeliverable: int
+) -> None:
+    with Session(engine) as session, session.begin():
+        expected = [
+            enqueue(session, OUTBOX, "something_happened", "driver-1", {"n": n}, error="no" * (n == undeliverable))
+            for n in range(3)
+        ]
+    assert stored_ids(engine) == expected
+    with engine.connect() as connection:
+        failed = connection.execute(select(OUTBOX.events.c.event_id).where(OUTBOX.events.c.failed_at.is_not(None)))
+        assert list(failed.scalars()) == [expected[undeliverable]]
+
+
+def test_texts_are_stored_in_a_session_whose_encoding_has_no_letters_for_them(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url, connect_args={"client_encoding": "latin1"})
+    with Session(engine) as session, session.begin():
+        enqueue(session, OUTBOX, "aufgeladen \u26a1", "Z\u00fcrich \u26a1", {"place": "\u26a1"})
+    engine.dispose()
+    other = create_engine(outbox_postgres_url)
+    with other.connect() as connection:
+        row = connection.execute(select(OUTBOX.events)).one()
+    assert (row.event_type, row.subject) == ("aufgeladen \u26a1", "Z\u00fcrich \u26a1")
+    assert json.loads(row.payload) == {"place": "\u26a1"}
+    other.dispose()
+
+
+def test_forked_process_has_ids_of_its_own(tmp_path: Path) -> None:
+    """As a server's workers do that were forked from one that had loaded the application."""
+    with Session(create_engine("sqlite://")) as session:
+        add(session)
+        if (child := os.fork()) == 0:
+            (tmp_path / "id").write_text(str(add(session)))
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert UUID((tmp_path / "id").read_text()) != add(session)
+        session.rollback()
+
+
 def test_plain_engine_is_as_atomic_as_a_configured_one(empty_database_url: str) -> None:
     """SQLite as Python ships it would commit at the savepoint's release."""
     engine = create_engine(empty_database_url)
@@ -265,7 +313,6 @@ def test_missing_table_costs_the_event_and_not_the_request(engine: Engine, caplo
         event_id = add(session, "driver-7")
     assert count_orders(engine) == 1
     assert lost_count() == before + 1
-    # psycopg may add a warning of its own about the pipeline that was cut short.
     (record,) = [it for it in caplog.records if it.name == "outbox.enqueue"]
     assert record.levelno == logging.ERROR
     assert str(event_id) in record.getMessage()
@@ -276,7 +323,7 @@ def test_missing_table_costs_the_event_and_not_the_request(engine: Engine, caplo
 def test_table_that_is_missing_for_long_breaks_no_request_and_takes_events_again_once_it_is_back(
     engine: Engine, commits_before: int
 ) -> None:
-    """All on one connection, whose driver begins to prepare statements at their sixth execution."""
+    """All on one connection, whose driver prepares what it is given more than five times."""
 
     def request(item: str) -> UUID:
         with Session(engine) as session, session.begin():
@@ -297,15 +344,18 @@ def test_table_that_is_missing_for_long_breaks_no_request_and_takes_events_again
     other.dispose()
 
 
-def test_refused_row_costs_all_its_transactions_events_and_not_the_request(engine: Engine) -> None:
+@pytest.mark.parametrize("events", [2, 20, 300])
+def test_refused_row_costs_all_its_transactions_events_and_not_the_request(engine: Engine, events: int) -> None:
+    """In one short query, in one with an array of rows, and in one after another."""
     before = lost_count()
     with Session(engine) as session, session.begin():
         order(session, "a")
-        event_id = add(session)
+        for _ in range(events - 1):
+            event_id = enqueue(session, OUTBOX, "something_happened", "driver-1", {"note": "x" * 60_000})
         enqueue(session, OUTBOX, "something_happened", "driver-1", {}, event_id=event_id)
     assert count_orders(engine) == 1
     assert stored_ids(engine) == []
-    assert lost_count() == before + 2
+    assert lost_count() == before + events
 
 
 def test_locked_table_is_waited_for_one_second(outbox_postgres_url: str) -> None:

@@ -92,7 +92,7 @@ async def test_missing_table_leaves_the_async_transaction_committable(async_engi
 async def test_table_that_was_missing_for_long_takes_async_events_again_once_it_is_back(
     outbox_postgres_url: str,
 ) -> None:
-    """Drivers begin to prepare statements at their sixth execution; what is prepared in vain must not be used."""
+    """Drivers prepare what they are given more than five times; what is prepared in vain must not be used."""
     async_engine = create_async_engine(outbox_postgres_url)
     engine = create_engine(outbox_postgres_url)
 
