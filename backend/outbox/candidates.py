@@ -253,7 +253,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
 
 def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     c, earlier = events.c, outbox.events.alias("earlier")
-    return _looked_up(
+    return looked_up(
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
             earlier.c.id < c.id,
@@ -267,13 +267,13 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
 def _has_earlier_retried(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     """A person's retry is the one thing that opens an event below the floor."""
     c, earlier = events.c, outbox.events.alias("retried")
-    return _looked_up(
+    return looked_up(
         select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
         events,
     )
 
 
-def _looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
+def looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
     """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
     return ids.limit(_ONE).correlate(events).scalar_subquery().is_not(None)
 

@@ -21,6 +21,7 @@ from outbox.audit import Action, AuditEntry
 from outbox.gate_row import GateStatus
 from outbox.history import Discarded, History, KeptDelivery
 from outbox.model import Outbox
+from outbox.purge import Purge, count_purgeable
 from outbox.queries import Pulse, Status
 from outbox.search import EventSummary, FailureReason
 from outbox.selection import EventFilter, EventIds, Selection
@@ -150,13 +151,14 @@ def discard(engine: Engine, outbox: Outbox, selection: Selection, *, by: str, re
 def purge(engine: Engine, outbox: Outbox, older_than: timedelta, *, by: str) -> Iterator[Progress]:
     """Delete what was delivered or discarded longer ago, as workers do that have nothing else to do."""
     with engine.connect() as connection:
-        total = moves.count_purgeable(connection, outbox, older_than)
-    entry_id = None
-    done, batch = 0, None
+        total = count_purgeable(connection, outbox, older_than)
+    deleting = Purge(outbox, older_than, BATCH_SIZE)
+    entry_id: int | None = None
+    done = 0
     yield Progress(done, total)
-    while batch is None or batch:
+    while not deleting.is_over:
         with engine.begin() as connection:
-            batch = moves.purge(connection, outbox, older_than, BATCH_SIZE)
+            batch = deleting.step(connection)
             if batch and entry_id is None:
                 detail = {"older_than_seconds": older_than.total_seconds()}
                 entry_id = audit.record(connection, outbox, Action.PURGE, by=by, detail=detail)

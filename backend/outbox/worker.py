@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
-from outbox import leases, moves, wakeup
+from outbox import leases, wakeup
 from outbox.destination import Claim, Deliver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate
@@ -25,6 +25,7 @@ from outbox.in_flight import InFlight
 from outbox.lease import LEASE, Lease
 from outbox.model import Event, Outbox
 from outbox.patience import DATABASE_ERRORS, Patience, first_line
+from outbox.purge import Purge
 from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
 from outbox.transaction import for_single_statements, transact, transact_while
@@ -38,11 +39,8 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL = timedelta(seconds=10)
 # What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
-PURGE_EVERY = timedelta(minutes=1)
 # So long a thread claims full batches before the worker looks to other things.
 _TURN = timedelta(seconds=1)
-# A delete of this size holds its locks for a moment only.
-_PURGED_AT_ONCE = 1000
 
 OnSettled = Callable[[Sequence[Settled]], None]
 
@@ -79,7 +77,6 @@ class Worker:
         self._types = types
         self._batch_size = batch_size
         self._concurrency = concurrency
-        self._retention = retention
         self._on_settled = on_settled
         self._bell = wakeup.WakeUp()
         # While it runs, and the database tells of commits.
@@ -102,7 +99,7 @@ class Worker:
         )
         # The token of a claim that has not been answered.
         self._unheard: str | None = None
-        self._purged_at = float("-inf")
+        self._purge = None if retention is None else Purge(outbox, retention)
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
@@ -116,7 +113,7 @@ class Worker:
             with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
                     if not await self._patience.through(self._start_next):
-                        await self._patience.through(self._purge)
+                        await self._patience.through(self._delete_old)
                         await self._patience.through(self._sleep)
         finally:
             self._listener = None
@@ -171,16 +168,12 @@ class Worker:
         self._walk.restart()
         return True
 
-    async def _purge(self) -> None:
-        """Delete old delivered events, in bounded batches, while there is nothing to deliver."""
-        now = time.monotonic()
-        is_due = now - self._purged_at >= PURGE_EVERY.total_seconds()
-        if self._retention is None or self._in_flight.is_delivering or not is_due:
+    async def _delete_old(self) -> None:
+        """Delete old events, a step at a time, while there is nothing to deliver."""
+        if self._purge is None or self._in_flight.is_delivering or not self._purge.is_due():
             return
-        count = await transact(self._engine, moves.purge, self._outbox, self._retention, _PURGED_AT_ONCE)
-        if count < _PURGED_AT_ONCE:
-            self._purged_at = now
-        else:
+        count = await transact(self._engine, self._purge.step)
+        if not self._purge.is_over:
             self._bell.ring()
         if count:
             log.info("Purged %d events that were delivered or discarded.", count)

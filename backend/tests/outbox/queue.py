@@ -10,13 +10,14 @@ from uuid import uuid4
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
-from outbox import leases, moves, operations, settlement
+from outbox import leases, operations, settlement
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.enqueue import enqueue
 from outbox.lease import LEASE
 from outbox.model import Event, Outbox
 from outbox.operations import EventIds
 from outbox.outcome import Outcome
+from outbox.purge import Purge
 from outbox.walk import Walk
 
 TYPES = ["something_happened"]
@@ -102,7 +103,7 @@ class Queue:
 
     def purge(self, older_than: timedelta, limit: int = 1000) -> int:
         with self.engine.begin() as connection:
-            return moves.purge(connection, self.outbox, older_than, limit)
+            return Purge(self.outbox, older_than, limit).step(connection)
 
     def exists(self, id_: int) -> bool:
         with self.engine.connect() as connection:

@@ -8,13 +8,16 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from outbox import moves, operations
+from outbox import operations
 from outbox.gate import Gate
 from outbox.model import Outbox
 from outbox.outcome import Delivered
+from outbox.purge import Purge
 from outbox.testing import RecordingDestination
 from outbox.worker import Worker
+from tests.outbox.plans import buffers, execute, explain, sent_by
 from tests.outbox.queue import TYPES, Queue
+from tests.outbox.test_claim_plans import load
 from tests.outbox.test_operations import deliver, fail, keep_delivery, rows_of
 from tests.outbox.test_worker import eventually, running
 
@@ -29,6 +32,16 @@ def queue(engine: Engine, outbox: Outbox) -> Queue:
 
 def kept(queue: Queue) -> tuple[int, int, int]:
     return rows_of(queue, "deliveries"), rows_of(queue, "delivery_events"), rows_of(queue, "audit_events")
+
+
+def steps_of(purge: Purge, engine: Engine) -> list[int]:
+    """What each step deletes, until it is over."""
+    counts: list[int] = []
+    while not counts or not purge.is_over:
+        assert len(counts) < 50
+        with engine.begin() as connection:
+            counts.append(purge.step(connection))
+    return counts
 
 
 def test_delivery_goes_with_the_last_of_its_events(queue: Queue) -> None:
@@ -79,14 +92,14 @@ def test_discarded_events_are_kept_as_long_as_delivered_ones(queue: Queue) -> No
 def test_purge_of_events_with_many_requests_takes_fewer_of_them_at_once(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.moves._LINKS_MAX", 5)
+    monkeypatch.setattr("outbox.purge._LINKS_MAX", 5)
     ids = deliver(queue, "a", "b", "c")
     for _ in range(4):
         keep_delivery(queue, *ids)
     for _ in range(6):
         keep_delivery(queue, ids[2])
     queue.pass_time(BEYOND)
-    assert [queue.purge(RETENTION) for _ in range(4)] == [1, 1, 1, 0]
+    assert steps_of(Purge(queue.outbox, RETENTION), queue.engine) == [1, 1, 1]
     assert kept(queue) == (0, 0, 0)
 
 
@@ -97,7 +110,7 @@ def test_purges_at_once_leave_no_delivery_without_events(outbox_postgres_url: st
     queue.pass_time(BEYOND)
     other = threading.Thread(target=queue.purge, args=(RETENTION, 1))
     with engine.begin() as connection:
-        assert moves.purge(connection, outbox, RETENTION, 1) == 1
+        assert Purge(outbox, RETENTION, 1).step(connection) == 1
         other.start()
         waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
@@ -115,3 +128,64 @@ async def test_idle_worker_purges_what_is_told_of_old_events_too(queue: Queue) -
     worker = Worker(queue.outbox, queue.engine, RecordingDestination(), gate, types=TYPES, retention=RETENTION)
     async with running(worker):
         await eventually(lambda: kept(queue) == (0, 0, 0))
+
+
+def deliver_behind_a_failed_one(queue: Queue, events: int) -> int:
+    """So many events of one subject that must stay; the id of the failed one."""
+    (failed,) = fail(queue, "kept")
+    for _ in range(events):
+        deliver(queue, "kept")
+    return failed
+
+
+def test_what_must_stay_is_passed_by_in_bounded_steps(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbox.purge._WINDOW", 4)
+    deliver_behind_a_failed_one(queue, 9)
+    deliver(queue, "a", "b")
+    queue.pass_time(BEYOND)
+    assert steps_of(Purge(queue.outbox, RETENTION), queue.engine) == [0, 0, 2]
+
+
+def test_a_step_reads_no_more_however_much_has_to_stay(
+    outbox_postgres_url: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.purge._WINDOW", 100)
+    engine = create_engine(outbox_postgres_url)
+    queue = Queue(engine, outbox)
+    fail(queue, "driver-0")
+    needed = []
+    for events in (1_000, 20_000):
+        load(engine, events, 1, are_delivered=True)
+        execute(engine, "VACUUM ANALYZE outbox_events")
+        queue.pass_time(BEYOND)
+        sent = sent_by(engine, lambda: queue.purge(RETENTION))
+        needed.append(max(buffers(explain(engine, it)) for it in sent))
+    few, many = needed
+    assert many <= few * 1.1 + 20
+    engine.dispose()
+
+
+def test_events_that_were_settled_together_are_all_looked_at(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have one instant, on which a window may end."""
+    monkeypatch.setattr("outbox.purge._WINDOW", 3)
+    fail(queue, "a")
+    deliver(queue, *"aaaaabc")
+    deliver(queue, "d")
+    queue.pass_time(BEYOND)
+    assert sum(steps_of(Purge(queue.outbox, RETENTION), queue.engine)) == 3
+
+
+def test_later_steps_go_on_where_the_last_ended_and_begin_anew_once_in_a_while(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.purge._WINDOW", 2)
+    failed = deliver_behind_a_failed_one(queue, 4)
+    queue.pass_time(BEYOND)
+    purge = Purge(queue.outbox, RETENTION)
+    assert steps_of(purge, queue.engine) == [0, 0, 0]
+    queue.discard(failed)
+    deliver(queue, "a")
+    queue.pass_time(BEYOND - timedelta(minutes=1))
+    assert sum(steps_of(purge, queue.engine)) == 2  # The later one, and the discarded.
+    monkeypatch.setattr("outbox.purge.LAP_EVERY", timedelta(0))
+    assert sum(steps_of(purge, queue.engine)) == 4

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from outbox import moves, operations
 from outbox.model import Outbox, State
 from outbox.operations import EventFilter, EventIds
+from outbox.purge import Purge
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.plans import buffers, execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES
@@ -114,7 +115,7 @@ COUNTS: dict[str, Call] = {
     "discard": in_transaction(
         lambda connection, outbox: moves.discard_failed(connection, outbox, [1, 100], by="ada", reason="none")
     ),
-    "purge": in_transaction(lambda connection, outbox: moves.purge(connection, outbox, OLD, 100)),
+    "purge": in_transaction(lambda connection, outbox: Purge(outbox, OLD, 100).step(connection)),
 }
 
 

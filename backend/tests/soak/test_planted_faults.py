@@ -69,7 +69,7 @@ FAULTS = {
         "c.claim_token.is_(None), c.available_at <= DatabaseNow(), is_known",
         "c.claim_token.is_(None), is_known",
     ),
-    "events that a retry needs are purged": Fault("moves.py", ", ~has_older_failure, ~has_older_retry", ""),
+    "events that a retry needs are purged": Fault("purge.py", ", *_is_needed_no_more(self._outbox)", ""),
     "an event that has not failed is discarded": Fault(
         "selection.py", "return [is_failed, is_of(selection,", "return [is_of(selection,"
     ),
