@@ -154,7 +154,7 @@ def test_a_step_reads_no_more_however_much_has_to_stay(
     queue = Queue(engine, outbox)
     fail(queue, "driver-0")
     needed = []
-    for events in (1_000, 20_000):
+    for events in (1_000, 9_000):
         load(engine, events, 1, are_delivered=True)
         execute(engine, "VACUUM ANALYZE outbox_events")
         queue.pass_time(BEYOND)
