@@ -128,9 +128,9 @@ def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> C
 
 
 def _id(parameter: str) -> ColumnElement[int]:
-    """A bound id, whose value PostgreSQL does not know when it plans.
+    """A bound id whose value PostgreSQL does not know when it plans, and so it keeps one plan for any.
 
-    It knows how many events lie behind an id, and would plan each claim anew for that; so it keeps one plan for any id.
+    Bound plainly, each claim would be planned anew, for as many events as statistics say lie behind the id.
     """
     return select(bindparam(parameter, type_=BigInteger)).scalar_subquery()
 

@@ -58,7 +58,7 @@ class DatabaseNow(FunctionElement[datetime]):
 
 
 class DatabaseNowExactly(FunctionElement[datetime]):
-    """This very moment: what a row written at the end of a long transaction must carry."""
+    """This very moment, also of a statement that has waited for a lock."""
 
     inherit_cache = True
     type = Instant()

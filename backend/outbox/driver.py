@@ -47,14 +47,23 @@ def run_together(connection: Connection, sql: str, parameters: Mapping[str, obje
 
     async def run(driver: Any) -> None:
         async with AsyncClientCursor(driver) as cursor:
-            await cursor.execute(sql.encode(), parameters)
+            # Or psycopg would remember it, to prepare it one day.
+            await cursor.execute(sql.encode(), parameters, prepare=False)
 
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.is_async:
         driver.run_async(run)
         return
     with ClientCursor(driver) as cursor:
-        cursor.execute(sql.encode(), parameters)
+        cursor.execute(sql.encode(), parameters, prepare=False)
+
+
+def in_good_transaction(connection: Connection) -> bool:
+    """Whether the server waits for the next statement of a transaction in which none has failed. On psycopg."""
+    from psycopg.pq import TransactionStatus  # noqa: PLC0415  # As above.
+
+    driver: Any = connection.connection.driver_connection
+    return bool(driver.info.transaction_status == TransactionStatus.INTRANS)
 
 
 def _schemas_of(connection: Connection) -> Mapping[str | None, str]:

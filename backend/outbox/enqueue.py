@@ -10,14 +10,12 @@ break a request. Where the connection or the transaction itself is gone, the fai
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prometheus_client import Counter
 from sqlalchemy import Connection, Engine, event
@@ -46,17 +44,6 @@ EVENTS_ENQUEUED = Counter(
 SUBJECT_CHARS_MAX = 255
 _TYPE_CHARS_MAX = 255
 _BUFFER = "outbox.buffer"
-
-
-_random = Random()  # noqa: S311  # Ids are to be different, and may be guessed.
-if hasattr(os, "register_at_fork"):
-    # A forked child would go on with its parent's ids.
-    os.register_at_fork(after_in_child=_random.seed)
-
-
-def _random_id() -> UUID:
-    """What `uuid4` returns, without the call into the system, for which a thread lets go of its turn among others."""
-    return UUID(int=_random.getrandbits(128), version=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +90,7 @@ def enqueue(
     be delivered (`error`, or a payload that is no JSON object) is stored as failed with the reason. Without a subject
     it is a subject of its own.
     """
-    event_id = event_id or _random_id()
+    event_id = event_id or uuid4()
     text, unreadable = encode_payload(payload)
     if subject is None or not 0 < len(subject) <= SUBJECT_CHARS_MAX:
         error = error or f"subject must have 1 to {SUBJECT_CHARS_MAX} characters"

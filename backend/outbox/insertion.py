@@ -25,22 +25,21 @@ from sqlalchemy import (
 from sqlalchemy.types import UserDefinedType
 
 from outbox.clock import DatabaseNow
-from outbox.driver import driver_sql, run_together
+from outbox.driver import driver_sql, in_good_transaction, run_together
 from outbox.model import ATTEMPTS_MAX, EventId, Outbox
 from outbox.rows import object_of, rows_of
 from outbox.sqlite import begin_if_needed
 
 # A request does not wait longer for someone who has the outbox locked, a migration say.
 LOCK_TIMEOUT = "1s"
-# Of the arrays in which rows travel; the most that PostgreSQL takes at once is a gigabyte.
-_ARRAY_CHARS_MAX = 16 * 1024 * 1024
+# Of the arrays in which rows travel: some ten thousand rows, so that no statement takes long.
+_ARRAY_CHARS_MAX = 4 * 1024 * 1024
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     column("event_id", EventId),
     *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "failure_reason", "traceparent")),
 )
 _POSITION = column("position", Integer)
 _row_object = object_of(_ROW_COLUMNS)
-_encode = json.JSONEncoder().encode
 # Of each of a few plain rows.
 _SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
 # So many values psycopg keeps the places of; and of many rows, PostgreSQL reads an array sooner.
@@ -114,6 +113,7 @@ class _SavepointInOneQuery:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._has_begun = False
 
     def insert(self, outbox: Outbox, rows: list[Row]) -> None:
         inserts = self._inserts(outbox, rows)
@@ -122,8 +122,12 @@ class _SavepointInOneQuery:
         queries[-1] = f"{queries[-1]}; {_RESTORE_LOCK_TIMEOUT}; RELEASE SAVEPOINT {_SAVEPOINT}"
         for query, (_, parameters) in zip(queries, inserts, strict=True):
             run_together(self._connection, query, parameters)
+            self._has_begun = True
 
     def roll_back(self) -> None:
+        if not self._has_begun and in_good_transaction(self._connection):
+            # It failed before it was sent.
+            return
         # Through SQLAlchemy, which tells a lost connection from a refused statement, and renews the pool.
         self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
@@ -147,7 +151,7 @@ def _arrays(rows: list[Row]) -> Iterator[str]:
     objects: list[str] = []
     chars = 0
     for position, row in enumerate(rows):
-        objects.append(_encode(_row_object(row) | {_POSITION.name: position}))
+        objects.append(json.dumps(_row_object(row) | {_POSITION.name: position}))
         chars += len(objects[-1])
         if chars > _ARRAY_CHARS_MAX:
             yield f"[{','.join(objects)}]"
@@ -189,7 +193,7 @@ class _Uncast(UserDefinedType[str]):
     cache_ok = True
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _insert_few(outbox: Outbox, count: int) -> Insert:
     """INSERT … VALUES of plain rows, which PostgreSQL plans sooner; binds each of `_SENT` with each row's number."""
     now = DatabaseNow()

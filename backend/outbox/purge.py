@@ -39,9 +39,9 @@ class Purge:
         self._outbox = outbox
         self._older_than = older_than
         self._at_once = at_once
-        # No event that was delivered up to then is left that could be deleted.
+        # What was delivered up to then has been looked at in this lap.
         self._after: datetime | None = None
-        self._lap_at = self._over_at = float("-inf")
+        self._lap_at, self._over_at = time.monotonic(), float("-inf")
         self.is_over = False
 
     def is_due(self) -> bool:
@@ -49,7 +49,7 @@ class Purge:
         return not self.is_over or time.monotonic() - self._over_at >= EVERY.total_seconds()
 
     def step(self, connection: Connection) -> int:
-        """Delete some of them, and return their number; afterwards it `is_over`, or there are more.
+        """Delete some of them, and return their number; afterwards it `is_over`, or there may be more.
 
         Relies on ix_…_delivered and ix_…_discarded_at.
         """
@@ -68,11 +68,16 @@ class Purge:
         self._over_at = time.monotonic()
         return count + others
 
+    def failed(self) -> None:
+        """Take note that the last step was not committed: after a while, begin a new lap."""
+        self._lap_at = float("-inf")
+        self.is_over, self._over_at = True, time.monotonic()
+
     def _begin(self) -> None:
-        self.is_over = False
         now = time.monotonic()
-        if now - self._lap_at >= LAP_EVERY.total_seconds():
+        if self.is_over and now - self._lap_at >= LAP_EVERY.total_seconds():
             self._lap_at, self._after = now, None
+        self.is_over = False
 
     def _window_end(self) -> Select[Any]:
         at = self._outbox.events.c.processed_at
@@ -101,6 +106,8 @@ class Purge:
 
     def _delete(self, connection: Connection, events: Table, chosen: Sequence[int], limit: int) -> tuple[int, bool]:
         """Delete the first of these, and what is told of them; how many, and whether there are no more."""
+        if not chosen:
+            return 0, True
         ids = _of_few_links(connection, self._outbox, chosen)
         _forget(connection, self._outbox, ids)
         connection.execute(delete(events).where(events.c.id.in_(ids)))

@@ -113,7 +113,7 @@ class Worker:
             with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
                     if not await self._patience.through(self._start_next):
-                        await self._patience.through(self._delete_old)
+                        await self._purge_a_step()
                         await self._patience.through(self._sleep)
         finally:
             self._listener = None
@@ -168,11 +168,16 @@ class Worker:
         self._walk.restart()
         return True
 
-    async def _delete_old(self) -> None:
-        """Delete old events, a step at a time, while there is nothing to deliver."""
+    async def _purge_a_step(self) -> None:
+        """Delete old events while there is nothing to deliver. Where that fails, deliveries do not wait for it."""
         if self._purge is None or self._in_flight.is_delivering or not self._purge.is_due():
             return
-        count = await transact(self._engine, self._purge.step)
+        try:
+            count = await transact(self._engine, self._purge.step)
+        except DATABASE_ERRORS as error:
+            self._purge.failed()
+            log.warning("Could not purge (%s); trying again in a while.", first_line(error))
+            return
         if not self._purge.is_over:
             self._bell.ring()
         if count:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -272,16 +271,21 @@ def test_texts_are_stored_in_a_session_whose_encoding_has_no_letters_for_them(ou
     other.dispose()
 
 
-def test_forked_process_has_ids_of_its_own(tmp_path: Path) -> None:
-    """As a server's workers do that were forked from one that had loaded the application."""
-    with Session(create_engine("sqlite://")) as session:
-        add(session)
-        if (child := os.fork()) == 0:
-            (tmp_path / "id").write_text(str(add(session)))
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert UUID((tmp_path / "id").read_text()) != add(session)
-        session.rollback()
+def test_write_that_fails_before_it_is_sent_costs_the_events_and_not_the_request(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_rows: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("outbox.insertion._arrays", fail)
+    before = lost_count()
+    with Session(engine) as session, session.begin():
+        order(session, "a")
+        for _ in range(20):
+            add(session)
+    assert count_orders(engine) == 1
+    assert stored_ids(engine) == []
+    assert lost_count() == before + 20
 
 
 def test_plain_engine_is_as_atomic_as_a_configured_one(empty_database_url: str) -> None:
@@ -479,7 +483,7 @@ def test_undeliverable_payload_is_stored_as_failed(engine: Engine, payload: obje
     assert len(row.payload) < 1_100_000
 
 
-@pytest.mark.parametrize("text_", ["\0", "\ud800", "🔌 Ladepunkt", "\\u0000", '"'])
+@pytest.mark.parametrize("text_", ["\0", "\ud800", "🔌 Ladepunkt", "\\u0000", '"', "'", "100 %s"])
 def test_any_text_is_stored_and_comes_back(engine: Engine, text_: str) -> None:
     """What a database refuses in text is written as JSON escapes, so no row can spoil the others' insert."""
     with Session(engine) as session, session.begin():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import timedelta
 
@@ -189,3 +190,46 @@ def test_later_steps_go_on_where_the_last_ended_and_begin_anew_once_in_a_while(
     assert sum(steps_of(purge, queue.engine)) == 2  # The later one, and the discarded.
     monkeypatch.setattr("outbox.purge.LAP_EVERY", timedelta(0))
     assert sum(steps_of(purge, queue.engine)) == 4
+
+
+def test_lap_that_is_due_waits_for_the_end_of_the_last(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbox.purge._WINDOW", 4)
+    monkeypatch.setattr("outbox.purge.LAP_EVERY", timedelta(0))
+    deliver_behind_a_failed_one(queue, 9)
+    deliver(queue, "a")
+    queue.pass_time(BEYOND)
+    assert steps_of(Purge(queue.outbox, RETENTION), queue.engine) == [0, 0, 1]
+
+
+def test_what_a_step_deleted_that_did_not_commit_is_found_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbox.purge._WINDOW", 2)
+    deliver(queue, *"abc")
+    queue.pass_time(BEYOND)
+    purge = Purge(queue.outbox, RETENTION)
+    with queue.engine.connect() as connection:
+        purge.step(connection)
+    purge.failed()
+    assert not purge.is_due()
+    assert sum(steps_of(purge, queue.engine)) == 3
+
+
+async def test_worker_that_may_not_delete_delivers_all_the_same(
+    outbox_postgres_url: str, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(outbox_postgres_url)
+    queue = Queue(engine, outbox)
+    deliver(queue, "a")
+    queue.pass_time(BEYOND)
+    execute(
+        engine,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not here'; END $$;"
+        "CREATE TRIGGER refuse BEFORE DELETE ON outbox_events EXECUTE FUNCTION refuse()",
+    )
+    gate = Gate(outbox, engine, requests_per_second=1000)
+    worker = Worker(outbox, engine, RecordingDestination(), gate, types=TYPES, retention=RETENTION)
+    async with running(worker):
+        await eventually(lambda: "Could not purge" in caplog.text)
+        (id_,) = await asyncio.to_thread(queue.put, "b")
+        await eventually(lambda: queue.row(id_).processed_at is not None)
+    assert caplog.text.count("Could not purge") == 1
+    engine.dispose()
