@@ -166,67 +166,88 @@ def _explain_a_claim(engine: Engine) -> str:
 class LongRun:
     """Of each thousand events their median claim, and their enqueue and delivery; milliseconds."""
 
+    runner: Runner
+    log: Log
+    subjects: int
     claims: list[float] = field(default_factory=list)
     cycles: list[float] = field(default_factory=list)
-    last_claim: str = ""
+
+    def cycle(self) -> None:
+        self.log.statements.clear()
+        self.cycles.append(1000 * self.runner.cycle(self.subjects))
+        self.claims.append(1000 * median(self.log.claim_seconds()))
 
 
 def _measure_held_horizon(ground: Ground, subjects: int) -> list[Figure]:
-    """In a long run the machine's own moods weigh as much as what is looked for: so there are several."""
-    runs = [_run_with_held_horizon(ground, subjects) for _ in range(ground.size(_LONG_RUNS, 1))]
+    """The end of a long run beside the beginning of another: the machine's moods change within one."""
+    grown: list[LongRun] = []
+    young: list[LongRun] = []
+    last_claim = ""
     compared = ground.size(_COMPARED_CHUNKS, 4)
-    events = min(len(it.claims) for it in runs) * _CHUNK
+    for _ in range(ground.size(_LONG_RUNS, 1)):
+        with _horizon_held(ground, subjects) as run:
+            _grow(ground, run, ground.size(200_000, 20_000) // _CHUNK - compared)
+            with _horizon_held(ground, subjects) as beginning:
+                for _ in range(compared):
+                    beginning.cycle()
+                    run.cycle()
+            # Of these nobody is told, so that the claim which is explained finds them.
+            load(run.runner.engine, _CHUNK, subjects)
+            last_claim = explain(run.runner.engine, run.log.claims()[-1])
+        grown.append(run)
+        young.append(beginning)
+        ratio = median(run.claims[-compared:]) / median(beginning.claims)
+        ground.say(f"horizon held, {subjects} subjects: a claim {ratio:.2f} times as long as at the beginning")
+    events = min(len(it.claims) for it in grown) * _CHUNK
     what = f"{events:,} events with the horizon held, {subjects:,} subjects"
     rival = f"the first {compared * _CHUNK:,}"
     note = (
-        f"runs: {len(runs)}; of each thousand events its median claim, the last {compared} beside the first {compared}"
+        f"runs: {len(grown)}; of each thousand events its median claim, the last {compared} of a run in turns with the "
+        f"first {compared} of another"
     )
     return [
         Figure(
             f"a claim at the end of {what}",
             rival,
             "ms",
-            [it for run in runs for it in run.claims[-compared:]],
-            [it for run in runs for it in run.claims[:compared]],
+            [it for run in grown for it in run.claims[-compared:]],
+            [it for run in young for it in run.claims],
             Demand(at_most=1.3),
             note,
-            runs[-1].last_claim,
+            last_claim,
         ),
         Figure(
             f"enqueue and delivery of a thousand at the end of {what}",
             rival,
             "ms",
-            [it for run in runs for it in run.cycles[-compared:]],
-            [it for run in runs for it in run.cycles[:compared]],
+            [it for run in grown for it in run.cycles[-compared:]],
+            [it for run in young for it in run.cycles],
             Demand(at_most=1.3),
         ),
     ]
 
 
-def _run_with_held_horizon(ground: Ground, subjects: int) -> LongRun:
-    """Enqueue and deliver for long while an old snapshot keeps every dead row and index entry in place."""
-    chunks = ground.size(200_000, 20_000) // _CHUNK
-    run = LongRun()
-    with ground.database() as engine, watch(engine) as log, _running(engine) as runner, ExitStack() as stack:
+@contextmanager
+def _horizon_held(ground: Ground, subjects: int) -> Iterator[LongRun]:
+    """Enqueue and deliver while an old snapshot keeps every dead row and index entry in place."""
+    with ground.database() as engine, watch(engine) as log, _running(engine) as runner:
         # The tables of a running system have statistics, and its workers their plans.
         for _ in range(_WARM_UP_CHUNKS):
             runner.cycle(subjects)
         vacuum(engine)
-        stack.enter_context(_held_horizon(engine))
-        began_at = time.monotonic()
-        for n in range(1, chunks + 1):
-            log.statements.clear()
-            run.cycles.append(1000 * runner.cycle(subjects))
-            run.claims.append(1000 * median(log.claim_seconds()))
-            if n % (chunks // 10) == 0:
-                ground.say(f"horizon held, {subjects} subjects, {n * _CHUNK:,} events: a claim {run.claims[-1]:.2f} ms")
-            if time.monotonic() - began_at > _LONG_RUN_SECONDS_MAX:
-                ground.say(f"horizon held, {subjects} subjects: given up after {n * _CHUNK:,} events")
-                break
-        # Of these nobody is told, so that the claim which is explained finds them.
-        load(engine, _CHUNK, subjects)
-        run.last_claim = explain(engine, log.claims()[-1])
-    return run
+        with _held_horizon(engine):
+            yield LongRun(runner, log, subjects)
+
+
+def _grow(ground: Ground, run: LongRun, chunks: int) -> None:
+    began_at = time.monotonic()
+    for n in range(1, chunks + 1):
+        run.cycle()
+        if n % max(1, chunks // 10) == 0:
+            ground.say(f"horizon held, {run.subjects} subjects, {n * _CHUNK:,} events: a claim {run.claims[-1]:.2f} ms")
+        if time.monotonic() - began_at > _LONG_RUN_SECONDS_MAX:
+            ground.say(f"horizon held, {run.subjects} subjects: given up after {n * _CHUNK:,} events")
+            return
 
 
 @contextmanager
