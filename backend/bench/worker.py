@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
@@ -40,3 +42,14 @@ def drain(engine: Engine, *, batch_size: int, concurrency: int = 4) -> float:
     began_at = time.perf_counter()
     asyncio.run(make_worker(engine, batch_size=batch_size, concurrency=concurrency).drain())
     return time.perf_counter() - began_at
+
+
+@contextmanager
+def in_thread(worker: Worker) -> Iterator[None]:
+    thread = threading.Thread(target=lambda: asyncio.run(worker.run()))
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()
