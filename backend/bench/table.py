@@ -95,7 +95,7 @@ def vacuum(engine: Engine) -> None:
             connection.execute(text("ANALYZE"))
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM (ANALYZE) outbox_events"))
+        connection.execute(text("VACUUM (ANALYZE) outbox_events, outbox_events_leases"))
         connection.execute(text("CHECKPOINT"))
 
 

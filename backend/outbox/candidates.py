@@ -41,6 +41,8 @@ from outbox.model import Outbox
 from outbox.rows import ids_in, rows_of
 
 _NO_LIMIT = 2**62
+# So many rows make a plan cost about 20,000; from 100,000 on PostgreSQL would compile it (`jit_above_cost`).
+DEAR = 1_500_000
 # Constants of the statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
 # parameter makes it longer.
 _ZERO: ColumnElement[int] = literal_column("0", Integer)
@@ -72,8 +74,9 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
 
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
     for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
-    id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and, as the window
-    needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject, ix_…_backing_off and ix_…_retried.
+    id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and `dear` (DEAR),
+    and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject, ix_…_backing_off and
+    ix_…_retried.
     """
     # A short name, for a short statement.
     events = outbox.events.alias("e")
@@ -117,7 +120,12 @@ def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
     """What waited long for the table may have been given up by its worker: nobody would deliver what it takes."""
     if dialect_name != "postgresql":
         return []
-    return [DatabaseNowExactly() < TransactionBeginning(bindparam("patience", type_=Float))]
+    patience = select(bindparam("patience", type_=Float)).scalar_subquery()
+    # Never carried out, since patience is given. To PostgreSQL it makes a plan for given values dear, and one for any
+    # values not: or else, each time statistics made claims look dearer, it would plan thousands of them anew.
+    numbers = func.generate_series(_ONE, bindparam("dear", type_=Integer)).table_valued("n")
+    dear = select(func.count()).select_from(numbers).scalar_subquery()
+    return [DatabaseNowExactly() < TransactionBeginning(func.coalesce(patience, dear))]
 
 
 def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> ColumnElement[bool]:

@@ -34,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-from outbox.candidates import Reached, Window, candidates, is_one_of
+from outbox.candidates import DEAR, Reached, Window, candidates, is_one_of
 from outbox.clock import DatabaseNow
 from outbox.driver import driver_sql, fetch_all
 from outbox.model import Event, Outbox, as_event, event_columns
@@ -100,6 +100,7 @@ def claim(
         "lease": lease.total_seconds(),
         "floor": look.floor,
         "patience": patience.total_seconds(),
+        "dear": DEAR,
         **bound,
     }
     statement = _claim(outbox, look.window, size, limit, connection.dialect.name)
