@@ -46,8 +46,8 @@ FAULTS = {
         "            ~_has_earlier(outbox, events),\n",
         "",
         also=(
-            ".where(outbox.is_open(events), events.c.id > bindparam",
-            ".where(_is_due(events, dialect_name), outbox.is_open(events), events.c.id > bindparam",
+            ".where(outbox.is_open(events), events.c.id > _id(",
+            ".where(_is_due(events, dialect_name), outbox.is_open(events), events.c.id > _id(",
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
