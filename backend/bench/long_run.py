@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -104,25 +104,15 @@ def measure(ground: Ground, subjects: int, batch_size: int) -> list[Figure]:
         f"runs: {len(grown)}; of each thousand events its median claim, the last {compared} of a run in turns with the "
         f"first {compared} of another"
     )
+
+    def figure(of: str, milliseconds: Callable[[LongRun], list[float]], note: str = "", evidence: str = "") -> Figure:
+        ends = [it for run in grown for it in milliseconds(run)[-compared:]]
+        beginnings = [it for run in young for it in milliseconds(run)]
+        return Figure(f"{of} at the end of {what}", rival, "ms", ends, beginnings, Demand(at_most=1.3), note, evidence)
+
     return [
-        Figure(
-            f"a claim at the end of {what}",
-            rival,
-            "ms",
-            [it for run in grown for it in run.claims[-compared:]],
-            [it for run in young for it in run.claims],
-            Demand(at_most=1.3),
-            note,
-            last_claim,
-        ),
-        Figure(
-            f"enqueue and delivery of a thousand at the end of {what}",
-            rival,
-            "ms",
-            [it for run in grown for it in run.cycles[-compared:]],
-            [it for run in young for it in run.cycles],
-            Demand(at_most=1.3),
-        ),
+        figure("a claim", lambda run: run.claims, note, last_claim),
+        figure("enqueue and delivery of a thousand", lambda run: run.cycles),
     ]
 
 

@@ -38,15 +38,11 @@ from sqlalchemy import (
 
 from outbox.clock import DatabaseNow, DatabaseNowExactly, TransactionBeginning
 from outbox.model import Outbox
+from outbox.planning import ONE, dear_if_told, is_among, is_one_of, looked_up, untold
 from outbox.rows import ids_in, rows_of
 
 _NO_LIMIT = 2**62
-# So many rows make a plan cost about 20,000; from 100,000 on PostgreSQL would compile it (`jit_above_cost`).
-DEAR = 1_500_000
-# Constants of the statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
-# parameter makes it longer.
 _ZERO: ColumnElement[int] = literal_column("0", Integer)
-_ONE: ColumnElement[int] = literal_column("1", Integer)
 _SUBJECTS = (column("subject", Text), column("after", BigInteger))
 
 
@@ -88,17 +84,17 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     takeable = (
         select(runs.c.id, runs.c.head_id)
         .where(
-            runs.c.unbroken == _ONE,
+            runs.c.unbroken == ONE,
             or_(runs.c.id == runs.c.head_id, is_follower_taken),
-            _is_among(runs.c.head_id, select(heads.c.id)),
+            is_among(runs.c.head_id, select(heads.c.id)),
         )
         .cte("free")
     )
     # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
-    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(_ONE).subquery("first")
+    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(ONE).subquery("first")
     uncharged = select(heads.c.id).where(heads.c.attempt_count == _ZERO)
     travels_now = case(
-        (oldest.c.attempt_count > _ZERO, takeable.c.id == oldest.c.id), else_=_is_among(takeable.c.head_id, uncharged)
+        (oldest.c.attempt_count > _ZERO, takeable.c.id == oldest.c.id), else_=is_among(takeable.c.head_id, uncharged)
     )
     batch = (
         select(takeable.c.id)
@@ -111,42 +107,18 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     return batch, _reached(runs, heads, takeable, batch)
 
 
-def _is_among(id_: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
-    """In words that PostgreSQL makes no join of: expecting few rows, it would compare each with each."""
-    return id_.in_(ids).is_(true())
-
-
 def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
     """What waited long for the table may have been given up by its worker: nobody would deliver what it takes."""
     if dialect_name != "postgresql":
         return []
-    patience = select(bindparam("patience", type_=Float)).scalar_subquery()
-    # Never carried out, since patience is given. To PostgreSQL it makes a plan for given values dear, and one for any
-    # values not: or else, each time statistics made claims look dearer, it would plan thousands of them anew.
-    numbers = func.generate_series(_ONE, bindparam("dear", type_=Integer)).table_valued("n")
-    dear = select(func.count()).select_from(numbers).scalar_subquery()
-    return [DatabaseNowExactly() < TransactionBeginning(func.coalesce(patience, dear))]
-
-
-def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> ColumnElement[bool]:
-    """PostgreSQL gets an array: it looks its members up one by one, and runs a query with LIMIT and locks only once."""
-    if dialect_name == "postgresql":
-        return id_ == any_(func.array(ids.scalar_subquery()))
-    return id_.in_(ids)
-
-
-def _id(parameter: str) -> ColumnElement[int]:
-    """A bound id whose value PostgreSQL does not know when it plans, and so it keeps one plan for any.
-
-    Bound plainly, each claim would be planned anew, for as many events as statistics say lie behind the id.
-    """
-    return select(bindparam(parameter, type_=BigInteger)).scalar_subquery()
+    patience = dear_if_told(untold("patience", Float()))
+    return [DatabaseNowExactly() < TransactionBeginning(patience)]
 
 
 def _ahead(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     return (
         _window(events, dialect_name)
-        .where(outbox.is_open(events), events.c.id > _id("after"))
+        .where(outbox.is_open(events), events.c.id > untold("after", BigInteger()))
         .order_by(events.c.id)
         .limit(size)
     )
@@ -206,7 +178,7 @@ _WINDOWS: dict[Window, Callable[[Outbox, FromClause, str, ColumnElement[int]], S
 def _window(events: FromClause, dialect_name: str) -> Select[Any]:
     c = events.c
     return select(
-        c.id, c.subject, c.attempt_count, case((_is_due(events, dialect_name), _ONE), else_=_ZERO).label("is_due")
+        c.id, c.subject, c.attempt_count, case((_is_due(events, dialect_name), ONE), else_=_ZERO).label("is_due")
     )
 
 
@@ -231,7 +203,7 @@ def _runs(window: Select[Any]) -> Select[Any]:
         c.id,
         func.min(c.id).over(partition_by=c.subject).label("head_id"),
         func.min(c.is_due).over(partition_by=c.subject, order_by=c.id).label("unbroken"),
-        func.sum(case((c.attempt_count > _ZERO, _ONE), else_=_ZERO))
+        func.sum(case((c.attempt_count > _ZERO, ONE), else_=_ZERO))
         .over(partition_by=c.subject, order_by=c.id)
         .label("charged"),
     )
@@ -240,7 +212,7 @@ def _runs(window: Select[Any]) -> Select[Any]:
 def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> Select[Any]:
     """The first due events of their subjects, to be locked. Rows that changed meanwhile are judged once more."""
     c = events.c
-    first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == _ONE)
+    first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == ONE)
     claimed = outbox.events.alias("held")
     is_claimed = is_one_of(claimed.c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
     has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, is_claimed, outbox.is_open(claimed))
@@ -265,7 +237,7 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
             earlier.c.id < c.id,
-            earlier.c.id >= _id("floor"),
+            earlier.c.id >= untold("floor", BigInteger()),
             outbox.is_open_of_subject(earlier),
         ),
         events,
@@ -279,11 +251,6 @@ def _has_earlier_retried(outbox: Outbox, events: FromClause) -> ColumnElement[bo
         select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
         events,
     )
-
-
-def looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
-    """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
-    return ids.limit(_ONE).correlate(events).scalar_subquery().is_not(None)
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:

@@ -34,10 +34,11 @@ from sqlalchemy import (
     update,
 )
 
-from outbox.candidates import DEAR, Reached, Window, candidates, is_one_of
+from outbox.candidates import Reached, Window, candidates
 from outbox.clock import DatabaseNow
 from outbox.driver import driver_sql, fetch_all
 from outbox.model import Event, Outbox, as_event, event_columns
+from outbox.planning import DEAR, is_one_of
 from outbox.rows import bound_ids
 
 _LEASE_COLUMNS = ("token", "until", "event_ids")

@@ -45,13 +45,14 @@ def run_together(connection: Connection, sql: str, parameters: Mapping[str, obje
     """
     from psycopg import AsyncClientCursor, ClientCursor  # noqa: PLC0415  # Only PostgreSQL's users install it.
 
-    async def run(driver: Any) -> None:
-        async with AsyncClientCursor(driver) as cursor:
-            # Or psycopg would remember it, to prepare it one day.
-            await cursor.execute(sql.encode(), parameters, prepare=False)
-
     driver: Any = connection.connection.dbapi_connection
+    # Not to be prepared, or psycopg would remember each text, literals and all.
     if connection.dialect.is_async:
+
+        async def run(async_driver: Any) -> None:
+            async with AsyncClientCursor(async_driver) as cursor:
+                await cursor.execute(sql.encode(), parameters, prepare=False)
+
         driver.run_async(run)
         return
     with ClientCursor(driver) as cursor:

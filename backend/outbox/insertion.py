@@ -40,9 +40,9 @@ _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
 )
 _POSITION = column("position", Integer)
 _row_object = object_of(_ROW_COLUMNS)
-# Of each of a few plain rows.
+# What is written of each of a few plain rows.
 _SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
-# So many values psycopg keeps the places of; and of many rows, PostgreSQL reads an array sooner.
+# With more than 50 values psycopg would look for their places in the text each time; an array of many is read sooner.
 _FEW = 10
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.

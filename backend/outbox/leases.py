@@ -36,9 +36,9 @@ from sqlalchemy import (
     update,
 )
 
-from outbox.candidates import is_one_of
 from outbox.clock import DatabaseNow
 from outbox.model import Event, Outbox, State, as_event, event_columns
+from outbox.planning import is_one_of
 from outbox.rows import bound_ids, rows_of
 from outbox.settlement import NOTHING_ENDED, Ended, Settlement
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, select
 
-from outbox.candidates import is_one_of, looked_up
 from outbox.clock import DatabaseNow
 from outbox.model import Outbox
+from outbox.planning import is_one_of, looked_up
 
 EVERY = timedelta(minutes=1)
 # What had to stay is looked at again this often: its older events may have been delivered or discarded meanwhile.

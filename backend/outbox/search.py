@@ -14,8 +14,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, union_all
 
-from outbox.candidates import is_one_of
 from outbox.model import Outbox, State
+from outbox.planning import is_one_of
 from outbox.rows import ids_in
 from outbox.selection import EventFilter, EventIds, is_of, parameters
 

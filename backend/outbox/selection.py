@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, column, false, func, select
 
-from outbox.candidates import is_one_of
 from outbox.clock import DatabaseNow
 from outbox.model import EventId, Outbox, State
+from outbox.planning import is_one_of
 from outbox.rows import rows_of
 
 

@@ -46,13 +46,13 @@ FAULTS = {
         "            ~_has_earlier(outbox, events),\n",
         "",
         also=(
-            ".where(outbox.is_open(events), events.c.id > _id(",
-            ".where(_is_due(events, dialect_name), outbox.is_open(events), events.c.id > _id(",
+            ".where(outbox.is_open(events), events.c.id > untold(",
+            ".where(_is_due(events, dialect_name), outbox.is_open(events), events.c.id > untold(",
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
         "candidates.py",
-        "            runs.c.unbroken == _ONE,\n            or_(runs.c.id == runs.c.head_id, is_follower_taken),\n",
+        "            runs.c.unbroken == ONE,\n            or_(runs.c.id == runs.c.head_id, is_follower_taken),\n",
         "",
     ),
     "a charged event takes others along": Fault("candidates.py", ".where(travels_now, *_in", ".where(*_in"),

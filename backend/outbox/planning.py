@@ -1,0 +1,53 @@
+"""Conditions in words that PostgreSQL plans as we need, whatever its statistics say; to SQLite they mean the same."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, FromClause, Integer, Select, any_, bindparam, func, literal_column, select, true
+from sqlalchemy.types import TypeEngine
+
+T = TypeVar("T")
+
+# Constants of a statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
+# parameter makes it longer.
+ONE: ColumnElement[int] = literal_column("1", Integer)
+# What `dear_if_told` binds as `dear`: so many rows make a plan cost about 20,000, and from 100,000 on PostgreSQL would
+# compile it (`jit_above_cost`).
+DEAR = 1_500_000
+
+
+def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> ColumnElement[bool]:
+    """PostgreSQL gets an array: it looks its members up one by one, and runs a query with LIMIT and locks only once."""
+    if dialect_name == "postgresql":
+        return id_ == any_(func.array(ids.scalar_subquery()))
+    return id_.in_(ids)
+
+
+def is_among(id_: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
+    """No join is made of it: expecting few rows, PostgreSQL would compare each with each."""
+    return id_.in_(ids).is_(true())
+
+
+def looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
+    """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
+    return ids.limit(ONE).correlate(events).scalar_subquery().is_not(None)
+
+
+def untold(parameter: str, type_: TypeEngine[T]) -> ColumnElement[T]:
+    """A bound value that is not known when the statement is planned, so that its plan fits any.
+
+    Told an id, say, PostgreSQL would plan each claim anew, for as many events as its statistics have behind that id.
+    """
+    return select(bindparam(parameter, type_=type_)).scalar_subquery()
+
+
+def dear_if_told(value: ColumnElement[float]) -> ColumnElement[float]:
+    """The value, which is never NULL; and what makes PostgreSQL keep a statement's plan. Binds `dear`, which is DEAR.
+
+    It keeps a plan for any values for as long as the plans that it made for given ones cost more. Those were the first
+    few, and would be the cheaper ones as soon as statistics made the statement look dearer. So they are made dear by a
+    count that grows with a given value, and is never carried out.
+    """
+    numbers = func.generate_series(ONE, bindparam("dear", type_=Integer)).table_valued("n")
+    return func.coalesce(value, select(func.count()).select_from(numbers).scalar_subquery())
