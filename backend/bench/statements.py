@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -167,7 +167,14 @@ def watch(engine: Engine) -> Iterator[Log]:
 def explain(engine: Engine, sent: Sent) -> str:
     """The plan of a statement as it would run now; nothing of it stays."""
     with engine.connect() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {sent.sql}", sent.parameters)
+        explaining = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {sent.sql}"
+        plan: Iterable[Any]
+        if isinstance(sent.parameters, list):
+            # What goes past SQLAlchemy names its parameters as the server does.
+            driver: Any = connection.connection.driver_connection
+            plan = psycopg.RawCursor(driver).execute(explaining.encode(), sent.parameters)
+        else:
+            plan = connection.exec_driver_sql(explaining, sent.parameters)
         lines = [str(row[0]) for row in plan]
         connection.rollback()
     return "\n".join(lines)

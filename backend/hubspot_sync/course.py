@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from hubspot_sync.classification import RefusedWhole
 from hubspot_sync.translation import ContactUpsert, Translation
 from outbox.deliveries import Delivery
 from outbox.model import Event
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 
 
 class Course:
@@ -19,11 +20,25 @@ class Course:
 
     def __init__(self, events: Iterable[Event], translation: Translation, note: Callable[[Delivery], None]) -> None:
         self.note = note
-        self.outcomes: dict[int, Outcome] = {it.id: Postponed() for it in events}
-        self.outcomes |= translation.rejected
+        self._outcomes: dict[int, Outcome] = {it.id: Postponed() for it in events}
+        self._outcomes |= translation.not_sent
+        self._in_doubt: set[int] = set()
         self.has_accepted = False
         self.suspects: list[tuple[ContactUpsert, RefusedWhole]] = []
         self._left = {it.subject: [it] for it in translation.upserts}
+
+    @property
+    def outcomes(self) -> dict[int, Outcome]:
+        """One for each event; one of which nobody knows whether it was applied says so, unless it was delivered."""
+        outcomes = dict(self._outcomes)
+        for id_ in self._in_doubt:
+            if isinstance(outcome := outcomes[id_], Retry | Postponed):
+                outcomes[id_] = replace(outcome, is_in_doubt=True)
+        return outcomes
+
+    def leave_in_doubt(self, upserts: Iterable[ContactUpsert]) -> None:
+        """A request that carried them may have been applied, and nothing confirmed it."""
+        self._in_doubt.update(event.id for upsert in upserts for event in upsert.events)
 
     def heads(self) -> list[ContactUpsert]:
         """The next input of each subject; empty when nothing is left to send."""
@@ -31,7 +46,7 @@ class Course:
 
     def conclude(self, upsert: ContactUpsert, outcome: Outcome) -> None:
         """Give the input's events their outcome; those behind it follow only if it is out of the way."""
-        self.outcomes |= {event.id: outcome for event in upsert.events}
+        self._outcomes |= {event.id: outcome for event in upsert.events}
         if isinstance(outcome, Delivered | Rejected):
             self.replace(upsert)
         else:

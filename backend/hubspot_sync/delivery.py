@@ -34,6 +34,7 @@ from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
 from hubspot_sync.identity import resolve
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
+from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.ownership import Ownership
 from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
@@ -79,7 +80,7 @@ class LiveDelivery:
         self._throttles_in_a_row = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        translation = translate(claim.events, self._catalog, claim.newer)
+        translation = await heed_newer(translate(claim.events, self._catalog), claim)
         course = Course(claim.events, translation, claim.note)
         try:
             while heads := course.heads():
@@ -174,6 +175,7 @@ class LiveDelivery:
         course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
         # Errors that name no input: among fewer of them it shows whose they are.
         if unnamed := [it for it in upserts if it.trace_id not in settled.findings]:
+            course.leave_in_doubt(unnamed)
             for half in _halves(unnamed):
                 await self._send(half, course, lease, gate)
 
@@ -246,6 +248,7 @@ class LiveDelivery:
         self, verdict: Unavailable, upserts: Sequence[ContactUpsert], course: Course, entry: Entry, gate: Gate
     ) -> None:
         """It is HubSpot's day, for which nobody is charged; or, if all others are answered, the one input's doing."""
+        course.leave_in_doubt(upserts)
         suspicion = self._weather.note_no_answer(upserts)
         if entry.is_probe or not suspicion.is_singular:
             await self._shut(verdict, entry, gate)

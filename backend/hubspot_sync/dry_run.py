@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from hubspot_sync.event import Catalog
+from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from outbox.destination import Claim
@@ -25,14 +26,14 @@ class DryRun:
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         await gate.heed_hold()
-        translation = translate(claim.events, self._catalog, claim.newer)
+        translation = await heed_newer(translate(claim.events, self._catalog), claim)
         for request in requests(translation.upserts):
             _log_request(request)
         carriers = {event.id: it for it in translation.upserts for event in it.events}
         would_be_sent = [event for event in claim.events if event.id in carriers]
         for event in would_be_sent:
             _log_event(event, carriers[event.id])
-        return {**translation.rejected, **{event.id: Delivered(dry_run=True) for event in would_be_sent}}
+        return {**translation.not_sent, **{event.id: Delivered(dry_run=True) for event in would_be_sent}}
 
 
 def _log_request(request: Sequence[ContactUpsert]) -> None:

@@ -70,6 +70,8 @@ def _may_be_an_email_address(text: str) -> str:
 
 
 TEXT_LENGTH_MAX = 65_536
+# Where a stored payload names the fields that it has lost, such as a person's address.
+DROPPED = "_dropped"
 
 # HubSpot stores longer texts; what identifies things is far shorter.
 Reference = Annotated[
@@ -183,6 +185,13 @@ class Catalog:
         except (ValueError, RecursionError) as error:
             raise UnreadableEvent(f"payload is no JSON: {error}") from None
         return self._properties(event.event_type, payload)
+
+    def said_by(self, event: Event) -> dict[str, str | None]:
+        """Like `properties_of`, for who must not undo it: None where the payload's value was dropped since."""
+        said: dict[str, str | None] = {**self.properties_of(event)}
+        dropped = json.loads(event.payload).get(DROPPED, [])
+        fields = _annotated_properties(self._by_type[event.event_type])
+        return said | {property_.name: None for name, property_ in fields if name in dropped}
 
     def _properties(self, event_type: str, payload: object) -> dict[str, str]:
         if (model := self._by_type.get(event_type)) is None:

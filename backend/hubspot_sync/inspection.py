@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hubspot_sync.event import Catalog
+from hubspot_sync.overtaken import Unreadable, heed, objection_to
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import translate
-from outbox.model import State
+from outbox.model import ATTEMPTS_MAX, Event, State
+from outbox.newer import Newer
 from outbox.operations import History
+from outbox.outcome import Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,11 @@ class Inspection:
     objection: str | None = None
 
 
-def inspect(history: History, catalog: Catalog, *, is_revealed: bool) -> Inspection:
-    """Look at the event; without what is personal, unless that is to be revealed."""
+def inspect(history: History, newer: Iterable[Newer], catalog: Catalog, *, is_revealed: bool) -> Inspection:
+    """Look at the event; without what is personal, unless that is to be revealed.
+
+    `newer` are those of its subject, the newest first; as many are taken as are needed.
+    """
 
     def shown(value: object) -> object:
         try:
@@ -39,11 +45,20 @@ def inspect(history: History, catalog: Catalog, *, is_revealed: bool) -> Inspect
     payload = shown(_parsed(history.event.payload))
     if history.summary.state is State.DELIVERED or history.discarded:
         return Inspection(payload)
-    translation = translate([history.event], catalog, history.newer)
-    if (rejected := translation.rejected.get(history.event.id)) is not None:
+    translation = translate([_as_retried(history.event)], catalog)
+    if isinstance(rejected := translation.not_sent.get(history.event.id), Rejected):
         return Inspection(payload, objection=rejected.error)
-    request: Mapping[str, object] = {"inputs": [it.as_input() for it in translation.upserts]}
+    try:
+        upserts = [heed(upsert, newer) for upsert in translation.upserts]
+    except Unreadable as unreadable:
+        return Inspection(payload, objection=objection_to(unreadable))
+    request: Mapping[str, object] = {"inputs": [upsert.as_input() for upsert in upserts]}
     return Inspection(payload, shown(request))
+
+
+def _as_retried(event: Event) -> Event:
+    """A failed event is sent when a person retries it, which gives it all its attempts again."""
+    return event if event.attempt_count < ATTEMPTS_MAX else event._replace(attempt_count=0)
 
 
 def _parsed(payload: str) -> object:

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from hubspot_sync.event import Catalog, UnreadableEvent
 from outbox.model import Event
-from outbox.outcome import Rejected
+from outbox.outcome import Postponed, Rejected
 
 # HubSpot's own limit on the inputs of a batch.
 INPUTS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """What one event says of its subject's contact; `is_carried` unless it was delivered before."""
+class Contribution:
+    """What one event says of its subject's contact. None: what the contact has of this property is left alone.
+
+    `is_carried`: it is delivered with the upsert. Others are only heeded.
+    """
 
     event: Event
-    properties: dict[str, str]
+    properties: Mapping[str, str | None]
     is_carried: bool = True
+
+    def as_left_alone(self) -> Contribution:
+        """Heeded, because it may stand on the contact already."""
+        return Contribution(self.event, dict.fromkeys(self.properties), is_carried=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ContactUpsert:
-    """One input: the contact whose `key_property` is `key` gets `properties`, from statements of one subject, in order.
+    """One input: the contact whose `key_property` is `key` gets `properties`, as one subject's events say, in order.
 
     `conflicts` counts how often another contact was in its way on this delivery, `holder_of_our_id` is the record id of
     the one that has our id, and `is_waiting` says that it comes again once a concurrent write has settled.
     """
 
     catalog: Catalog = field(repr=False)
-    statements: tuple[Statement, ...] = field(repr=False)
+    contributions: tuple[Contribution, ...] = field(repr=False)
     key_property: str
     key: str = field(repr=False)
     properties: dict[str, str] = field(repr=False)
@@ -41,21 +48,26 @@ class ContactUpsert:
     is_waiting: bool = False
 
     @classmethod
-    def of(cls, statements: Sequence[Statement], catalog: Catalog) -> Self:
-        properties: dict[str, str] = {}
-        for statement in statements:
-            properties |= statement.properties
-        key = catalog.email.name if catalog.email.name in properties else catalog.key.name
-        return cls(catalog, tuple(statements), key, properties[key], properties)
+    def of(cls, contributions: Iterable[Contribution], catalog: Catalog) -> Self:
+        in_order = tuple(sorted(contributions, key=lambda contribution: contribution.event.id))
+        merged: dict[str, str | None] = {}
+        ids: list[str] = []
+        for contribution in in_order:
+            merged |= contribution.properties
+            # All of them name the same subject; what is left alone names it by None.
+            ids += [id_ for id_ in [contribution.properties.get(catalog.key.name)] if id_ is not None]
+        properties = {name: value for name, value in merged.items() if value is not None} | {catalog.key.name: ids[-1]}
+        key_property = catalog.email.name if catalog.email.name in properties else catalog.key.name
+        return cls(catalog, in_order, key_property, properties[key_property], properties)
 
     @property
     def events(self) -> list[Event]:
         """The events it carries, in order; at least one."""
-        return [it.event for it in self.statements if it.is_carried]
+        return [contribution.event for contribution in self.contributions if contribution.is_carried]
 
     @property
     def subject(self) -> str:
-        return self.statements[0].event.subject
+        return self.contributions[0].event.subject
 
     @property
     def trace_id(self) -> str:
@@ -82,12 +94,19 @@ class ContactUpsert:
         }
 
     def halves(self) -> tuple[ContactUpsert, ContactUpsert]:
-        """The same in two inputs, the earlier events first; what delivered events said stands in both."""
-        events = self.events
-        second = {it.id for it in events[len(events) // 2 :]}
-        carried_first = [it for it in self.statements if not (it.is_carried and it.event.id in second)]
-        carried_second = [it for it in self.statements if not it.is_carried or it.event.id in second]
-        return self.of(carried_first, self.catalog), self.of(carried_second, self.catalog)
+        """The same in two inputs, the earlier events first; what is only heeded stands in both.
+
+        The first heeds what is in doubt of the second.
+        """
+        carried = [contribution for contribution in self.contributions if contribution.is_carried]
+        heeded = [contribution for contribution in self.contributions if not contribution.is_carried]
+        first, second = carried[: len(carried) // 2], carried[len(carried) // 2 :]
+        in_doubt = [later.as_left_alone() for later in second if later.event.in_doubt_at is not None]
+        return self.of([*first, *in_doubt, *heeded], self.catalog), self.of([*second, *heeded], self.catalog)
+
+    def beside(self, newer: Iterable[Contribution]) -> ContactUpsert:
+        """The same, heeding what newer events have said."""
+        return self.of([*self.contributions, *newer], self.catalog)
 
     def after_waiting(self) -> ContactUpsert:
         """The same, known to have met a conflict that did not pass."""
@@ -106,32 +125,24 @@ class ContactUpsert:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """`rejected` holds the events that can never be sent, by their `id`."""
+    """`not_sent` holds what becomes of the events that are in no upsert, by their `id`."""
 
     upserts: list[ContactUpsert]
-    rejected: dict[int, Rejected]
+    not_sent: dict[int, Rejected | Postponed]
 
 
-def translate(events: Iterable[Event], catalog: Catalog, newer: Iterable[Event] = ()) -> Translation:
-    """Merge each subject's events into one upsert; an event that cannot be read is rejected alone.
-
-    `newer` are delivered events that a retried one precedes. They are not carried again, but what they set stands.
-    """
-    rejected: dict[int, Rejected] = {}
-    statements: dict[str, list[Statement]] = {}
-    known = list(newer)
-    known_ids = {it.id for it in known}
-    for event in sorted([*events, *known], key=lambda it: it.id):
-        is_carried = event.id not in known_ids
+def translate(events: Iterable[Event], catalog: Catalog) -> Translation:
+    """Merge each subject's events into one upsert; an event that cannot be read is rejected alone."""
+    rejected: dict[int, Rejected | Postponed] = {}
+    contributions: dict[str, list[Contribution]] = {}
+    for event in events:
         try:
-            statement = Statement(event, catalog.properties_of(event), is_carried)
+            contribution = Contribution(event, catalog.properties_of(event))
         except UnreadableEvent as error:
-            if is_carried:
-                rejected[event.id] = Rejected(str(error))
+            rejected[event.id] = Rejected(str(error))
             continue
-        statements.setdefault(event.subject, []).append(statement)
-    upserts = [ContactUpsert.of(said, catalog) for said in statements.values() if any(it.is_carried for it in said)]
-    return Translation(upserts, rejected)
+        contributions.setdefault(event.subject, []).append(contribution)
+    return Translation([ContactUpsert.of(said, catalog) for said in contributions.values()], rejected)
 
 
 def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> list[list[ContactUpsert]]:

@@ -3,8 +3,8 @@
     window ─▶ runs ─▶ heads (locked) ─▶ takeable ─▶ batch
                                            └─────────┴─▶ reached: how far the window is used up
 
-A window is a bounded part of the open events, so that a claim costs the same whatever their number. There are three
-(see `walk`): the events AHEAD of an id in the order of ids, the FOLLOWERS of given subjects, and those that come AGAIN.
+A window is a bounded part of the open events, so that a claim costs the same whatever their number. There are two
+(see `walk`): the events AHEAD of an id in the order of ids, and the FOLLOWERS of given subjects.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
-    false,
     func,
     literal_column,
     or_,
@@ -49,7 +48,6 @@ _SUBJECTS = (column("subject", Text), column("after", BigInteger))
 class Window(StrEnum):
     AHEAD = "ahead"
     FOLLOWERS = "followers"
-    AGAIN = "again"
 
 
 class Reached(NamedTuple):
@@ -71,16 +69,16 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
     for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
     id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and `dear` (DEAR),
-    and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject, ix_…_backing_off and
-    ix_…_retried.
+    and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and ix_…_retried.
     """
     # A short name, for a short statement.
     events = outbox.events.alias("e")
     runs = _runs(_WINDOWS[window](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
     limited = literal_column(str(limit), Integer)
     heads = _heads(outbox, events, runs, dialect_name).limit(limited).with_for_update(skip_locked=True).cte("heads")
-    # Between two events that come again there may be one of their subject that does not: each is taken as a head only.
-    is_follower_taken = column("charged", Integer) == _ZERO if window is not Window.AGAIN else false()
+    # A run that may have been applied as a whole goes whole once more; a charged event goes alone otherwise.
+    goes_whole = select(heads.c.id).where(heads.c.attempt_count == ONE, heads.c.in_doubt_at.is_not(None))
+    is_follower_taken = or_(runs.c.charged == _ZERO, and_(runs.c.charged == ONE, is_among(runs.c.head_id, goes_whole)))
     takeable = (
         select(runs.c.id, runs.c.head_id)
         .where(
@@ -90,11 +88,12 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
         )
         .cte("free")
     )
-    # A charged event may be one that kills its worker, so it takes nobody with it: it is claimed alone, in its turn.
+    # A charged event may be one that kills its worker, so it takes no other subject along, and waits for its turn.
     oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(ONE).subquery("first")
     uncharged = select(heads.c.id).where(heads.c.attempt_count == _ZERO)
     travels_now = case(
-        (oldest.c.attempt_count > _ZERO, takeable.c.id == oldest.c.id), else_=is_among(takeable.c.head_id, uncharged)
+        (oldest.c.attempt_count > _ZERO, takeable.c.head_id == oldest.c.id),
+        else_=is_among(takeable.c.head_id, uncharged),
     )
     batch = (
         select(takeable.c.id)
@@ -158,20 +157,9 @@ def _followers(outbox: Outbox, events: FromClause, dialect_name: str, size: Colu
     )
 
 
-def _again(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
-    c = events.c
-    return (
-        _window(events, dialect_name)
-        .where(outbox.is_pushed_back(events), c.claim_token.is_(None), c.available_at <= DatabaseNow())
-        .order_by(c.available_at)
-        .limit(size)
-    )
-
-
 _WINDOWS: dict[Window, Callable[[Outbox, FromClause, str, ColumnElement[int]], Select[Any]]] = {
     Window.AHEAD: _ahead,
     Window.FOLLOWERS: _followers,
-    Window.AGAIN: _again,
 }
 
 
@@ -217,7 +205,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
     is_claimed = is_one_of(claimed.c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
     has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, is_claimed, outbox.is_open(claimed))
     return (
-        select(c.id, c.attempt_count)
+        select(c.id, c.attempt_count, c.in_doubt_at)
         .where(
             is_one_of(c.id, first_of_window, dialect_name),
             outbox.is_open(events),

@@ -36,7 +36,7 @@ from sqlalchemy import (
 
 from outbox.candidates import Reached, Window, candidates
 from outbox.clock import DatabaseNow
-from outbox.driver import driver_sql, fetch_all
+from outbox.driver import fetch_all, server_statement
 from outbox.model import Event, Outbox, as_event, event_columns
 from outbox.planning import DEAR, is_one_of
 from outbox.rows import bound_ids
@@ -91,8 +91,9 @@ def claim(
     """Claim up to `limit` due events of the window for `token`, in the order of their subjects' first events.
 
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
-    the run of due events behind it. A charged event is claimed alone. Nothing is taken by a statement that has
-    found its events only after `patience`, as one that waited for a locked table.
+    the run of due events behind it. A charged head is claimed alone, or, after its first charge, with its run if that
+    is in doubt; never with another subject. Nothing is taken by a statement that has found its events only after
+    `patience`, as one that waited for a locked table.
     """
     size, bound = _window_parameters(look)
     parameters = {
@@ -122,7 +123,7 @@ def _fetch_all(
     connection: Connection, statement: Select[Any], parameters: Mapping[str, object]
 ) -> Sequence[Sequence[Any]]:
     if connection.dialect.driver == "psycopg":
-        return fetch_all(connection, driver_sql(connection, statement), parameters)
+        return fetch_all(connection, server_statement(connection, statement), parameters)
     return connection.execute(statement, parameters).all()
 
 
@@ -147,8 +148,6 @@ def _window_parameters(look: Look) -> tuple[int, dict[str, object]]:
         case Window.FOLLOWERS:
             rows = [{"subject": subject, "after": after} for subject, after in look.subjects.items()]
             return _share(look.size, len(rows)), {"subjects": json.dumps(rows)}
-        case Window.AGAIN:
-            return look.size, {}
         case _:
             assert_never(look.window)
 

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outbox.deliveries import Delivery
 from outbox.gate import Gate
 from outbox.lease import Lease
 from outbox.model import Event
+from outbox.newer import PAGE_SIZE, Newer
 from outbox.outcome import Outcome
+
+ReadNewer = Callable[[Event, int | None], Awaitable[list[Newer]]]
+KnownTypes = Callable[[], Awaitable[frozenset[str]]]
+
+
+async def _nothing_newer(_first: Event, _before: int | None) -> list[Newer]:
+    return []
+
+
+async def _no_types() -> frozenset[str]:
+    return frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Events in hand, in order, and the lease under which they may be delivered.
 
-    `newer` are delivered events of their subjects that a retried event precedes: what they said must stand.
+    `known_types` are the event types that some worker knows, of whatever release.
     """
 
     lease: Lease
     events: Sequence[Event]
-    newer: Sequence[Event] = ()
     noted: list[Delivery] = field(default_factory=list, repr=False)
+    read_newer: ReadNewer = field(default=_nothing_newer, repr=False)
+    known_types: KnownTypes = field(default=_no_types, repr=False)
 
     def note(self, delivery: Delivery) -> None:
         """Keep what a request came to; it is written when the claim ends, however it does."""
         self.noted.append(delivery)
+
+    async def newer(self, first: Event) -> AsyncIterator[Newer]:
+        """What is newer than this event of its subject and may stand already, or wait; newest first, without end.
+
+        A claimed event must not undo it, so who merges or divides a subject's events looks here first: when
+        `may_be_overtaken` says so, and as far as it is needed.
+        """
+        claimed = {event.id for event in self.events}
+        before: int | None = None
+        while page := await self.read_newer(first, before):
+            for newer in page:
+                if newer.event.id not in claimed:
+                    yield newer
+            if len(page) < PAGE_SIZE:
+                return
+            before = page[-1].event.id
 
 
 Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]

@@ -6,12 +6,22 @@ the way to the database and back.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ClauseElement, Connection, Dialect, Table
 from sqlalchemy.exc import DBAPIError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatement:
+    """A statement as the server takes it, with the names of the values for $1, $2 and so on."""
+
+    sql: str
+    names: tuple[str, ...]
 
 
 def driver_sql(connection: Connection, statement: ClauseElement) -> str:
@@ -27,15 +37,26 @@ def qualified_name(connection: Connection, table: Table) -> str:
     return name if schema is None else f"{preparer.quote_schema(schema)}.{name}"
 
 
-def fetch_all(connection: Connection, sql: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-    """Run a statement of `driver_sql` on psycopg; its rows, with instants in the session's time zone. DBAPIError."""
+def server_statement(connection: Connection, statement: ClauseElement) -> ServerStatement:
+    """The statement as PostgreSQL takes it: psycopg need not look for the places of its parameters, however long it is.
+
+    `statement` is kept for the next call with the same object.
+    """
+    return _compile_for_server(statement, connection.dialect, tuple(_schemas_of(connection).items()))
+
+
+def fetch_all(
+    connection: Connection, statement: ServerStatement, parameters: Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    """Run the statement on psycopg; its rows, with instants in the session's time zone. Raises DBAPIError."""
     driver: Any = connection.connection.dbapi_connection
+    values = [parameters[name] for name in statement.names]
     try:
-        with driver.cursor(binary=True) as cursor:
-            rows: list[tuple[Any, ...]] = cursor.execute(sql, parameters).fetchall()
+        with _raw_cursor(driver.cursor_factory)(driver) as cursor:
+            rows: list[tuple[Any, ...]] = cursor.execute(statement.sql, values, binary=True).fetchall()
             return rows
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DBAPIError(sql, None, error) from error
+        raise DBAPIError(statement.sql, None, error) from error
 
 
 def run_together(connection: Connection, sql: str, parameters: Mapping[str, object]) -> None:
@@ -77,3 +98,26 @@ def _compile(statement: ClauseElement, dialect: Dialect, schemas: tuple[tuple[st
     if not schemas:
         return str(statement.compile(dialect=dialect))
     return str(statement.compile(dialect=dialect, schema_translate_map=dict(schemas), render_schema_translate=True))
+
+
+@lru_cache(maxsize=512)
+def _compile_for_server(
+    statement: ClauseElement, dialect: Dialect, schemas: tuple[tuple[str | None, str], ...]
+) -> ServerStatement:
+    numbered = copy.copy(dialect)
+    numbered.paramstyle, numbered.positional = "numeric_dollar", True
+    # Else it would double each percent sign.
+    numbered.identifier_preparer = numbered.preparer(numbered)
+    options: dict[str, Any] = {}
+    if schemas:
+        options = {"schema_translate_map": dict(schemas), "render_schema_translate": True}
+    compiled: Any = statement.compile(dialect=numbered, **options)
+    return ServerStatement(str(compiled), tuple(compiled.positiontup))
+
+
+@lru_cache(maxsize=8)
+def _raw_cursor(cursor_class: type[Any]) -> type[Any]:
+    """The connection's kind of cursor, which sends a statement as it is."""
+    from psycopg import RawCursor  # noqa: PLC0415  # As above.
+
+    return type("ServerCursor", (RawCursor, cursor_class), {})

@@ -10,8 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Table, func, select
 
 from outbox.audit import AuditEntry, read_audit_of
-from outbox.model import Event, Outbox, State, as_event, event_columns
-from outbox.queries import newer_delivered
+from outbox.model import Event, Outbox, as_event, event_columns
 from outbox.search import EventSummary, as_summary
 
 # An event that waits for weeks behind a hold is probed thousands of times; a person reads the last ones.
@@ -53,8 +52,7 @@ class Discarded:
 class History:
     """An event, the last requests that carried it, in order, and the audit's entries about it, in order.
 
-    `delivery_count` counts all those requests. `newer` are the delivered events of its subject whose values must stand
-    when it is sent; empty when it was delivered itself.
+    `delivery_count` counts all those requests.
     """
 
     summary: EventSummary
@@ -63,7 +61,6 @@ class History:
     deliveries: list[KeptDelivery]
     delivery_count: int
     audit: list[AuditEntry]
-    newer: list[Event]
 
 
 def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> History | None:
@@ -83,7 +80,6 @@ def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> Hist
         deliveries=_read_deliveries(connection, outbox, event.id),
         delivery_count=_count_deliveries(connection, outbox, event.id),
         audit=read_audit_of(connection, outbox, event.id),
-        newer=[] if summary.state is State.DELIVERED else newer_delivered(connection, outbox, event),
     )
 
 

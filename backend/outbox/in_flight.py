@@ -13,11 +13,12 @@ from random import Random
 
 from sqlalchemy import Connection, Engine
 
-from outbox import deliveries, leases, queries, settlement
+from outbox import deliveries, leases, newer, settlement, workers
 from outbox.destination import Claim, Deliver
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY
 from outbox.model import Event, Outbox
+from outbox.newer import Newer
 from outbox.outcome import Outcome, Postponed, Retry
 from outbox.patience import DATABASE_ERRORS, Patience
 from outbox.settlement import Ended, Settlement
@@ -108,13 +109,7 @@ class InFlight:
         task.add_done_callback(partial(self._forget, claim))
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
-        if any(it.retried_at for it in claim.events):
-            look = partial(transact, self._statement_engine, self._newer_delivered, claim.events)
-            newer = await self._patience.through(look)
-            if newer is None:
-                # Stopped without knowing what must stand: the claim is handed back.
-                return
-            claim = replace(claim, newer=newer)
+        claim = replace(claim, read_newer=self._read_newer, known_types=self._known_types)
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
         ended = await self._patience.through(partial(self._settle, claim, settlements))
@@ -137,23 +132,25 @@ class InFlight:
 
     def _record_and_hand_back(self, connection: Connection, claim: Claim) -> None:
         deliveries.write(connection, self._outbox, claim.noted)
-        leases.hand_back(connection, self._outbox, claim.lease.token)
+        leases.hand_back(connection, self._outbox, claim.lease.token, is_in_doubt=True)
 
-    def _newer_delivered(self, connection: Connection, events: Sequence[Event]) -> list[Event]:
-        first_retried = {it.subject: it for it in reversed(events) if it.retried_at}
-        return [
-            newer for it in first_retried.values() for newer in queries.newer_delivered(connection, self._outbox, it)
-        ]
+    async def _read_newer(self, first: Event, before: int | None) -> list[Newer]:
+        return await transact(self._statement_engine, newer.read_newer, self._outbox, first, before)
+
+    async def _known_types(self) -> frozenset[str]:
+        return await transact(self._statement_engine, workers.known_types, self._outbox)
 
     async def _outcomes_of(self, claim: Claim) -> Mapping[int, Outcome]:
         outcome: Outcome
         try:
             return await self._deliver(claim, self._gate)
-        except (GateShut, LeaseEnding, *DATABASE_ERRORS):
+        except (GateShut, LeaseEnding):
             outcome = Postponed()
+        except DATABASE_ERRORS:
+            outcome = Postponed(is_in_doubt=True)
         except Exception as error:  # A bug must cost an attempt, never an event.
             log.exception("The destination failed on %d events.", len(claim.events))
-            outcome = Retry(f"{type(error).__name__}: {error}")
+            outcome = Retry(f"{type(error).__name__}: {error}", is_in_doubt=True)
         return {event.id: outcome for event in claim.events}
 
     def _forget(self, claim: Claim, delivery: asyncio.Task[None]) -> None:

@@ -51,6 +51,7 @@ _LEFT_WITH = (
     column("dry_run", Boolean),
     column("wait_seconds", Float),
     column("failure_reason", Text),
+    column("is_in_doubt", Boolean),
 )
 _left_with = attrgetter(*(it.name for it in _LEFT_WITH))
 
@@ -100,15 +101,19 @@ def take_expired(connection: Connection, outbox: Outbox, *, limit: int, since: t
     return held
 
 
-def hand_back(connection: Connection, outbox: Outbox, token: str) -> int:
-    """End a lease; the events that it still holds are pending again, uncharged. Returns their number."""
+def hand_back(connection: Connection, outbox: Outbox, token: str, *, is_in_doubt: bool = False) -> int:
+    """End a lease; the events that it still holds are pending again, uncharged. Returns their number.
+
+    They are in doubt if a request that carried them may be under way.
+    """
     c = outbox.events.c
     ending = _end_lease(outbox).returning(outbox.leases.c.event_ids)
     ids = connection.execute(ending, {"token": token}).scalar_one_or_none()
     if ids is None:
         return 0
-    statement = update(outbox.events).where(c.id.in_(ids), c.claim_token == token).values(claim_token=null())
-    return connection.execute(statement).rowcount
+    doubt = {"in_doubt_at": DatabaseNow()} if is_in_doubt else {}
+    held = update(outbox.events).where(c.id.in_(ids), c.claim_token == token)
+    return connection.execute(held.values(claim_token=null(), **doubt)).rowcount
 
 
 def free_leaseless(connection: Connection, outbox: Outbox, limit: int) -> int:
@@ -183,7 +188,8 @@ def _settle_group(outbox: Outbox) -> Update:
 
 def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str, ColumnElement[Any]]) -> Update:
     c = outbox.events.c
-    state, wait_seconds, now = left_with["state"], left_with["wait_seconds"], DatabaseNow()
+    state, wait_seconds, is_in_doubt = (left_with[name] for name in ("state", "wait_seconds", "is_in_doubt"))
+    now = DatabaseNow()
     return (
         update(outbox.events)
         .where(c.claim_token == token)
@@ -196,6 +202,7 @@ def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str,
             last_error=left_with["last_error"],
             failure_reason=left_with["failure_reason"],
             dry_run=left_with["dry_run"],
+            in_doubt_at=case((state == State.DELIVERED.value, null()), (is_in_doubt, now), else_=c.in_doubt_at),
         )
         .returning(c.id)
     )

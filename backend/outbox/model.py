@@ -90,7 +90,11 @@ class GateState(StrEnum):
 
 
 class Event(NamedTuple):
-    """A claimed event, as its destination sees it. Order within a subject is `id`."""
+    """A claimed event, as its destination sees it. Order within a subject is `id`.
+
+    `in_doubt_at`: since when a request that carried it may have been applied, though no answer confirmed it. After a
+    cautious retry it leaves alone what newer events that nobody can read may have set.
+    """
 
     id: int
     event_id: UUID
@@ -102,15 +106,18 @@ class Event(NamedTuple):
     last_error: str | None
     traceparent: str | None
     retried_at: datetime | None
+    in_doubt_at: datetime | None = None
+    is_cautious: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outbox:
-    """The tables of one outbox: its events, the leases under which they are claimed, its gate, and its records."""
+    """The tables of one outbox: its events, the leases under which they are claimed, its gate, workers and records."""
 
     events: Table
     leases: Table
     gate: Table
+    workers: Table
     records: Records
 
     @property
@@ -157,6 +164,10 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("dry_run", Boolean, nullable=False, server_default=false()),
         Column("traceparent", Text),
         Column("retried_at", Instant),
+        # Since when a request that carried it may have been applied without a confirmation. A delivery ends that.
+        Column("in_doubt_at", Instant),
+        # NULL unless a person's retry is to leave alone what unreadable newer events may have set.
+        Column("is_cautious", Boolean),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
         CheckConstraint(
             f"(attempt_count >= {ATTEMPTS_MAX}) = (failed_at IS NOT NULL)", name=f"ck_{name}_failed_is_spent"
@@ -197,7 +208,15 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         ),
         CheckConstraint("held_by IS NULL OR state = 'held'", name=f"ck_{name}_gate_held_by_is_held"),
     )
-    return Outbox(events, leases, gate, declare_records(metadata, events))
+    workers = Table(
+        f"{name}_workers",
+        metadata,
+        Column("id", Text, primary_key=True),
+        # The event types that it claims.
+        Column("types", JSON, nullable=False),
+        Column("seen_at", Instant, nullable=False),
+    )
+    return Outbox(events, leases, gate, workers, declare_records(metadata, events))
 
 
 def _is_open(c: Columns) -> ColumnElement[bool]:

@@ -40,7 +40,7 @@ def choose_failed(
     return list(connection.execute(statement, parameters(selection)).scalars())
 
 
-def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> None:
+def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, is_cautious: bool = False) -> None:
     """Make these events, which `choose_failed` has locked, pending again with all their attempts.
 
     Their subjects' present heads are moved to this moment, so that a claim which began before cannot take them: the
@@ -56,6 +56,7 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> 
             attempt_count=0,
             available_at=DatabaseNowExactly(),
             retried_at=DatabaseNowExactly(),
+            is_cautious=is_cautious or None,
         )
         .returning(c.subject)
     )

@@ -15,12 +15,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, gate_row, history, moves, queries, search, wakeup
+from outbox import audit, gate_row, history, moves, newer, queries, search, wakeup
 from outbox import selection as selections
 from outbox.audit import Action, AuditEntry
 from outbox.gate_row import GateStatus
 from outbox.history import Discarded, History, KeptDelivery
-from outbox.model import Outbox
+from outbox.model import Event, Outbox
+from outbox.newer import Newer
 from outbox.purge import Purge, count_purgeable
 from outbox.queries import Pulse, Status
 from outbox.search import EventSummary, FailureReason
@@ -50,6 +51,7 @@ __all__ = [
     "read_audit",
     "read_events",
     "read_history",
+    "read_newer",
     "release",
     "retry",
     "reveal",
@@ -114,6 +116,18 @@ def read_history(engine: Engine, outbox: Outbox, event_id: UUID) -> History | No
         return history.read_history(connection, outbox, event_id)
 
 
+def read_newer(engine: Engine, outbox: Outbox, event: Event) -> Iterator[Newer]:
+    """What is newer than the event of its subject and may stand already, or waits; newest first, page by page."""
+    before: int | None = None
+    while True:
+        with engine.connect() as connection:
+            page = newer.read_newer(connection, outbox, event, before)
+        yield from page
+        if len(page) < newer.PAGE_SIZE:
+            return
+        before = page[-1].event.id
+
+
 def read_audit(engine: Engine, outbox: Outbox, *, before: int | None = None, limit: int = 50) -> list[AuditEntry]:
     """A page of what people did, newest first; the next one is `before` the last one's `id`."""
     with engine.connect() as connection:
@@ -126,14 +140,17 @@ def count(engine: Engine, outbox: Outbox, selection: Selection, types: Sequence[
         return selections.count_failed(connection, outbox, selection, types)
 
 
-def retry(engine: Engine, outbox: Outbox, selection: Selection, types: Sequence[str], *, by: str) -> Iterator[Progress]:
+def retry(
+    engine: Engine, outbox: Outbox, selection: Selection, types: Sequence[str], *, by: str, is_cautious: bool = False
+) -> Iterator[Progress]:
     """Make failed events pending again with all their attempts.
 
     Others are left alone: those that have not failed, and those of no type in `types`, which no worker would claim and
-    which would keep their subject's later events waiting. A retry never moves its subject backwards: see
-    `queries.newer_delivered`.
+    which would keep their subject's later events waiting. A retry never moves its subject backwards: see `newer`. A
+    cautious one leaves alone what newer events that nobody can read may have set.
     """
-    for progress in _in_batches(engine, outbox, selection, types, moves.retry_failed, Action.RETRY, by, None):
+    move = partial(moves.retry_failed, is_cautious=is_cautious)
+    for progress in _in_batches(engine, outbox, selection, types, move, Action.RETRY, by, None):
         if progress.done:
             wakeup.wake(engine, outbox)
         yield progress

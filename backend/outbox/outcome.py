@@ -1,4 +1,8 @@
-"""What a delivery came to, one outcome per event. Split by what happens to the event next."""
+"""What a delivery came to, one outcome per event. Split by what happens to the event next.
+
+An event is in doubt when a request that carried it may have been applied though nothing confirmed it. It stays so until
+it is delivered: what an older event of its subject says must not undo it.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ class Retry:
     """It went wrong in a way that a repeat may mend: costs an attempt, and the event backs off."""
 
     error: str
+    is_in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Postponed:
 
     reason: str | None = None
     wait: timedelta = timedelta(0)
+    is_in_doubt: bool = False
 
 
 Outcome = Delivered | Retry | Rejected | Postponed

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, or_, select
 
 from outbox.clock import DatabaseNow
 from outbox.model import Outbox
@@ -102,7 +102,9 @@ class Purge:
     def _old_discarded(self, limit: int) -> Select[Any]:
         d = self._outbox.records.discarded.c
         is_old = d.discarded_at < DatabaseNow(-self._older_than.total_seconds())
-        return select(d.id).where(is_old).order_by(d.discarded_at).limit(limit).with_for_update(skip_locked=True)
+        is_needed_no_more = _is_discarded_needed_no_more(self._outbox)
+        chosen = select(d.id).where(is_old, is_needed_no_more).order_by(d.discarded_at).limit(limit)
+        return chosen.with_for_update(skip_locked=True)
 
     def _delete(self, connection: Connection, events: Table, chosen: Sequence[int], limit: int) -> tuple[int, bool]:
         """Delete the first of these, and what is told of them; how many, and whether there are no more."""
@@ -118,16 +120,26 @@ def count_purgeable(connection: Connection, outbox: Outbox, older_than: timedelt
     c, d = outbox.events.c, outbox.records.discarded.c
     long_ago = DatabaseNow(-older_than.total_seconds())
     delivered = select(func.count()).where(c.processed_at < long_ago, *_is_needed_no_more(outbox))
-    discarded = select(func.count()).where(d.discarded_at < long_ago)
+    discarded = select(func.count()).where(d.discarded_at < long_ago, _is_discarded_needed_no_more(outbox))
     return sum(connection.execute(it).scalar_one() for it in (delivered, discarded))
 
 
 def _is_needed_no_more(outbox: Outbox) -> tuple[ColumnElement[bool], ...]:
     """No older event of the subject is failed, and none that failed is open again."""
-    c, older = outbox.events.c, outbox.events.alias("older")
-    olders = select(older.c.id).where(older.c.subject == c.subject, older.c.id < c.id)
+    return _has_no_older(outbox, outbox.events)
+
+
+def _is_discarded_needed_no_more(outbox: Outbox) -> ColumnElement[bool]:
+    """The same, of a discarded event; one that was never in doubt undoes nothing."""
+    discarded = outbox.records.discarded
+    return or_(discarded.c.in_doubt_at.is_(None), and_(*_has_no_older(outbox, discarded)))
+
+
+def _has_no_older(outbox: Outbox, events: Table) -> tuple[ColumnElement[bool], ...]:
+    older = outbox.events.alias("older")
+    olders = select(older.c.id).where(older.c.subject == events.c.subject, older.c.id < events.c.id)
     is_failed, is_open = older.c.failed_at.is_not(None), outbox.is_open_of_subject(older)
-    return tuple(~looked_up(olders.where(it), outbox.events) for it in (is_failed, is_open))
+    return tuple(~looked_up(olders.where(condition), events) for condition in (is_failed, is_open))
 
 
 def _of_few_links(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> Sequence[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -19,29 +20,57 @@ from sqlalchemy import (
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate_row import GateStatus, read_gate
 from outbox.model import Event, Outbox, as_event, event_columns
+from outbox.planning import looked_up
 
-# A driver with more newer events than this has them all say the same properties.
-_NEWER_MAX = 1000
-
-
-def newer_delivered(connection: Connection, outbox: Outbox, event: Event) -> list[Event]:
-    """The events of this one's subject that are newer and delivered, in order; at most the newest thousand."""
-    return delivered_of(connection, outbox, event.subject, after=event.id)
+# Those that a person is shown a comparison with.
+_DELIVERED_MAX = 1000
 
 
-def delivered_of(connection: Connection, outbox: Outbox, subject: str, *, after: int = 0) -> list[Event]:
-    """The subject's delivered events whose `id` is above `after`, in order; at most the newest thousand.
+def delivered_of(connection: Connection, outbox: Outbox, subject: str) -> list[Event]:
+    """The subject's delivered events, in order; at most the newest thousand.
 
     A dry run has delivered nothing. Relies on ix_…_delivered_subject.
     """
     c = outbox.events.c
     statement = (
         select(*event_columns(outbox))
-        .where(c.subject == subject, c.id > after, c.processed_at.is_not(None), c.dry_run.is_(false()))
+        .where(c.subject == subject, c.processed_at.is_not(None), c.dry_run.is_(false()))
         .order_by(c.id.desc())
-        .limit(_NEWER_MAX)
+        .limit(_DELIVERED_MAX)
     )
     return [as_event(row) for row in reversed(connection.execute(statement).all())]
+
+
+class ComesAgain(NamedTuple):
+    """The first event of a subject, due again after it was pushed back."""
+
+    id: int
+    subject: str
+    attempt_count: int
+
+
+def due_again(connection: Connection, outbox: Outbox, types: Sequence[str], limit: int) -> list[ComesAgain]:
+    """Up to `limit` subjects' first events, of these types, that were pushed back and are due, the longest due first.
+
+    Relies on ix_…_backing_off, and for each on ix_…_open_subject.
+    """
+    c, earlier = outbox.events.c, outbox.events.alias("earlier")
+    has_earlier = select(earlier.c.id).where(
+        earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_open_of_subject(earlier)
+    )
+    statement = (
+        select(c.id, c.subject, c.attempt_count)
+        .where(
+            outbox.is_pushed_back(),
+            c.claim_token.is_(None),
+            c.available_at <= DatabaseNow(),
+            c.event_type.in_(types),
+            ~looked_up(has_earlier, outbox.events),
+        )
+        .order_by(c.available_at)
+        .limit(limit)
+    )
+    return [ComesAgain._make(row) for row in connection.execute(statement)]
 
 
 def seconds_to_next_again(connection: Connection, outbox: Outbox) -> float | None:

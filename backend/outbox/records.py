@@ -71,6 +71,14 @@ def _declare_discarded(metadata: MetaData, events: Table) -> Table:
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
     )
     Index(f"ix_{name}_at", discarded.c.discarded_at)
+    # What an older event of the subject must not undo.
+    is_in_doubt = discarded.c.in_doubt_at.is_not(None)
+    Index(
+        f"ix_{name}_in_doubt",
+        *(discarded.c.subject, discarded.c.id),
+        postgresql_where=is_in_doubt,
+        sqlite_where=is_in_doubt,
+    )
     return discarded
 
 

@@ -28,6 +28,7 @@ class Settlement(NamedTuple):
     dry_run: bool = False
     wait_seconds: float = 0.0
     failure_reason: str | None = None
+    is_in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Ran
     for event in events:
         outcome = outcomes.get(event.id, _NO_OUTCOME)
         if event.subject in charged and isinstance(outcome, Retry | Rejected):
-            outcome = Postponed()
+            outcome = Postponed(is_in_doubt=isinstance(outcome, Retry) and outcome.is_in_doubt)
         if isinstance(outcome, Retry):
             charged.add(event.subject)
         settlements.append(_settle_one(event, outcome, random))
@@ -83,8 +84,8 @@ def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Ran
 
 
 def charge_lost_leases(events: Sequence[Event], random: Random) -> list[Settlement]:
-    """Settle events whose worker lost its lease, given in order, as if each had gone wrong."""
-    lost = Retry("the worker that had claimed it stopped answering")
+    """Settle events whose worker lost its lease, given in order, as if each had gone wrong. All are in doubt."""
+    lost = Retry("the worker that had claimed it stopped answering", is_in_doubt=True)
     return settle(events, {event.id: lost for event in events}, random)
 
 
@@ -94,10 +95,10 @@ def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
             return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run)
         case Rejected(error):
             return _fail(event, ATTEMPTS_MAX, _bounded(error))
-        case Retry(error):
-            return _charge(event, error, random)
-        case Postponed(reason, wait):
-            return _hand_back(event, reason, wait)
+        case Retry(error, is_in_doubt):
+            return _charge(event, error, random)._replace(is_in_doubt=is_in_doubt)
+        case Postponed(reason, wait, is_in_doubt):
+            return _hand_back(event, reason, wait)._replace(is_in_doubt=is_in_doubt)
         case _:
             assert_never(outcome)
 

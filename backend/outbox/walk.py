@@ -80,7 +80,7 @@ class Walk:
         if self._is_far_from_horizon():
             self.look_at_horizon(connection)
         self._set_out()
-        for look in self._looks(limit):
+        for look in self._looks(connection, types, limit):
             patience = _PATIENCE_SHARE * transaction.DEADLINE - timedelta(seconds=time.monotonic() - began_at)
             if patience <= timedelta(0):
                 raise DatabaseTimeout("claiming takes too long, or waits for a table that is locked")
@@ -90,9 +90,6 @@ class Walk:
             self._learn(look, claimed)
             if claimed.events:
                 return claimed.events
-            if look.window is Window.AGAIN:
-                self._again_dry_at = time.monotonic()
-                self.seconds_to_next(connection)
         return []
 
     def ended(self, events: Sequence[Event], settlements: Sequence[Settlement]) -> None:
@@ -145,14 +142,14 @@ class Walk:
                 self._released_at = _NEVER
         self._is_at_end = False
 
-    def _looks(self, limit: int) -> Iterator[Look]:
+    def _looks(self, connection: Connection, types: Sequence[str], limit: int) -> Iterator[Look]:
         if self._subject is not None:
             yield Look(Window.FOLLOWERS, subjects={self._subject: 0}, size=_size(limit))
             return
         # In turns, so that neither a backlog nor a run of failures keeps the other waiting.
         self._is_again_first = not self._is_again_first
         if self._is_again_first and self._is_again_due():
-            yield Look(Window.AGAIN, floor=self._horizon.floor, size=_size(limit))
+            yield from self._looks_again(connection, types, limit)
         if self._has_followers_waiting():
             yield self._look_at_followers(limit)
         while not self._is_at_end:
@@ -161,7 +158,18 @@ class Walk:
         while self._released:
             yield self._look_at_followers(limit)
         if self._is_again_due():
-            yield Look(Window.AGAIN, floor=self._horizon.floor, size=_size(limit))
+            yield from self._looks_again(connection, types, limit)
+
+    def _looks_again(self, connection: Connection, types: Sequence[str], limit: int) -> Iterator[Look]:
+        """At those that come again, each with what follows it; that of a charged one is claimed by itself."""
+        due = sorted(queries.due_again(connection, self._outbox, types, _size(limit)))
+        if due and due[0].attempt_count:
+            due = due[:1]
+        if subjects := {event.subject: event.id - 1 for event in due if due[0] is event or not event.attempt_count}:
+            yield Look(Window.FOLLOWERS, subjects=subjects, floor=self._horizon.floor, size=_size(limit))
+        # It brought nothing.
+        self._again_dry_at = time.monotonic()
+        self.seconds_to_next(connection)
 
     def _look_at_followers(self, limit: int) -> Look:
         size = _size(limit)
@@ -189,11 +197,15 @@ class Walk:
         """Those looked at in vain, and those claimed: their deliveries release them again."""
         claimed_subjects = {event.subject for event in claimed.events}
         with self._lock:
-            for subject, after in look.subjects.items():
-                is_unchanged = self._released.get(subject) == after
-                if is_unchanged and (claimed.is_used_up or subject in claimed_subjects):
-                    del self._released[subject]
-            self._released_at = time.monotonic() if self._released else _NEVER
+            done = [
+                subject
+                for subject, after in look.subjects.items()
+                if self._released.get(subject) == after and (claimed.is_used_up or subject in claimed_subjects)
+            ]
+            for subject in done:
+                del self._released[subject]
+            if done:
+                self._released_at = time.monotonic() if self._released else _NEVER
 
 
 def _size(limit: int) -> int:

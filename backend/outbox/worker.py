@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
-from outbox import leases, wakeup
+from outbox import leases, wakeup, workers
 from outbox.destination import Claim, Deliver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL = timedelta(seconds=10)
 # What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
+# How often it says that it lives, and which event types it knows.
+_ALIVE_EVERY = timedelta(seconds=30)
 # So long a thread claims full batches before the worker looks to other things.
 _TURN = timedelta(seconds=1)
 
@@ -70,6 +72,7 @@ class Worker:
         random: Random | None = None,
         on_settled: OnSettled = _tell_nobody,
     ) -> None:
+        self._id = uuid4().hex
         self._outbox = outbox
         self._engine = engine
         self._statement_engine = for_single_statements(engine)
@@ -108,7 +111,7 @@ class Worker:
             wakeup.subscribe(self._outbox, bell)
         # The token may be new.
         await self._patience.through(self._gate.probe_hold)
-        renewals = asyncio.create_task(self._in_flight.keep_leases())
+        background = [asyncio.create_task(work) for work in (self._in_flight.keep_leases(), self._tell_alive())]
         try:
             with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
@@ -117,7 +120,7 @@ class Worker:
                         await self._patience.through(self._sleep)
         finally:
             self._listener = None
-            await self._finish(renewals)
+            await self._finish(background)
 
     async def drain(self, subject: str | None = None) -> None:
         """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
@@ -135,7 +138,7 @@ class Worker:
                 if self._in_flight.is_delivering:
                     await self._bell.wait(POLL_INTERVAL)
         finally:
-            await self._finish(renewals)
+            await self._finish([renewals])
 
     def stop(self) -> None:
         """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
@@ -257,6 +260,14 @@ class Worker:
             await transact(self._engine, leases.hand_back, self._outbox, self._unheard)
             self._unheard = None
 
+    async def _tell_alive(self) -> None:
+        while True:
+            try:
+                await transact(self._engine, workers.note_alive, self._outbox, self._id, self._types)
+            except DATABASE_ERRORS as error:
+                log.debug("Could not say that this worker lives: %s", first_line(error))
+            await asyncio.sleep(_ALIVE_EVERY.total_seconds())
+
     def _note_end(self, events: Sequence[Event], settlements: Sequence[Settlement], ended: Ended) -> None:
         self._walk.ended(events, settlements)
         self._tell_of(settled(events, settlements, ended))
@@ -265,12 +276,13 @@ class Worker:
         self._failures.note(events)
         self._on_settled(events)
 
-    async def _finish(self, renewals: asyncio.Task[None]) -> None:
+    async def _finish(self, background: Sequence[asyncio.Task[None]]) -> None:
         """End what is in flight, and hand back what did not end in time."""
         await self._in_flight.finish()
         self._failures.close()
-        renewals.cancel()
-        await asyncio.gather(renewals, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         try:
             await self._in_flight.hand_back()
             await self._hand_back_unheard()

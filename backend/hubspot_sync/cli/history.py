@@ -41,7 +41,8 @@ def show(
             raise fail(f"There is no event {event}; delivered ones are purged after HUBSPOT_RETENTION_DAYS.")
         if reveal:
             operations.reveal(integration.engine, integration.outbox, history.event.subject, by=operator())
-        inspection = inspect(history, integration.catalog, is_revealed=reveal)
+        newer = operations.read_newer(integration.engine, integration.outbox, history.event)
+        inspection = inspect(history, newer, integration.catalog, is_revealed=reveal)
         if as_json:
             print_json(_as_json(history, inspection))
         else:

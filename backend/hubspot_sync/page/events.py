@@ -63,7 +63,8 @@ class Events:
         desk, history = self._desk, self._history(request)
         reveal = request.query_params.get("reveal", "")
         is_revealed = desk.seal.reveals(session_of(request), history.event.subject, reveal, time.time())
-        inspection = inspect(history, desk.catalog, is_revealed=is_revealed)
+        newer = operations.read_newer(desk.engine, desk.outbox, history.event)
+        inspection = inspect(history, newer, desk.catalog, is_revealed=is_revealed)
         return desk.show(
             request,
             "event.html",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from psycopg import RawCursor
 from sqlalchemy import Engine, text
 
 from bench.statements import Run, intercept
@@ -35,8 +36,13 @@ def sent_by(engine: Engine, call: Callable[[], object]) -> list[Sent]:
 def explain(engine: Engine, sent: Sent) -> Plan:
     """How the statement runs now; nothing of it stays."""
     sql, values = sent
+    explaining = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
     with engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", values).scalar_one()
+        if isinstance(values, list):
+            # What goes past SQLAlchemy names its parameters as the server does.
+            (rows,) = RawCursor(connection.connection.driver_connection).execute(explaining, values).fetchone()
+        else:
+            rows = connection.exec_driver_sql(explaining, values).scalar_one()
         connection.rollback()
     plan: Plan = rows[0]["Plan"]
     return plan

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from psycopg import _queries
 from sqlalchemy import Engine, create_engine, text
 
 from outbox import claims
@@ -21,13 +19,11 @@ from tests.outbox.queue import TYPES, Queue
 LOOKS = [
     Look(Window.AHEAD, size=100),
     Look(Window.FOLLOWERS, subjects={"driver-1": 0, "driver-2": 0}, size=100),
-    Look(Window.AGAIN, size=100),
 ]
 # Each look reads its window by one index, and judges what it found by id and by subject.
 INDEXES = {
     Window.AHEAD: "ix_outbox_events_open",
     Window.FOLLOWERS: "ix_outbox_events_open_subject",
-    Window.AGAIN: "ix_outbox_events_backing_off",
 }
 JUDGED_BY = {"ix_outbox_events_open", "outbox_events_pkey", "ix_outbox_events_open_subject", "ix_outbox_events_retried"}
 
@@ -97,14 +93,6 @@ def test_each_look_uses_its_index_though_statistics_say_that_nothing_is_open(
     used = {it["Index Name"] for it in nodes(plan) if "Index Name" in it and it["Actual Loops"]}
     assert INDEXES[look.window] in used
     assert used <= JUDGED_BY | {INDEXES[look.window]}
-
-
-@pytest.mark.parametrize("look", LOOKS, ids=lambda look: str(look.window))
-def test_claims_are_short_enough_for_psycopg_to_keep_what_it_made_of_them(
-    engine: Engine, outbox: Outbox, look: Look
-) -> None:
-    sql, _ = statement_of(engine, outbox, replace(look, size=10_000))
-    assert len(sql) <= _queries.MAX_CACHED_STATEMENT_LENGTH
 
 
 def test_settle_goes_by_the_ids_in_a_table_so_small_that_to_read_all_of_it_seems_as_good(

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -54,6 +55,7 @@ class Modelled:
     is_backing_off: bool = False
     token: str | None = None
     is_retried: bool = False
+    is_in_doubt: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -195,7 +197,7 @@ class Machine(RuleBasedStateMachine):
             queue.charge_lost_leases()
         charged: set[str] = set()
         for it in sorted(self.model.values(), key=lambda it: it.id):
-            self.change(it.id, is_backing_off=False)
+            self.change(it.id, is_backing_off=False, is_in_doubt=it.is_in_doubt or it.state == "claimed")
             if it.state == "claimed":
                 self.settle_one(it.id, Postponed() if it.subject in charged else Retry("lost"), charged)
 
@@ -252,7 +254,10 @@ class Machine(RuleBasedStateMachine):
                 self.change(id_, state=state, attempts=attempts, is_backing_off=not is_spent, token=None)
 
     def claimable(self, limit: int) -> list[int]:
-        """The heads that are due, each with the run behind it; a charged head alone, when it is the oldest."""
+        """The heads that are due, each with the run behind it; a charged one by itself, when it is the oldest.
+
+        That is without its run, unless it was charged once and the run may have been applied as a whole.
+        """
         by_subject: dict[str, list[Modelled]] = {}
         for it in sorted(self.model.values(), key=lambda it: it.id):
             if it.is_open:
@@ -260,16 +265,15 @@ class Machine(RuleBasedStateMachine):
         runs = [its for its in by_subject.values() if self.is_claimable_head(its)]
         runs.sort(key=lambda its: its[0].id)
         if runs and runs[0][0].attempts:
-            return [runs[0][0].id]
-        claimed: list[int] = []
-        for its in runs[:limit]:
-            if its[0].attempts:
-                continue
-            for it in its:
-                if it.attempts or it.is_backing_off or it.state != "pending":
-                    break
-                claimed.append(it.id)
+            goes_whole = runs[0][0].attempts == 1 and runs[0][0].is_in_doubt
+            return self.run(runs[0])[:limit] if goes_whole else [runs[0][0].id]
+        claimed = [id_ for its in runs[:limit] if not its[0].attempts for id_ in self.run(its)]
         return sorted(claimed[:limit])
+
+    def run(self, its: list[Modelled]) -> list[int]:
+        """The head, and what is due behind it and was not charged."""
+        followers = takewhile(lambda it: not it.attempts and not it.is_backing_off and it.state == "pending", its[1:])
+        return [its[0].id, *(it.id for it in followers)]
 
     def is_claimable_head(self, its: list[Modelled]) -> bool:
         is_due = its[0].state == "pending" and not its[0].is_backing_off

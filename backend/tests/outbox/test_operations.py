@@ -151,7 +151,7 @@ def test_history_tells_the_event_its_requests_in_order_and_what_people_did(queue
     (entry,) = history.audit
     assert (entry.action, entry.by, entry.count) == ("retry", "test", 1)
     assert entry.detail == {"event_ids": [str(event_id)]}
-    assert [it.id for it in history.newer] == [newer]
+    assert [it.event.id for it in operations.read_newer(queue.engine, queue.outbox, history.event)] == [newer]
     assert operations.read_history(queue.engine, queue.outbox, uuid4()) is None
 
 

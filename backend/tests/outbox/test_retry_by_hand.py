@@ -10,11 +10,14 @@ from sqlalchemy import Engine, create_engine
 
 from outbox import moves, operations, queries
 from outbox.lease import LEASE
-from outbox.model import Outbox
+from outbox.model import ATTEMPTS_MAX, Outbox
+from outbox.newer import PAGE_SIZE, Standing, may_be_overtaken
 from outbox.operations import EventIds, Progress
 from outbox.outcome import Delivered, Rejected
 from outbox.walk import Walk
 from tests.outbox.queue import TYPES, Queue
+
+LONG = timedelta(minutes=10)
 
 
 @pytest.fixture
@@ -97,9 +100,54 @@ def test_newer_delivered_events_travel_with_a_retried_one(queue: Queue) -> None:
     queue.settle(token, events, Delivered())
     queue.retry(failed)
     _, (event,) = queue.claim()
-    with queue.engine.connect() as connection:
-        assert [it.id for it in queries.newer_delivered(connection, queue.outbox, event)] == [newer]
+    assert may_be_overtaken([event])
+    found = list(operations.read_newer(queue.engine, queue.outbox, event))
+    assert [(it.event.id, it.standing) for it in found] == [(newer, Standing.DELIVERED)]
     assert other
+
+
+@pytest.mark.parametrize("count", [0, 1, PAGE_SIZE - 1, PAGE_SIZE, 2 * PAGE_SIZE + 1])
+def test_all_that_is_newer_is_read_however_many_there_are_the_newest_first(queue: Queue, count: int) -> None:
+    failed = fail(queue, "a")
+    newer = queue.put(*["a"] * count)
+    token, events = queue.claim(limit=1000)
+    queue.settle(token, events, Delivered())
+    found = operations.read_newer(queue.engine, queue.outbox, queue.event(failed))
+    assert [it.event.id for it in found] == newer[::-1]
+
+
+def test_newer_events_that_may_have_been_applied_are_told_from_those_that_wait(queue: Queue) -> None:
+    failed = fail(queue, "a")
+    lost = queue.put("a")
+    queue.claim()
+    queue.pass_time(LEASE + timedelta(seconds=1))
+    queue.charge_lost_leases()
+    waiting = queue.put("a")
+    found = operations.read_newer(queue.engine, queue.outbox, queue.event(failed))
+    assert [(it.event.id, it.standing) for it in found] == [
+        (*waiting, Standing.WAITING),
+        (*lost, Standing.IN_DOUBT),
+    ]
+
+
+@pytest.mark.parametrize("is_discarded", [False, True])
+def test_failed_event_in_doubt_is_heeded_also_once_it_was_discarded(queue: Queue, is_discarded: bool) -> None:
+    failed = fail(queue, "a")
+    (killer,) = queue.put("a")
+    for _ in range(ATTEMPTS_MAX):
+        queue.claim()
+        queue.pass_time(LONG)
+        queue.charge_lost_leases()
+        queue.pass_time(LONG)
+    if is_discarded:
+        queue.discard(killer)
+    queue.pass_time(timedelta(days=31))
+    assert queue.purge(timedelta(days=30)) == 0
+    found = list(operations.read_newer(queue.engine, queue.outbox, queue.event(failed)))
+    assert [(it.event.id, it.standing) for it in found] == [(killer, Standing.IN_DOUBT)]
+    queue.discard(failed)
+    queue.pass_time(timedelta(days=31))
+    assert queue.purge(timedelta(days=30)) == 1 + is_discarded
 
 
 def test_old_delivered_events_are_purged_in_bounded_batches(queue: Queue) -> None:

@@ -16,6 +16,7 @@ from app.database import create_database_engine
 from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.model import Event
+from outbox.newer import Newer, Standing, may_be_overtaken
 from outbox.outcome import Delivered, Outcome, Postponed
 from outbox.worker import Worker
 from tests.outbox.conftest import OUTBOX
@@ -35,20 +36,32 @@ class Delivery:
         self._http = http
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
+        newer = [newer.event for newer in await self._newer(claim)]
         entry = await gate.enter(claim.lease)
         body = {
             "worker": self._name,
             "token": claim.lease.token,
-            "events": [_as_json(event) for event in sorted([*claim.events, *claim.newer], key=lambda it: it.id)],
+            "events": [_as_json(event) for event in sorted([*claim.events, *newer], key=lambda it: it.id)],
         }
         try:
             await self._http.post("/", json=body)
         except httpx2.TransportError as error:
             # Nobody knows whether it was applied.
             await gate.record_outage(entry, type(error).__name__)
-            return {event.id: Postponed() for event in claim.events}
+            return {event.id: Postponed(is_in_doubt=True) for event in claim.events}
         await gate.record_success(entry)
         return {event.id: Delivered() for event in claim.events}
+
+    async def _newer(self, claim: Claim) -> list[Newer]:
+        """Of each subject what was delivered, or may have been."""
+        firsts = {event.subject: event for event in reversed(claim.events)}
+        overtaken = [
+            first
+            for subject, first in firsts.items()
+            if may_be_overtaken([event for event in claim.events if event.subject == subject])
+        ]
+        found = [newer async for first in overtaken for newer in claim.newer(first)]
+        return [newer for newer in found if newer.standing is not Standing.WAITING]
 
 
 def _as_json(event: Event) -> dict[str, Any]:
