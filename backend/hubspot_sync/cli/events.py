@@ -91,6 +91,9 @@ def retry(
     older_than: OlderThan = None,
     reason: Reason = None,
     every: All = False,
+    cautious: Annotated[
+        bool, typer.Option("--cautious", help="Leave alone what newer events that no worker can read may have set.")
+    ] = False,
     yes: Yes = False,
 ) -> None:
     """Try failed events again, with all their attempts. What newer events said of their subjects stands.
@@ -102,11 +105,12 @@ def retry(
     chosen = _chosen(events, event_type, subject, older_than, reason, every=every)
     with opened(context) as integration:
         if events:
-            _retry_named(integration, events)
+            _retry_named(integration, events, is_cautious=cautious)
             return
         engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
         if _is_meant(operations.count(engine, outbox, chosen, types), "would be tried again", yes=yes):
-            done = carry_out(operations.retry(engine, outbox, chosen, types, by=operator()), "Retry")
+            steps = operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=cautious)
+            done = carry_out(steps, "Retry")
             console.print(f"Pending again: {counted(done, 'event')}.")
 
 
@@ -168,10 +172,11 @@ def audit(
             print_rows(("at", "by", "action", "events", "reason", "detail"), (_audit_row(it) for it in found))
 
 
-def _retry_named(integration: Integration, event_ids: list[UUID]) -> None:
+def _retry_named(integration: Integration, event_ids: list[UUID], *, is_cautious: bool) -> None:
     engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
     known = {it.event_id: it for it in operations.read_events(engine, outbox, event_ids)}
-    carry_out(operations.retry(engine, outbox, EventIds(frozenset(event_ids)), types, by=operator()), "Retry")
+    chosen = EventIds(frozenset(event_ids))
+    carry_out(operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=is_cautious), "Retry")
     is_complete = True
     for event_id in event_ids:
         event = known.get(event_id)

@@ -73,7 +73,9 @@ class Actions:
 
     def retry(self, request: Request, form: Form) -> Response:
         desk, selection, by = self._desk, selection_of(form), session_of(request).by
-        run = partial(operations.retry, desk.engine, desk.outbox, selection, desk.catalog.types, by=by)
+        is_cautious = bool(form.text("cautious"))
+        retry = partial(operations.retry, by=by, is_cautious=is_cautious)
+        run = partial(retry, desk.engine, desk.outbox, selection, desk.catalog.types)
         return self._start(request, form, RETRY, selection, run)
 
     def discard(self, request: Request, form: Form) -> Response:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,22 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sandbox import Sandbox
+from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import carry_out, plan_provisioning
 from hubspot_sync.settings import HubSpotSettings
+from outbox.destination import Claim
 from outbox.gate import Gate
 from outbox.gate_row import GateStatus, read_gate
+from outbox.lease import LEASE, Lease
+from outbox.model import Event
+from outbox.newer import Newer, read_newer
+from outbox.outcome import Outcome
 from tests.outbox.queue import LongestWait, Queue
 
 PORTAL_ID = "12345678"
+# Beyond every backoff and lease.
+LONG = timedelta(minutes=10)
 SIGNED_UP = {"auth_provider": "otp", "created_at": "2026-11-24T18:00:00Z"}
 
 
@@ -115,6 +124,28 @@ class HubSpot:
     async def _deliver(self) -> None:
         async with self.integration.worker(random=LongestWait()) as worker:
             await worker.drain()
+
+    def deliver_one_claim(self, limit: int = 50, *, is_settled: bool = True) -> None:
+        """What a worker claims first reaches HubSpot, and is settled; or the worker dies, and another one notices."""
+        token, events = self.queue.claim(limit=limit)
+        outcomes = asyncio.run(self._deliver_unsettled(Claim(Lease(token, math.inf), events)))
+        if is_settled:
+            self.queue.settle_each(token, events, outcomes)
+            return
+        self.queue.pass_time(LEASE + timedelta(seconds=1))
+        self.queue.charge_lost_leases()
+        self.queue.pass_time(LONG)
+
+    async def _deliver_unsettled(self, claim: Claim) -> Mapping[int, Outcome]:
+        gate = self.integration.gate()
+        await gate.prepare()
+        async with self.integration.client() as client:
+            delivery = LiveDelivery(client, CATALOG, PORTAL_ID, daily_reserve=0, random=LongestWait())
+            return await delivery(replace(claim, read_newer=self._read_newer), gate)
+
+    async def _read_newer(self, first: Event, before: int | None) -> list[Newer]:
+        with self.engine.connect() as connection:
+            return read_newer(connection, OUTBOX, first, before)
 
     @contextmanager
     def one_worker(self) -> Iterator[Callable[[], None]]:

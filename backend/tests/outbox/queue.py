@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
@@ -61,7 +62,10 @@ class Queue:
 
     def settle(self, token: str, events: list[Event], outcome: Outcome) -> set[int]:
         """Settle all events with one outcome; the ids that the token still held."""
-        rows = settlement.settle(events, {event.id: outcome for event in events}, self.random)
+        return self.settle_each(token, events, {event.id: outcome for event in events})
+
+    def settle_each(self, token: str, events: list[Event], outcomes: Mapping[int, Outcome]) -> set[int]:
+        rows = settlement.settle(events, outcomes, self.random)
         with self.engine.begin() as connection:
             return set(leases.settle(connection, self.outbox, token, rows).ids)
 
@@ -81,9 +85,9 @@ class Queue:
                 earlier = DatabaseNow(SecondsUntil(column) + seconds)
                 connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
 
-    def retry(self, *ids: int) -> None:
-        event_ids = [self.row(id_).event_id for id_ in ids]
-        *_, last = operations.retry(self.engine, self.outbox, EventIds(frozenset(event_ids)), self.types, by="test")
+    def retry(self, *ids: int, is_cautious: bool = False) -> None:
+        chosen = EventIds(frozenset(self.row(id_).event_id for id_ in ids))
+        *_, last = operations.retry(self.engine, self.outbox, chosen, self.types, by="test", is_cautious=is_cautious)
         assert last.done == len(ids)
 
     def discard(self, *ids: int) -> int:
