@@ -1,4 +1,4 @@
-"""Whatever text comes from outside is stored; a NUL and half a surrogate pair, which PostgreSQL refuses, are escaped."""
+"""Whatever text comes from outside is stored; what PostgreSQL refuses, NUL and half a surrogate pair, is escaped."""
 
 from __future__ import annotations
 
