@@ -37,7 +37,8 @@ def http(
     is_json = not isinstance(body, bytes)
     content = json.dumps(body).encode() if is_json else body
     assert isinstance(content, bytes)
-    lines = [("Content-Length", str(len(content))), *dict(headers).items(), *more.items()]
+    # Or the next request could meet the connection while it is being closed.
+    lines = [("Content-Length", str(len(content))), ("Connection", "close"), *dict(headers).items(), *more.items()]
     if is_json:
         lines.append(("Content-Type", "application/json"))
     phrase = HTTPStatus(status).phrase if status in {*HTTPStatus} else "Whatever"

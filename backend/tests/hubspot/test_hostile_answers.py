@@ -138,8 +138,10 @@ def test_redirect_is_a_hold_wherever_it_leads(hubspot: Both, location: str, capl
 
 @pytest.mark.parametrize(
     "text",
-    ["-inf", "inf", "nan", "-1e300", "1e300", "-5", "+5", "0x10", "1_0", "\u0665", "5 s", "", "5, 6"]
-    + ["Mon, 99 Foo 2026", "Thu, 01 Jan 1970 00:00:00 -9999999999", "Thu, 01 Jan 9999999 00:00:00 GMT"],  # noqa: RUF005
+    [
+        *("-inf", "inf", "nan", "-1e300", "1e300", "-5", "+5", "0x10", "1_0", "\u0665", "5 s", "", "5, 6"),
+        *("Mon, 99 Foo 2026", "Thu, 01 Jan 1970 00:00:00 -9999999999", "Thu, 01 Jan 9999999 00:00:00 GMT"),
+    ],
 )
 @on_sqlite
 def test_retry_after_that_says_nothing_waits_as_long_as_none(
