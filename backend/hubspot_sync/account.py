@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, Field
-
-from hubspot_sync.answer import Answer, parsed
+from hubspot_sync.answer import Answer
 
 log = logging.getLogger(__name__)
+
+_PORTAL_ID = re.compile(r"\d{1,18}", re.ASCII)
+# Of the time zone database; what is looked up is a file's name.
+_TIME_ZONE = re.compile(r"[A-Za-z][\w+-]*+(?:/[\w+-]++)*+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +27,16 @@ class Account:
     time_zone: ZoneInfo | None
 
 
-class _Details(BaseModel):
-    portal_id: int = Field(alias="portalId")
-    type: str = Field(default="", alias="accountType")
-    time_zone: str = Field(default="UTC", alias="timeZone")
-
-
 def read_account(answer: Answer) -> Account | None:
     """The account that a successful answer describes; None when it describes none."""
-    details = parsed(_Details, answer.body)
-    if details is None:
+    details = answer.body if isinstance(answer.body, dict) else {}
+    portal_id = details.get("portalId")
+    if isinstance(portal_id, bool) or not _PORTAL_ID.fullmatch(
+        str(portal_id) if isinstance(portal_id, str | int) else ""
+    ):
         return None
-    return Account(str(details.portal_id), details.type, details.time_zone, _time_zone(details.time_zone))
+    time_zone_name = answer.shown(details.get("timeZone", "UTC"))
+    return Account(str(portal_id), answer.shown(details.get("accountType")), time_zone_name, _time_zone(time_zone_name))
 
 
 def objection_to(account: Account, portal_id: str) -> str | None:
@@ -48,8 +50,8 @@ def objection_to(account: Account, portal_id: str) -> str | None:
 
 
 def _time_zone(name: str) -> ZoneInfo | None:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        log.warning("HubSpot's time zone %r is unknown here; a daily limit is looked at every hour.", name[:64])
-        return None
+    if _TIME_ZONE.fullmatch(name):
+        with suppress(ZoneInfoNotFoundError, ValueError, OSError):
+            return ZoneInfo(name)
+    log.warning("HubSpot's time zone %r is unknown here; a daily limit is looked at every hour.", name)
+    return None

@@ -1,97 +1,150 @@
-"""What HubSpot answered, read leniently: every field of its bodies is optional in practice, and new ones appear."""
+"""What HubSpot answered, read leniently: every field of its bodies is optional in practice, and new ones appear.
+
+Reading never raises and never descends further than one error's errors, whatever the body is. Texts are raw inside of
+this file; what leaves it to be kept or shown has passed `Redaction.shown`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Annotated, Any, TypeVar
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from hubspot_sync.redaction import Redaction, redact, redacted_json
+from hubspot_sync.redaction import Redaction, redact
 
 Body = TypeVar("Body", bound=BaseModel)
 
 RETRY_AFTER_MIN = timedelta(seconds=1)
 RETRY_AFTER_MAX = timedelta(hours=24)
 
-_CORRELATION_ID = re.compile(r"[\w-]{1,64}")
+# An honest answer has 100 results, or a few errors for each of 100 inputs, each naming its input twice.
+ENTRIES_MAX = 2000
+MESSAGE_CHARS_MAX = 1000
+NAME_CHARS_MAX = 100
+# A list of problems in a message that is longer is not read.
+_LISTED_CHARS_MAX = 64 * 1024
+
+_SECONDS = re.compile(r"\d++(?:\.\d++)?", re.ASCII)
+_HTTP_DATE = re.compile(r"[A-Z][a-z]{2,8},? [\w :-]{15,30}", re.ASCII)
+_CORRELATION_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _NAMES_AN_INPUT = ("objectWriteTraceId", "id", "ids")
 # The 400 about property values lists them as JSON in its message; `errors` may be shorter than that list.
 _LISTED = "Property values were not valid: "
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+class ErrorDetail:
+    """An error's body, one entry of its `errors`, or one of a batch answer's. It is read as far as it is asked."""
 
+    def __init__(self, raw: Mapping[str, Any], redaction: Redaction) -> None:
+        self._raw = raw
+        self._redaction = redaction
 
-def _texts(value: object) -> list[str]:
-    """HubSpot's contexts hold lists of texts; one text alone, or a number, has been seen."""
-    values = value if isinstance(value, list) else [value]
-    return [str(it) for it in values if isinstance(it, str | int)]
+    @property
+    def raw_message(self) -> str:
+        """Only to be compared with, never to be shown."""
+        return _text(self._raw.get("message"))
 
+    @property
+    def raw_code(self) -> str:
+        """Only to be compared with, never to be shown."""
+        return _text(self._raw.get("code"))
 
-def _contexts(value: object) -> dict[str, list[str]]:
-    return {str(name): _texts(it) for name, it in value.items()} if isinstance(value, Mapping) else {}
+    @property
+    def raw_category(self) -> str:
+        """Only to be compared with, never to be shown."""
+        return _text(self._raw.get("category"))
 
+    @cached_property
+    def message(self) -> str:
+        return self._redaction.shown(self.raw_message, MESSAGE_CHARS_MAX).strip()
 
-def _objects(value: object) -> list[object]:
-    return [it for it in value if isinstance(it, dict)] if isinstance(value, list) else []
+    @cached_property
+    def category(self) -> str:
+        return self._name("category")
 
+    @cached_property
+    def code(self) -> str:
+        return self._name("code")
 
-Text = Annotated[str, BeforeValidator(_text)]
-Context = Annotated[dict[str, list[str]], BeforeValidator(_contexts)]
+    @cached_property
+    def policy_name(self) -> str:
+        return self._name("policyName")
 
+    @cached_property
+    def correlation_id(self) -> str:
+        return self._name("correlationId")
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    @cached_property
+    def property_name(self) -> str:
+        return next(self.context("propertyName"), "")
 
-
-class ErrorDetail(_Lenient):
-    """An error's body, one entry of its `errors`, or one of a batch answer's."""
-
-    category: Text = ""
-    code: Text = ""
-    message: Text = ""
-    context: Context = Field(default_factory=dict)
-    errors: Annotated[list[ErrorDetail], BeforeValidator(_objects)] = Field(default_factory=list)
+    @cached_property
+    def errors(self) -> list[ErrorDetail]:
+        return [ErrorDetail(raw, self._redaction) for raw in _objects(self._raw.get("errors"))]
 
     @cached_property
     def problems(self) -> list[ErrorDetail]:
         """The coded problems: of `errors`, of this error itself, and of the list in its message."""
-        named = [it for it in (*self.errors, self) if it.code]
-        codes = {(it.code, it.property_name) for it in named}
-        return [*named, *(it for it in _listed(self.message) if (it.code, it.property_name) not in codes)]
+        named = [error for error in (*self.errors, self) if error.raw_code]
+        known = {error.raw_problem for error in named}
+        return [*named, *(error for error in self._listed() if error.raw_problem not in known)]
 
     @property
-    def property_name(self) -> str:
-        return next(iter(self.context.get("propertyName", [])), "")
+    def raw_problem(self) -> tuple[str, str]:
+        """What two accounts of one problem have in common; only to be compared with."""
+        return self.raw_code, next(self.raw_context("propertyName"), "")
 
+    def context(self, key: str) -> Iterator[str]:
+        """The texts that the error's context has under `key`."""
+        return (self._redaction.shown(text, NAME_CHARS_MAX) for text in self.raw_context(key))
 
-class ErrorBody(ErrorDetail):
-    correlation_id: Text = Field(default="", alias="correlationId")
-    policy_name: Text = Field(default="", alias="policyName")
+    def raw_context(self, key: str) -> Iterator[str]:
+        """Only to be compared with, never to be shown. HubSpot has lists of texts; one alone, or a number, was seen."""
+        context = self._raw.get("context")
+        values = context.get(key) if isinstance(context, dict) else None
+        return (text for value in (values if isinstance(values, list) else [values]) if (text := _id(value)))
 
+    def raw_names(self) -> Iterator[str]:
+        """What it may name an input by; only to be compared with."""
+        return (name for key in _NAMES_AN_INPUT for name in self.raw_context(key))
 
-class _Result(_Lenient):
-    id: Annotated[str, BeforeValidator(str)]
-    properties: Annotated[dict[str, Any], BeforeValidator(lambda it: it if isinstance(it, dict) else {})] = Field(
-        default_factory=dict
-    )
-    trace_id: Text = Field(default="", alias="objectWriteTraceId")
+    def _name(self, key: str) -> str:
+        return self._redaction.shown(_text(self._raw.get(key)), NAME_CHARS_MAX)
+
+    def _listed(self) -> Iterator[ErrorDetail]:
+        message = self.raw_message
+        if not message.startswith(_LISTED) or len(message) > _LISTED_CHARS_MAX:
+            return
+        try:
+            listed = json.loads(message.removeprefix(_LISTED))
+        except (ValueError, RecursionError):
+            return
+        for problem in islice(_objects(listed), ENTRIES_MAX):
+            if code := _text(problem.get("error")):
+                context = {"propertyName": [_text(problem.get("name"))]}
+                yield ErrorDetail(
+                    {"code": code, "message": problem.get("message"), "context": context}, self._redaction
+                )
 
 
 @dataclass(frozen=True, slots=True)
 class ContactResult:
-    """A contact that was written: its record id, and what the answer says of the input that wrote it."""
+    """A contact that was written: its record id, and what the answer says of the input that wrote it.
 
-    id: str
-    trace_id: str
+    All of it is raw: to be compared with, or for who may see a person's data.
+    """
+
+    raw_id: str = field(repr=False)
+    trace_id: str = field(repr=False)
     properties: Mapping[str, Any] = field(repr=False)
 
 
@@ -106,53 +159,68 @@ class RowError:
 @dataclass(frozen=True, slots=True)
 class BatchBody:
     status: str
-    results: list[ContactResult]
-    errors: list[RowError]
+    results: Sequence[ContactResult]
+    errors: Sequence[RowError]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
-    """What came back: `body` is parsed JSON, or None when it was no JSON (a CDN's page, or nothing)."""
+    """What came back: `body` is parsed JSON, or None when it was no JSON (a CDN's page, or nothing) or was not read.
+
+    `is_cut` says that it was longer than is read, and `is_large` that reading it takes a thread. `is_hubspots` is false
+    of what somebody between HubSpot and us said.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: Any = field(repr=False)
     redaction: Redaction = field(default=redact, repr=False)
+    is_cut: bool = False
+    is_large: bool = False
+    is_hubspots: bool = True
 
     @property
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
-    def error(self) -> ErrorBody:
-        return parsed(ErrorBody, redacted_json(self.body, self.redaction)) or ErrorBody()
+    @cached_property
+    def is_too_long(self) -> bool:
+        """In bytes or in entries. It is judged by its status and its headers."""
+        return self.is_cut or _entries(self.body, self.redaction) > ENTRIES_MAX
+
+    def error(self) -> ErrorDetail:
+        return self._error
 
     def batch(self) -> BatchBody | None:
         """The body of a batch; None when it is none. Entries that make no sense are left out."""
-        if not isinstance(self.body, dict):
-            return None
-        results = (parsed(_Result, it) for it in _objects(self.body.get("results")))
-        return BatchBody(
-            _text(self.body.get("status")),
-            [ContactResult(it.id, it.trace_id, it.properties) for it in results if it is not None],
-            list(self._row_errors()),
-        )
+        return self._batch
+
+    def shown(self, text: object, chars_max: int = NAME_CHARS_MAX) -> str:
+        """A text of the answer as it may be kept and shown; empty for what is no text."""
+        return self.redaction.shown(_text(text), chars_max)
 
     def retry_after(self) -> timedelta | None:
-        """How long HubSpot asks to wait, kept within bounds; None when it does not say."""
+        """How long HubSpot asks to wait, kept within bounds; None when it does not say so in a way that HTTP has."""
         text = self.headers.get("retry-after", "").strip()
-        try:
+        if _SECONDS.fullmatch(text):
             wait = timedelta(seconds=min(float(text), RETRY_AFTER_MAX.total_seconds()))
-        except ValueError:
-            try:
-                wait = parsedate_to_datetime(text) - datetime.now(UTC)
-            except (ValueError, TypeError, OverflowError):
-                return None
+        elif (until := http_date(text)) is not None:
+            wait = until - datetime.now(UTC)
+        else:
+            return None
         return min(max(wait, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+
+    def redirect_host(self) -> str:
+        """Where a redirect leads; empty when it does not say."""
+        try:
+            return self.shown(urlsplit(self.headers.get("location", "")).hostname)
+        except ValueError:
+            return ""
 
     def summary(self) -> str:
         """The refusal in one line: status, category and HubSpot's words, free of what names a person."""
-        error = self.error()
-        words = [f"HubSpot answered {self.status}", error.category or error.policy_name, error.message.strip()]
+        error = self._error
+        words = [f"HubSpot answered {self.status}", error.category or error.policy_name, error.message]
         return ": ".join(word for word in words if word)
 
     @property
@@ -160,25 +228,32 @@ class Answer:
         """HubSpot's name for what is wrong, of the first input where it is wrong with some; None when nothing is."""
         if self.status in (200, 201, 204):
             return None
-        error = self.error()
-        if error.category or error.policy_name:
-            return error.category or error.policy_name
-        batch = self.batch()
-        return next((it.error.category for it in batch.errors if it.error.category), None) if batch else None
+        if category := self._error.category or self._error.policy_name:
+            return category
+        errors = () if self._batch is None else self._batch.errors
+        return next((row.error.category for row in errors if row.error.category), None)
 
-    @property
+    @cached_property
     def correlation_id(self) -> str:
         """What HubSpot's support asks for; empty when there is none."""
-        text = self.error().correlation_id or self.headers.get("x-hubspot-correlation-id", "")
+        text = self._error.correlation_id or self.shown(self.headers.get("x-hubspot-correlation-id", ""))
         return text if _CORRELATION_ID.fullmatch(text) else ""
 
-    def _row_errors(self) -> Iterator[RowError]:
-        for it in _objects(self.body.get("errors")):
-            raw = parsed(ErrorDetail, it)
-            error = parsed(ErrorDetail, redacted_json(it, self.redaction))
-            if raw is not None and error is not None:
-                names = (name for key in _NAMES_AN_INPUT for name in raw.context.get(key, []))
-                yield RowError(error, frozenset(names))
+    @cached_property
+    def _readable(self) -> dict[str, Any] | None:
+        return self.body if isinstance(self.body, dict) and not self.is_too_long else None
+
+    @cached_property
+    def _error(self) -> ErrorDetail:
+        return ErrorDetail(self._readable or {}, self.redaction)
+
+    @cached_property
+    def _batch(self) -> BatchBody | None:
+        body = self._readable
+        if body is None:
+            return None
+        status = self.shown(body.get("status"), 20)
+        return BatchBody(status, list(_results(body)), [_row_error(error) for error in self._error.errors])
 
 
 def parsed(model: type[Body], body: object) -> Body | None:
@@ -188,15 +263,60 @@ def parsed(model: type[Body], body: object) -> Body | None:
         return None
 
 
-def _listed(message: str) -> list[ErrorDetail]:
-    if not message.startswith(_LISTED):
-        return []
+def http_date(text: str) -> datetime | None:
+    """The instant that a header names; None when it names none."""
+    if not _HTTP_DATE.fullmatch(text):
+        return None
     try:
-        listed = json.loads(message.removeprefix(_LISTED))
-    except (ValueError, RecursionError):
-        return []
-    return [
-        ErrorDetail(code=code, message=_text(it.get("message")), context={"propertyName": [_text(it.get("name"))]})
-        for it in _objects(listed)
-        if isinstance(it, dict) and (code := _text(it.get("error")))
-    ]
+        instant = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return instant if instant.tzinfo is not None else None
+
+
+def is_hubspots_own(headers: Mapping[str, str], content: bytes | None) -> bool:
+    """Whether HubSpot itself may have said this: not a web page or a plain text, as its CDN's are."""
+    media_type = headers.get("content-type", "").lower()
+    first = (content or b"").lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if "json" in media_type or first in (b"{", b"["):
+        return True
+    return not media_type.startswith("text/") and not first
+
+
+def _entries(body: object, redaction: Redaction) -> int:
+    """How many there are to be read in a body; counting ends when there are too many."""
+    if not isinstance(body, dict):
+        return 0
+    lists = [value for value in (body.get("results"), body.get("errors")) if isinstance(value, list)]
+    if (count := sum(map(len, lists))) > ENTRIES_MAX:
+        return count
+    for error in ErrorDetail(body, redaction).errors:
+        names = islice(error.raw_names(), ENTRIES_MAX)
+        count += len(error.errors) + sum(1 for _ in names)
+        if count > ENTRIES_MAX:
+            break
+    return count
+
+
+def _results(body: Mapping[str, Any]) -> Iterator[ContactResult]:
+    for raw in _objects(body.get("results")):
+        if raw_id := _id(raw.get("id")):
+            properties = raw.get("properties")
+            trace_id = _text(raw.get("objectWriteTraceId"))
+            yield ContactResult(raw_id, trace_id, properties if isinstance(properties, dict) else {})
+
+
+def _row_error(error: ErrorDetail) -> RowError:
+    return RowError(error, frozenset(error.raw_names()))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _id(value: object) -> str:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

@@ -1,4 +1,6 @@
-"""Every answer HubSpot can give has one consequence, decided here: by status, category and code; by text last.
+"""Every answer HubSpot can give has one consequence, decided here: by status first; by category and code; by text last.
+
+What an answer's headers and body say chooses among what its status allows, and what cannot be read chooses nothing.
 
 Settled        inputs have findings of their own; those without one are named by no error and are divided
 Throttled      everyone waits; nobody is charged
@@ -13,11 +15,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
+from itertools import islice
 from zoneinfo import ZoneInfo
 
-from hubspot_sync.answer import Answer, BatchBody, ContactResult, ErrorBody, ErrorDetail, RowError
+from hubspot_sync.answer import Answer, BatchBody, ErrorDetail
 from hubspot_sync.limits import until_midnight
+from hubspot_sync.naming import Naming, read_names
 from hubspot_sync.translation import ContactUpsert
 from outbox.outcome import Postponed, Rejected, Retry
 
@@ -27,17 +30,22 @@ CONFLICT_WAIT = timedelta(seconds=1)
 LOCK_WAIT = timedelta(seconds=2)
 LONG_LOCK_WAIT = timedelta(seconds=30)
 
+# Of one input few are wrong; of what is missing a person needs no longer list.
+PROBLEMS_SHOWN_MAX = 10
+NAMES_SHOWN_MAX = 50
+
 SCOPES_NEEDED = ("crm.objects.contacts.write", "crm.schemas.contacts.read")
 
 _SCHEMA_CODES = {"PROPERTY_DOESNT_EXIST", "READ_ONLY_VALUE"}
 _CONFLICT_CATEGORIES = {"CONFLICT", "OBJECT_ALREADY_EXISTS"}
-# Anchored, because a value that HubSpot quotes could hold any of these words.
-_NON_UNIQUE_KEY = re.compile(r"Unable to perform \S+ by non-unique \S+ property (\w+)")
+# Anchored, because a value that HubSpot quotes could hold any of these words. None gives back what it has matched, so
+# that a text costs no more than its length.
+_NON_UNIQUE_KEY = re.compile(r"Unable to perform \S{1,50}+ by non-unique \S{1,50}+ property (\w{1,100}+)")
 _UNKNOWN_OBJECT = re.compile(r"Unable to infer object type from")
 _COORDINATES = re.compile(r"Cannot set PropertyValueCoordinates\{")
-_PROPERTY_OF_COORDINATES = re.compile(r"propertyName=(\w+)")
-_HOLDER_OF_COORDINATES = re.compile(r"(\d+) already has that value\.?$")
-_EXISTING_ID = re.compile(r"Existing ID: (\d+)")
+_PROPERTY_OF_COORDINATES = re.compile(r"propertyName=(\w{1,100}+)")
+_HOLDER_OF_COORDINATES = re.compile(r"(?<!\d)(\d{1,20}+) already has that value\.?$")
+_EXISTING_ID = re.compile(r"Existing ID: (\d{1,20}+)")
 
 _REMEDIES = {
     "INVALID_EMAIL": "Correct the address",
@@ -92,7 +100,10 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Findings by the inputs' trace ids; `shut` is what one of the inputs' errors means for everyone."""
+    """Findings by the inputs' trace ids; inputs without one go again in smaller requests.
+
+    `shut` is what one of the inputs' errors means for everyone.
+    """
 
     findings: dict[str, Finding]
     shut: Throttled | Held | None = None
@@ -119,6 +130,8 @@ Verdict = Settled | Refusal | RefusedWhole
 def classify(answer: Answer, upserts: Sequence[ContactUpsert], *, now: datetime, time_zone: ZoneInfo | None) -> Verdict:
     """Return the consequence of a batch upsert's answer."""
     if answer.is_success:
+        if answer.is_too_long:
+            return _unread(upserts)
         body = answer.batch()
         return Unavailable("HubSpot's answer is no JSON") if body is None else _per_input(answer, body, upserts)
     return classify_refusal(answer, now=now, time_zone=time_zone) or _refused_whole(answer)
@@ -150,8 +163,10 @@ def classify_refusal(answer: Answer, *, now: datetime, time_zone: ZoneInfo | Non
             return Held(f"{summary}. Set HUBSPOT_BASE_URL to the host that HubSpot names.")
         case _ if status >= 500:
             return Unavailable(summary)
+        case _ if status < 200:
+            return Unavailable(f"HubSpot's answer is none yet: it has status {status}")
         case _ if status < 400:
-            host = urlsplit(answer.headers.get("location", "")).hostname or "nowhere"
+            host = answer.redirect_host() or "nowhere"
             return Held(f"{summary}, a redirect to {host}. Redirects are not followed: check HUBSPOT_BASE_URL.")
         case _:
             return Held(f"{summary}. Check HUBSPOT_BASE_URL and HUBSPOT_API_VERSION.")
@@ -168,32 +183,33 @@ def _throttled(answer: Answer, now: datetime, time_zone: ZoneInfo | None) -> Thr
 
 def _forbidden(answer: Answer) -> Held | Unavailable:
     error, summary = answer.error(), answer.summary()
-    if answer.body is None:
+    if not answer.is_hubspots:
         # A page of the CDN, which blocks addresses and not tokens.
         return Unavailable(summary)
     if error.category == "MISSING_SCOPES":
-        named = [it for detail in (error, *error.errors) for it in detail.context.get("requiredGranularScopes", [])]
-        scopes = ", ".join(dict.fromkeys(named)) or " and ".join(SCOPES_NEEDED)
+        named = (scope for detail in (error, *error.errors) for scope in detail.context("requiredGranularScopes"))
+        scopes = ", ".join(dict.fromkeys(islice(named, NAMES_SHOWN_MAX))) or " and ".join(SCOPES_NEEDED)
         return Held(f"HubSpot answered 403: MISSING_SCOPES. Grant the token {scopes}.")
     return Held(f"{summary}. The account's subscription, or the token's owner, may not make this call.")
 
 
 def _is_schema_problem(error: ErrorDetail) -> bool:
     return bool(
-        any(it.code in _SCHEMA_CODES for it in error.problems)
-        or _NON_UNIQUE_KEY.match(error.message)
-        or _UNKNOWN_OBJECT.match(error.message)
+        any(problem.raw_code in _SCHEMA_CODES for problem in error.problems)
+        or _NON_UNIQUE_KEY.match(error.raw_message)
+        or _UNKNOWN_OBJECT.match(error.raw_message)
     )
 
 
 def _schema_reason(error: ErrorDetail) -> str:
     def named(code: str) -> str:
-        names = {it.property_name for it in error.problems if it.code == code and it.property_name}
+        of_this_code = (problem.property_name for problem in error.problems if problem.raw_code == code)
+        names = {name for name in islice(of_this_code, NAMES_SHOWN_MAX) if name}
         return ", ".join(sorted(names)) or "that an event sets"
 
-    if any(it.code == "PROPERTY_DOESNT_EXIST" for it in error.problems):
+    if any(problem.raw_code == "PROPERTY_DOESNT_EXIST" for problem in error.problems):
         return f"the account lacks the properties {named('PROPERTY_DOESNT_EXIST')}: run `provision` to create them."
-    if any(it.code == "READ_ONLY_VALUE" for it in error.problems):
+    if any(problem.raw_code == "READ_ONLY_VALUE" for problem in error.problems):
         return (
             f"the properties {named('READ_ONLY_VALUE')} are read-only in the account: "
             "delete or rename them in HubSpot, then run `provision`."
@@ -227,68 +243,58 @@ def _refused_whole(answer: Answer) -> RefusedWhole:
             return RefusedWhole(Rejected(_rejection(error, answer)), suspicion=held)
 
 
+def _unread(upserts: Sequence[ContactUpsert]) -> Settled:
+    """HubSpot did something, and said too much of it: of fewer inputs there is less to say."""
+    if len(upserts) > 1:
+        return Settled({})
+    return Settled({upserts[0].trace_id: Retry("HubSpot's answer about this input alone is too long to be read")})
+
+
 def _per_input(answer: Answer, body: BatchBody, upserts: Sequence[ContactUpsert]) -> Verdict:
-    """An input is delivered only if a result names it: never by position, never by the absence of an error."""
+    """An input is charged only by an answer about it alone: it names it, or all others, or there are no others."""
     if body.status not in ("COMPLETE", ""):
-        return Unavailable(f"HubSpot's answer has status {body.status[:20]}, so nothing is known of its inputs")
-    findings: dict[str, Finding] = {}
-    anonymous = [it.error for it in body.errors if not any(_names(it, upsert) for upsert in upserts)]
-    shut = next((it for error in anonymous if (it := _shut_by(error, answer))), None)
-    for upsert in upserts:
-        if (result := _result_of(upsert, body.results)) is not None:
-            findings[upsert.trace_id] = Written(result.id)
-        elif (error := _error_of(upsert, body.errors)) is not None:
-            shuts = _shut_by(error, answer)
-            shut = shut or shuts
-            findings[upsert.trace_id] = Postponed() if shuts else _finding(error, answer)
-    unnamed = [it.trace_id for it in upserts if it.trace_id not in findings]
-    if not findings and not body.errors:
+        return Unavailable(f"HubSpot's answer has status {body.status}, so nothing is known of its inputs")
+    naming = read_names(body, upserts)
+    findings: dict[str, Finding] = {
+        trace_id: Written(answer.shown(result.raw_id)) for trace_id, result in naming.written.items()
+    }
+    for trace_id, error in naming.wrong.items():
+        findings[trace_id] = Postponed() if _shut_by(error, answer) else _finding(error, answer)
+    left = [upsert.trace_id for upsert in upserts if upsert.trace_id not in findings]
+    shuts = (_shut_by(row.error, answer) for row in body.errors)
+    if (shut := next((verdict for verdict in shuts if verdict is not None), None)) is not None:
+        return Settled(findings | dict.fromkeys(left, Postponed()), shut)
+    if not (findings or naming.doubted or naming.unnamed):
         return Unavailable("HubSpot's answer names none of the inputs")
-    if shut:
-        return Settled(findings | dict.fromkeys(unnamed, Postponed()), shut)
-    if anonymous and len(unnamed) == 1:
-        return Settled(findings | {unnamed[0]: _finding(anonymous[0], answer)})
-    if anonymous:
-        return Settled(findings)
-    return Settled(findings | dict.fromkeys(unnamed, Retry("HubSpot's answer names other inputs and not this one")))
+    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.doubted):
+        findings[left[0]] = _finding_of_the_only_one(answer, naming, left[0])
+    return Settled(findings)
 
 
-def _result_of(upsert: ContactUpsert, results: Sequence[ContactResult]) -> ContactResult | None:
-    """The result that names the input: by trace id; where that was not echoed, by a key it wrote, else by id."""
-    traced = next((it for it in results if it.trace_id == upsert.trace_id), None)
-    return traced or next((it for it in results if not it.trace_id and _is_about(it, upsert)), None)
-
-
-def _is_about(result: ContactResult, upsert: ContactUpsert) -> bool:
-    for name, value in upsert.unique_values.items():
-        if isinstance(written := result.properties.get(name), str):
-            return written.strip() == value
-    return result.id == upsert.key
-
-
-def _error_of(upsert: ContactUpsert, errors: Sequence[RowError]) -> ErrorDetail | None:
-    return next((it.error for it in errors if _names(it, upsert)), None)
-
-
-def _names(error: RowError, upsert: ContactUpsert) -> bool:
-    return upsert.trace_id in error.names or upsert.key in error.names
+def _finding_of_the_only_one(answer: Answer, naming: Naming, trace_id: str) -> Finding:
+    """Of an input that is alone in its request, or the only one of which the answer says nothing."""
+    if (doubt := naming.doubted.get(trace_id)) is not None and not naming.unnamed:
+        return Retry(f"HubSpot's answer {doubt}, which confirms nothing")
+    if naming.unnamed:
+        return _finding(naming.unnamed[0], answer)
+    return Retry("HubSpot's answer names other inputs and not this one")
 
 
 def _shut_by(error: ErrorDetail, answer: Answer) -> Throttled | Held | None:
     """What one input's error means for everyone."""
     if _is_schema_problem(error):
         return Held(_schema_reason(error))
-    if error.category == "RATE_LIMITS":
+    if error.raw_category == "RATE_LIMITS":
         return Throttled(answer.retry_after(), f"HubSpot refused an input: {error.category}: {error.message}")
     return None
 
 
-def _finding(error: ErrorDetail | ErrorBody, answer: Answer) -> Finding:
+def _finding(error: ErrorDetail, answer: Answer) -> Finding:
     """What becomes of the one input that `error` is about."""
     is_conflict = (
         error.category in _CONFLICT_CATEGORIES
-        or any(it.code == "CONFLICTING_UNIQUE_VALUE" for it in error.problems)
-        or _COORDINATES.match(error.message)
+        or any(problem.raw_code == "CONFLICTING_UNIQUE_VALUE" for problem in error.problems)
+        or _COORDINATES.match(error.raw_message)
     )
     if is_conflict or error.category == "OBJECT_NOT_FOUND":
         return _contested(error, answer)
@@ -297,14 +303,15 @@ def _finding(error: ErrorDetail | ErrorBody, answer: Answer) -> Finding:
     return Retry(_with_correlation_id(f"{REFUSAL}{error.category}: {error.message}", answer))
 
 
-def _contested(error: ErrorDetail | ErrorBody, answer: Answer) -> Contested:
+def _contested(error: ErrorDetail, answer: Answer) -> Contested:
     reason = _with_correlation_id(f"{REFUSAL}{error.category or answer.status}: {error.message}", answer)
-    for message in (error.message, *(it.message for it in error.errors)):
-        if _COORDINATES.match(message):
+    for detail in (error, *error.errors):
+        if _COORDINATES.match(detail.raw_message):
+            message = detail.message
             property_, holder = _PROPERTY_OF_COORDINATES.search(message), _HOLDER_OF_COORDINATES.search(message)
             return Contested(property_ and property_[1], holder and holder[1], reason)
-    named = next((it.property_name for it in error.problems if it.property_name), None)
-    existing = next(iter(error.context.get("existingId", [])), None)
+    named = next((problem.property_name for problem in error.problems if problem.property_name), None)
+    existing = next(error.context("existingId"), None)
     if existing is None and (found := _EXISTING_ID.search(error.message)):
         existing = found[1]
     if named is None and error.category in _CONFLICT_CATEGORIES and error.message.startswith("Contact already exists"):
@@ -317,8 +324,9 @@ def _rejection(error: ErrorDetail, answer: Answer) -> str:
     if "gdpr" in error.message.lower():
         words = f"{error.message}. The person was deleted for good: HubSpot never accepts this address again"
     elif error.problems:
-        words = "; ".join(_problem(it) for it in error.problems)
-        remedies = dict.fromkeys(_REMEDIES[it.code] for it in error.problems if it.code in _REMEDIES)
+        shown = error.problems[:PROBLEMS_SHOWN_MAX]
+        words = "; ".join(_problem(problem) for problem in shown)
+        remedies = dict.fromkeys(_REMEDIES[problem.code] for problem in shown if problem.code in _REMEDIES)
         words = ". ".join([words, *remedies])
     else:
         words = error.message or f"it answered {answer.status}"

@@ -1,7 +1,7 @@
 """The calls to HubSpot. It reports what came back and judges nothing: `classification` does.
 
 HubSpotError
-├── NoAnswer       no usable answer: the connection failed or timed out, or the answer was cut off or too large;
+├── NoAnswer       no usable answer: the connection failed or timed out before a status came, or a success was cut off;
 │                  whether HubSpot applied the request is unknown
 └── Refused        an answer that a call outside delivery cannot use (the account, provisioning)
 """
@@ -12,7 +12,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from types import TracebackType
@@ -22,14 +22,26 @@ import httpx2
 from pydantic import SecretStr
 
 from hubspot_sync import telemetry
-from hubspot_sync.answer import Answer
+from hubspot_sync.answer import Answer, is_hubspots_own
+from hubspot_sync.exchange import Exchange, RawAnswer, Unanswered
 from hubspot_sync.redaction import Redaction
 from outbox.lease import REQUEST_DEADLINE
 
-CONNECT_TIMEOUT = timedelta(seconds=3)
+# How long an answer may be. A refusal, with a few errors for each of 100 inputs:
+REFUSAL_BYTES_MAX = 256 * 1024
+# A batch of 100 contacts with all our properties, or anything else that is small:
+ANSWER_BYTES_MAX = 1024 * 1024
+# All of an account's properties, with their options:
+LIST_BYTES_MAX = 4 * 1024 * 1024
+# Longer JSON is read in a thread, as reading it could take longer than the event loop may be held.
+JSON_BYTES_AT_ONCE = 256 * 1024
 
-# A batch of 100 contacts with all their properties is far below this.
-ANSWER_BYTES_MAX = 8 * 1024 * 1024
+_HEADERS = {
+    "Accept": "application/json",
+    # What is not compressed cannot grow beyond its bound while it is unpacked.
+    "Accept-Encoding": "identity",
+    "User-Agent": "hubspot-outbox",
+}
 
 
 class HubSpotError(Exception):
@@ -54,27 +66,16 @@ class HubSpotClient:
     def __init__(self, base_url: str, token: SecretStr, api_version: str, *, connections: int) -> None:
         self._token = token
         self._paths = _Paths(api_version)
-        deadline = REQUEST_DEADLINE.total_seconds()
-        self._http = httpx2.AsyncClient(
-            base_url=base_url,
-            auth=_BearerToken(token),
-            # What is not compressed cannot grow beyond its bound while it is unpacked.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            timeout=httpx2.Timeout(deadline, connect=CONNECT_TIMEOUT.total_seconds()),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-            verify=_tls_context(),
-            trust_env=False,
-        )
+        self._exchange = Exchange(base_url, _tls_context(), connections=connections, deadline=REQUEST_DEADLINE)
 
     async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
+        await self._exchange.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.__aexit__(kind, error, trace)
+        await self._exchange.__aexit__(kind, error, trace)
 
     async def upsert_contacts(self, inputs: Sequence[Mapping[str, object]], personal: Collection[str] = ()) -> Answer:
         """Upsert a batch; the answer's words are free of the `personal` values, whatever they look like."""
@@ -97,10 +98,10 @@ class HubSpotClient:
         return await self._call("POST", "private-apps/get/access-token-info", body)
 
     async def list_properties(self) -> Answer:
-        return await self._call("GET", "properties")
+        return await self._call("GET", "properties", bytes_max=LIST_BYTES_MAX)
 
     async def list_groups(self) -> Answer:
-        return await self._call("GET", "properties/groups")
+        return await self._call("GET", "properties/groups", bytes_max=LIST_BYTES_MAX)
 
     async def create_property(self, definition: Mapping[str, object]) -> Answer:
         return await self._call("POST", "properties", definition)
@@ -119,11 +120,12 @@ class HubSpotClient:
         personal: Collection[str] = (),
         *,
         name: str = "",
+        bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Answer:
         """Make a call to the endpoint, which is a template of few values: what is measured carries it."""
         began_at = time.monotonic()
         try:
-            answer = await self._ask(method, self._paths.of(endpoint).format(name=name), body, personal)
+            answer = await self._ask(method, self._paths.of(endpoint).format(name=name), body, personal, bytes_max)
         except NoAnswer:
             telemetry.note_no_answer(method, endpoint, timedelta(seconds=time.monotonic() - began_at))
             raise
@@ -131,30 +133,30 @@ class HubSpotClient:
         return answer
 
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, object] | None, personal: Collection[str]
+        self, method: str, path: str, body: Mapping[str, object] | None, personal: Collection[str], bytes_max: int
     ) -> Answer:
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers = _HEADERS if body is None else _HEADERS | {"Content-Type": "application/json"}
+        # Put on right before it leaves, so that no value on the way there shows it.
+        headers = headers | {"Authorization": f"Bearer {self._token.get_secret_value()}"}
         try:
-            # Over all, because the HTTP client's own timeouts begin anew with each byte.
-            async with (
-                asyncio.timeout(REQUEST_DEADLINE.total_seconds()),
-                self._http.stream(method, path, json=body) as response,
-            ):
-                content = await _read_bounded(response)
-        except (httpx2.HTTPError, TimeoutError) as error:
-            raise NoAnswer(f"{method} {path}: {type(error).__name__}") from error
+            raw = await self._exchange.ask(method, path, headers, content, _bound(bytes_max))
+        except Unanswered as error:
+            raise NoAnswer(f"{method} {path}: {error}") from error
         redaction = Redaction(personal, token=self._token.get_secret_value())
-        return Answer(response.status_code, response.headers, _as_json(content), redaction)
+        return Answer(
+            raw.status,
+            raw.headers,
+            await _as_json(raw),
+            redaction,
+            is_cut=raw.is_too_long,
+            is_large=_is_large(raw.body),
+            is_hubspots=is_hubspots_own(raw.headers, raw.body),
+        )
 
 
-class _BearerToken(httpx2.Auth):
-    """Puts the token on a request right before it leaves, so that no value on the way there shows it."""
-
-    def __init__(self, token: SecretStr) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
-        yield request
+def _bound(bytes_max: int) -> Callable[[int], int]:
+    return lambda status: bytes_max if 200 <= status < 300 else REFUSAL_BYTES_MAX
 
 
 class _Paths:
@@ -180,16 +182,18 @@ def _tls_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context(trust_env=False)
 
 
-async def _read_bounded(response: httpx2.Response) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > ANSWER_BYTES_MAX:
-            raise NoAnswer(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
-    return bytes(content)
+async def _as_json(raw: RawAnswer) -> Any:
+    """The parsed body; None when it is no JSON."""
+    if raw.body is None:
+        return None
+    return await asyncio.to_thread(_parsed, raw.body) if _is_large(raw.body) else _parsed(raw.body)
 
 
-def _as_json(content: bytes) -> Any:
+def _is_large(content: bytes | None) -> bool:
+    return content is not None and len(content) > JSON_BYTES_AT_ONCE
+
+
+def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):

@@ -22,6 +22,7 @@ from outbox import operations
 from outbox.gate import Gate, GateShut
 from outbox.model import Event
 from outbox.operations import EventSummary
+from outbox.payload import storable
 from outbox.queries import delivered_of
 
 # A person reads the last ones.
@@ -176,17 +177,21 @@ async def _read(client: HubSpotClient, gate: Gate, catalog: Catalog, key_propert
         return HubSpotContact(Presence.UNKNOWN, reason=str(error))
     batch = answer.batch() if answer.is_success else None
     if batch is not None and batch.results:
-        return _found(batch.results[0], key_property)
-    if batch is not None and any(it.error.category == _NOT_FOUND for it in batch.errors):
+        return _found(answer, batch.results[0], key_property)
+    if batch is not None and any(row.error.raw_category == _NOT_FOUND for row in batch.errors):
         return HubSpotContact(Presence.MISSING)
     return HubSpotContact(Presence.UNKNOWN, reason=_unexpected(answer))
 
 
-def _found(result: ContactResult, key_property: str) -> HubSpotContact:
+def _found(answer: Answer, result: ContactResult, key_property: str) -> HubSpotContact:
     # HubSpot shows an empty property as null or as an empty text.
-    properties = {name: str(value) for name, value in result.properties.items() if value not in (None, "")}
+    properties = {
+        name: storable(str(value))
+        for name, value in result.properties.items()
+        if isinstance(value, str | int | float) and value != ""
+    }
     name = " ".join(properties[it] for it in _NAMES if it in properties)
-    return HubSpotContact(Presence.FOUND, result.id, key_property, name=name, properties=properties)
+    return HubSpotContact(Presence.FOUND, answer.shown(result.raw_id), key_property, name=name, properties=properties)
 
 
 def _unexpected(answer: Answer) -> str:

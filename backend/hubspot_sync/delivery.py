@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import assert_never
 from zoneinfo import ZoneInfo
@@ -154,7 +155,12 @@ class LiveDelivery:
             return None, Unavailable(str(error))
         if answer.status != 200:
             log.debug("%s (correlation id %s)", answer.summary(), answer.correlation_id or "none")
-        return answer, classify(answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
+        return answer, await self._judge(answer, upserts)
+
+    async def _judge(self, answer: Answer, upserts: Sequence[ContactUpsert]) -> Verdict:
+        judge = partial(classify, answer, upserts, now=datetime.now(UTC), time_zone=self._time_zone)
+        # What takes long to read takes long to judge.
+        return await asyncio.to_thread(judge) if answer.is_large else judge()
 
     async def _settle(
         self,
@@ -173,10 +179,11 @@ class LiveDelivery:
             return
         await self._succeeded(upserts, entry, gate)
         course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
-        # Errors that name no input: among fewer of them it shows whose they are.
-        if unnamed := [it for it in upserts if it.trace_id not in settled.findings]:
-            course.leave_in_doubt(unnamed)
-            for half in _halves(unnamed):
+        # Of fewer inputs the answer is shorter, and among them it shows whose its errors are.
+        unsettled = [upsert for upsert in upserts if upsert.trace_id not in settled.findings]
+        course.leave_in_doubt(unsettled)
+        for half in _halves(unsettled):
+            if half:
                 await self._send(half, course, lease, gate)
 
     async def _single_out(

@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from sqlalchemy import Connection, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.account import Account, read_account
-from hubspot_sync.answer import Answer, parsed
+from hubspot_sync.answer import Answer, http_date, parsed
 from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
@@ -296,11 +295,7 @@ def _usage(answer: Answer) -> DailyLimit | None:
 
 
 def _hubspots_clock(answer: Answer) -> Iterator[Check]:
-    try:
-        there = parsedate_to_datetime(answer.headers.get("date", ""))
-    except (ValueError, TypeError):
-        return
-    if there.tzinfo is not None:
+    if (there := http_date(answer.headers.get("date", ""))) is not None:
         yield _clock("HubSpot's", datetime.now(UTC) - there)
 
 

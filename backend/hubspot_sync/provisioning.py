@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hubspot_sync.account import Account, read_account
-from hubspot_sync.answer import Answer, parsed
+from hubspot_sync.answer import NAME_CHARS_MAX, Answer, parsed
 from hubspot_sync.client import HubSpotClient, Refused
 from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, PropertyType
 from hubspot_sync.limits import call_aside
+from hubspot_sync.redaction import redact
 from outbox.gate import Gate
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -71,7 +73,7 @@ class _Property(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     name: str
-    type: str
+    type: Annotated[str, AfterValidator(lambda text: redact.shown(text, NAME_CHARS_MAX))]
     modification: _Modification = Field(default_factory=_Modification, alias="modificationMetadata")
     has_unique_value: bool = Field(default=False, alias="hasUniqueValue")
     options: list[dict[str, Any]] = Field(default_factory=list)
@@ -100,8 +102,10 @@ async def look_at_account(client: HubSpotClient, gate: Gate) -> Account:
 
 async def plan_provisioning(client: HubSpotClient, gate: Gate, catalog: Catalog) -> Plan:
     """Compare what the events need with what the account has; raise Refused or NoAnswer."""
-    groups = _parsed(_GroupList, await call_aside(gate, client.list_groups)).results
-    properties = _parsed(_PropertyList, await call_aside(gate, client.list_properties)).results
+    # In a thread: an account may have thousands of properties.
+    groups = (await asyncio.to_thread(_parsed, _GroupList, await call_aside(gate, client.list_groups))).results
+    listed = await call_aside(gate, client.list_properties)
+    properties = (await asyncio.to_thread(_parsed, _PropertyList, listed)).results
     existing = {it.name: it for it in properties}
     needed = [it for it in catalog.properties if not it.is_standard]
     present = [(it, existing[it.name]) for it in needed if it.name in existing]

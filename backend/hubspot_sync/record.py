@@ -27,6 +27,8 @@ from outbox.outcome import Postponed, Rejected, Retry
 UPSERT = "contacts/batch/upsert"
 # What a request came to for an event begins with one of these, where HubSpot decided.
 DELIVERED, REFUSED = "delivered", "refused"
+# The answer settles nothing of it: it goes again in a smaller request.
+UNSETTLED = "not settled by the answer"
 
 
 def record_upsert(
@@ -51,6 +53,8 @@ def _outcome(verdict: Verdict, upserts: Sequence[ContactUpsert], answer: Answer 
     match verdict:
         case Settled(_, shut) if shut is not None:
             return _outcome(shut, upserts, answer)
+        case Settled(findings, None) if not findings:
+            return UNSETTLED
         case Settled(findings):
             written = sum(isinstance(it, Written) for it in findings.values())
             return DELIVERED if written == len(upserts) else "partly delivered" if written else REFUSED
@@ -72,7 +76,7 @@ def _outcome_for(
     match verdict:
         case Settled(findings):
             finding = findings.get(upsert.trace_id)
-            return "named by no error and no result" if finding is None else _words(finding)
+            return UNSETTLED if finding is None else _words(finding)
         case RefusedWhole(finding) if len(upserts) == 1:
             return _words(finding)
         case RefusedWhole():
@@ -104,5 +108,7 @@ def _error(verdict: Verdict, answer: Answer | None) -> str | None:
         return None
     if not answer.is_success:
         return answer.summary()
+    if answer.is_too_long:
+        return "the answer is too long to be read"
     batch = answer.batch()
-    return next((it.error.message for it in batch.errors if it.error.message), None) if batch else None
+    return next((row.error.message for row in batch.errors if row.error.message), None) if batch else None

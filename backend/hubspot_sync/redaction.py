@@ -1,13 +1,15 @@
 """What a person or a key is known by is taken out of every text that came from HubSpot or was meant for it.
 
-HubSpot's messages quote what they refuse. All of them pass here as they are read, so logs, `last_error`, the gate's
-reason, the command line and pages hold only what remains.
+HubSpot's messages quote what they refuse. All of their words that are kept or shown pass `Redaction.shown`, so logs,
+`last_error`, the gate's reason, the command line and pages hold only what remains.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+
+from outbox.payload import storable
 
 ADDRESS, PHONE, TOKEN, PERSONAL = "[address]", "[phone]", "[token]", "[personal]"
 
@@ -19,6 +21,9 @@ _PHONES = re.compile(r"(?<![\w+])\+\d[\d ()./-]{5,}\d")
 _TOKENS = re.compile(r"\bpat-[a-z]{2,4}\d-[\w-]+|(?<=Bearer )\S+")
 # A shorter value is found by chance in what has nothing to do with it.
 _VALUE_LENGTH_MIN = 4
+# What is behind so much of a text is not read.
+_CHARS_READ_MAX = 8 * 1024
+_OF_A_PHONE = "0123456789 ()./-+"
 
 
 class Redaction:
@@ -35,25 +40,40 @@ class Redaction:
         text = _ADDRESSES.sub(ADDRESS, text)
         text = _PHONES.sub(PHONE, text)
         for value in self._values:
-            text = text.replace(value, PERSONAL)
+            if len(value) <= len(text):
+                text = text.replace(value, PERSONAL)
         return text
+
+    def shown(self, text: str, chars_max: int) -> str:
+        """The text as it may be kept and shown: storable, redacted, and of `chars_max` characters at most."""
+        return self(storable(self._beginning(text)))[:chars_max]
+
+    def _beginning(self, text: str) -> str:
+        """The first part of a long text, cut where it takes nothing apart that is to be recognized.
+
+        No address and no token holds a space. A phone number and a value may: what could be one's first part goes.
+        """
+        if len(text) <= _CHARS_READ_MAX:
+            return text
+        first, *rest = text[:_CHARS_READ_MAX].rsplit(None, 1) or [""]
+        end = len(first) if rest else 0
+        with_spaces = [value for value in self._values if len(value.split(None, 1)) > 1]
+        while (start := _start_of_what_is_cut(text, end, with_spaces)) is not None:
+            end = start
+        return text[:end].rstrip(_OF_A_PHONE)
 
 
 redact = Redaction()
 """For a text of which nothing more is known."""
 
 
-def redacted_json(value: object, redaction: Redaction) -> object:
-    """The JSON value with every text in it redacted, keys of objects left as they are."""
-    match value:
-        case str():
-            return redaction(value)
-        case list():
-            return [redacted_json(it, redaction) for it in value]
-        case dict():
-            return {key: redacted_json(it, redaction) for key, it in value.items()}
-        case _:
-            return value
+def _start_of_what_is_cut(text: str, end: int, values: Iterable[str]) -> int | None:
+    """Where a value begins that a cut at `end` would take apart."""
+    for value in values:
+        start = text.find(value, max(0, end - len(value) + 1), end + len(value) - 1)
+        if 0 <= start < end:
+            return start
+    return None
 
 
 def without_personal(value: object, names: Collection[str]) -> object:

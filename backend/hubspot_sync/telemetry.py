@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from threading import Lock, Thread
 from typing import assert_never
 
@@ -35,6 +36,8 @@ READ_DEADLINE = timedelta(seconds=2)
 
 _OUTCOMES = ("delivered", "dry_run", "retry", "failed", "postponed")
 _NO_ANSWER = "none"
+# HTTP's, HubSpot's own and those of its CDN.
+_STATUSES = {*HTTPStatus, 477, 488, *range(520, 531)}
 # HubSpot may invent more, and each would be a series for ever.
 _CATEGORIES = {
     "CONFLICT",
@@ -114,7 +117,7 @@ def note_settled(outbox: Outbox) -> Callable[[Sequence[Settled]], None]:
 
 def note_answer(method: str, endpoint: str, answer: Answer, duration: timedelta) -> None:
     """Count a request that was answered, and keep what the answer says of the account's day."""
-    REQUESTS.labels(method, endpoint, str(answer.status), _category(answer)).inc()
+    REQUESTS.labels(method, endpoint, _status(answer), _category(answer)).inc()
     REQUEST_DURATION.labels(method, endpoint).observe(duration.total_seconds())
     if (daily := DailyLimit.read(answer.headers)) is not None:
         REQUESTS_LEFT.labels("day").set(daily.remaining)
@@ -253,6 +256,11 @@ def _outcome(event: Settled) -> str:
             return "retry" if event.is_charged else "postponed"
         case _:
             assert_never(settlement.state)
+
+
+def _status(answer: Answer) -> str:
+    """One that HTTP or HubSpot knows; of another only its class, as there may be hundreds."""
+    return str(answer.status) if answer.status in _STATUSES else f"{answer.status // 100}xx"
 
 
 def _category(answer: Answer) -> str:

@@ -13,7 +13,6 @@ from sqlalchemy import BigInteger, Connection, Row, bindparam, column, insert, s
 
 from outbox.clock import DatabaseNow
 from outbox.model import Outbox
-from outbox.payload import storable
 from outbox.rows import rows_of
 
 _TEXT_CHARS_MAX = 2000
@@ -63,9 +62,9 @@ def record(
         insert(table)
         .values(
             at=DatabaseNow(),
-            by=_bounded(by),
+            by=by[:_TEXT_CHARS_MAX],
             action=action.value,
-            reason=None if reason is None else _bounded(reason),
+            reason=None if reason is None else reason[:_TEXT_CHARS_MAX],
             count=count,
             detail=json.dumps(_told(detail or {})),
         )
@@ -118,7 +117,3 @@ def _as_entry(row: Row[Any]) -> AuditEntry:
 
 def _told(detail: Mapping[str, object]) -> dict[str, object]:
     return {name: value[:_IDS_TOLD_MAX] if isinstance(value, list) else value for name, value in detail.items()}
-
-
-def _bounded(text: str) -> str:
-    return storable(text[:_TEXT_CHARS_MAX])

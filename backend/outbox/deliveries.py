@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +25,7 @@ from sqlalchemy import (
 
 from outbox.clock import DatabaseNow
 from outbox.model import Outbox
-from outbox.payload import storable
-from outbox.rows import rows_of
+from outbox.rows import as_parameter, rows_of
 
 _TEXT_CHARS_MAX = 2000
 _DELIVERY_COLUMNS = (
@@ -73,11 +71,11 @@ def write(connection: Connection, outbox: Outbox, deliveries: Sequence[Delivery]
         return
     rows, links = _as_rows(deliveries), _as_links(deliveries)
     if connection.dialect.name == "sqlite":
-        ids = [connection.execute(_write_one(outbox), {"rows": json.dumps([row])}).scalar_one() for row in rows]
+        ids = [connection.execute(_write_one(outbox), {"rows": as_parameter([row])}).scalar_one() for row in rows]
         links = [link | {"position": ids[link["position"]]} for link in links]
-        connection.execute(_link(outbox), {"links": json.dumps(links)})
+        connection.execute(_link(outbox), {"links": as_parameter(links)})
     else:
-        connection.execute(_write_all(outbox), {"rows": json.dumps(rows), "links": json.dumps(links)})
+        connection.execute(_write_all(outbox), {"rows": as_parameter(rows), "links": as_parameter(links)})
 
 
 def _as_rows(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
@@ -109,7 +107,7 @@ def _as_links(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
 
 
 def _bounded(text: str | None) -> str | None:
-    return None if text is None else storable(text[:_TEXT_CHARS_MAX])
+    return None if text is None else text[:_TEXT_CHARS_MAX]
 
 
 @lru_cache(maxsize=16)

@@ -22,6 +22,7 @@ from outbox import gate_row
 from outbox.gate_row import OUTAGES_TO_CLOSE, Entry, GateStatus
 from outbox.lease import REQUEST_DEADLINE, Lease
 from outbox.model import GateState, Outbox
+from outbox.payload import storable
 from outbox.transaction import for_single_statements, transact
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ class Gate:
 
     async def _shut(self, state: GateState, wait: timedelta, reason: str, *, is_answer: bool) -> None:
         self._shuts += 1
+        # For the log too.
+        reason = storable(reason)
         if await transact(self._engine, gate_row.shut, self._outbox, state, wait, reason, is_answer=is_answer):
             log.warning("Deliveries are %s: %s", state, reason, extra={"gate": str(state)})
         await self.refresh()

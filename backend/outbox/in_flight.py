@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from random import Random
+from traceback import TracebackException
 
 from sqlalchemy import Connection, Engine
 
@@ -150,7 +151,9 @@ class InFlight:
             outcome = Postponed(is_in_doubt=True)
         except Exception as error:  # A bug must cost an attempt, never an event.
             log.exception("The destination failed on %d events.", len(claim.events))
-            outcome = Retry(f"{type(error).__name__}: {error}", is_in_doubt=True)
+            # An exception may fail to say what it is; this reads it with care.
+            words = TracebackException(type(error), error, None, limit=0)
+            outcome = Retry(f"{type(error).__name__}: {words}", is_in_doubt=True)
         return {event.id: outcome for event in claim.events}
 
     def _forget(self, claim: Claim, delivery: asyncio.Task[None]) -> None:

@@ -39,18 +39,19 @@ from sqlalchemy import (
 from outbox.clock import DatabaseNow
 from outbox.model import Event, Outbox, State, as_event, event_columns
 from outbox.planning import is_one_of
-from outbox.rows import bound_ids, rows_of
+from outbox.rows import as_parameter, bound_ids, rows_of
 from outbox.settlement import NOTHING_ENDED, Ended, Settlement
+from outbox.text import StorableText
 
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 # What events leave their claim with; most do so with the same as their neighbours.
 _LEFT_WITH = (
     column("state", Text),
     column("attempt_count", Integer),
-    column("last_error", Text),
+    column("last_error", StorableText),
     column("dry_run", Boolean),
     column("wait_seconds", Float),
-    column("failure_reason", Text),
+    column("failure_reason", StorableText),
     column("is_in_doubt", Boolean),
 )
 _left_with = attrgetter(*(it.name for it in _LEFT_WITH))
@@ -61,7 +62,7 @@ def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequ
     groups = _grouped(settlements)
     if connection.dialect.name == "sqlite":
         return _settle_on_sqlite(connection, outbox, token, groups)
-    parameters = {"token": token, "groups": json.dumps(groups)}
+    parameters = {"token": token, "groups": as_parameter(groups)}
     row = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none()
     return NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
 

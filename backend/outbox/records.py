@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.types import TypeEngine
 
 from outbox.clock import Instant
+from outbox.text import StorableText
 
 _ID: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 
@@ -66,8 +67,8 @@ def _declare_discarded(metadata: MetaData, events: Table) -> Table:
         Column("id", _ID, primary_key=True, autoincrement=False),
         *(Column(it.name, it.type, nullable=it.nullable) for it in events.c if it.name != "id"),
         Column("discarded_at", Instant, nullable=False),
-        Column("discarded_by", Text, nullable=False),
-        Column("reason", Text, nullable=False),
+        Column("discarded_by", StorableText, nullable=False),
+        Column("reason", StorableText, nullable=False),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
     )
     Index(f"ix_{name}_at", discarded.c.discarded_at)
@@ -88,9 +89,9 @@ def _declare_audit(metadata: MetaData, name: str) -> tuple[Table, Table]:
         metadata,
         Column("id", _ID, primary_key=True, autoincrement=True),
         Column("at", Instant, nullable=False),
-        Column("by", Text, nullable=False),
+        Column("by", StorableText, nullable=False),
         Column("action", Text, nullable=False),
-        Column("reason", Text),
+        Column("reason", StorableText),
         Column("count", Integer, nullable=False),
         Column("detail", Text, nullable=False),
     )

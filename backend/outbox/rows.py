@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -20,6 +21,21 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSON
+
+from outbox.payload import storable
+
+
+def as_parameter(rows: Sequence[Mapping[str, object]]) -> str:
+    """The rows as the JSON array to bind, their texts made storable."""
+    array = json.dumps(rows)
+    # Rare: looking into every value each time would take as long as the encoding.
+    if "\\u0000" in array or "\\ud" in array:
+        return json.dumps([{name: _storable(value) for name, value in row.items()} for row in rows])
+    return array
+
+
+def _storable(value: object) -> object:
+    return storable(value) if isinstance(value, str) else value
 
 
 def rows_of(parameter: str, columns: Sequence[ColumnClause[Any]], dialect_name: str) -> FromClause:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import pytest
@@ -67,7 +67,14 @@ def _concurrent_writes_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"hubspot_sync.{place}", timedelta(milliseconds=1))
 
 
-def settings_for(sandbox: Sandbox, **changes: object) -> HubSpotSettings:
+class HasUrl(Protocol):
+    """What can stand in HubSpot's place."""
+
+    @property
+    def url(self) -> str: ...
+
+
+def settings_for(sandbox: HasUrl, **changes: object) -> HubSpotSettings:
     values: dict[str, object] = {
         "hubspot_enabled": True,
         "hubspot_send_live": True,

@@ -85,7 +85,7 @@ def test_headers_that_make_no_sense_say_nothing(value: str) -> None:
     assert DailyLimit.read(headers) is None
 
 
-@pytest.mark.parametrize(("value", "wait"), [("0", 1), ("9" * 400, 86_400), ("inf", 86_400), ("77", 77), ("1.5", 1.5)])
+@pytest.mark.parametrize(("value", "wait"), [("0", 1), ("9" * 400, 86_400), ("77", 77), ("1.5", 1.5)])
 def test_retry_after_is_kept_within_bounds(hubspot: HubSpot, value: str, wait: float) -> None:
     hubspot.sign_up("driver-1", email="ada@example.com")
     hubspot.sandbox.faults.add("custom", status=429, path="/batch/upsert", headers={"retry-after": value})
