@@ -110,6 +110,8 @@ def merge_contacts(account: Account, call: Call) -> Answer:
 def write_contact(account: Account, call: Call, contact: Contact | None, values: Mapping[str, str]) -> WrittenContact:
     """Write one contact, a new one if `contact` is None; a unique value of another contact is HubSpot's 409 or 400."""
     writer = contact.id if contact else account.contacts.next_id()
+    if values.get("email") == "" and account.switches.empty_email == "refused":
+        raise errors.validation_error("email cannot be empty")
     if call.enforces_account_rules:
         account.settings.rules.check(account.contacts.properties_after(contact, values), is_new=contact is None)
     try:

@@ -240,7 +240,10 @@ class ContactStore:
             current = properties.get(name)
             if name == "email" and contact and value in contact.secondary_emails():
                 _promote(properties, value, contact)
-            elif value == "":
+                continue
+            if name == "email" and current and value != current and self.switches.former_email == "secondary":
+                _set_or_drop(properties, "hs_additional_emails", ";".join([*_listed_emails(properties), current]))
+            if value == "":
                 properties.pop(name, None)
             elif name == "lifecyclestage" and contact and current and not self._is_forward(current, value):
                 continue
@@ -327,6 +330,10 @@ def _set_or_drop(properties: dict[str, str], name: str, value: str) -> None:
         properties[name] = value
     else:
         properties.pop(name, None)
+
+
+def _listed_emails(properties: Mapping[str, str]) -> list[str]:
+    return [email for email in properties.get("hs_additional_emails", "").split(";") if email]
 
 
 def _promote(properties: dict[str, str], email: str, contact: Contact) -> None:

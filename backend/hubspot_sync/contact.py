@@ -17,6 +17,7 @@ from hubspot_sync.client import HubSpotClient, NoAnswer
 from hubspot_sync.event import Catalog, ContactProperty, PropertyType, UnreadableEvent
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import call_aside
+from hubspot_sync.moves import said_by
 from hubspot_sync.redaction import PERSONAL
 from outbox import operations
 from outbox.gate import Gate, GateShut
@@ -144,11 +145,16 @@ def _last_sent(events: Iterable[Event], catalog: Catalog) -> dict[str, tuple[str
     sent: dict[str, tuple[str, UUID]] = {}
     for event in events:
         try:
-            properties = catalog.properties_of(event)
+            properties = said_by(event, catalog)
         except UnreadableEvent:
             # Delivered by a release that could read it; this one cannot say what was sent.
             continue
-        sent |= {name: (value, event.event_id) for name, value in properties.items()}
+        for name, value in properties.items():
+            if value is None:
+                # Taken away, or dropped from what is kept.
+                sent.pop(name, None)
+            else:
+                sent[name] = (value, event.event_id)
     return sent
 
 
@@ -172,7 +178,7 @@ async def _ask(integration: Integration, subject: str, sent: Mapping[str, tuple[
 async def _read(client: HubSpotClient, gate: Gate, catalog: Catalog, key_property: str, key: str) -> HubSpotContact:
     names = [*(it.name for it in catalog.properties), *_NAMES]
     try:
-        answer = await call_aside(gate, lambda: client.read_contact(key_property, key, names))
+        answer = await call_aside(gate, lambda: client.read_contacts(key_property, [key], names))
     except (NoAnswer, GateShut) as error:
         return HubSpotContact(Presence.UNKNOWN, reason=str(error))
     batch = answer.batch() if answer.is_success else None

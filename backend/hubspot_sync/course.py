@@ -44,6 +44,14 @@ class Course:
         """The next input of each subject; empty when nothing is left to send."""
         return [inputs[0] for inputs in self._left.values()]
 
+    def deliver(self, upsert: ContactUpsert) -> None:
+        """HubSpot has confirmed the input."""
+        self.conclude(upsert, Delivered())
+        for said in upsert.contributions:
+            if said.is_carried and said.then:
+                then = tuple(move.follow_up(upsert.catalog) for move in said.then)
+                self._outcomes[said.event.id] = Delivered(then=then)
+
     def conclude(self, upsert: ContactUpsert, outcome: Outcome) -> None:
         """Give the input's events their outcome; those behind it follow only if it is out of the way."""
         self._outcomes |= {event.id: outcome for event in upsert.events}

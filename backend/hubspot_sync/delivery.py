@@ -14,7 +14,8 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 from hubspot_sync.account import Account, objection_to, read_account
-from hubspot_sync.answer import Answer
+from hubspot_sync.addressing import holders, judge_moves
+from hubspot_sync.answer import Answer, BatchBody
 from hubspot_sync.classification import (
     CONFLICT_WAIT,
     Contested,
@@ -33,10 +34,9 @@ from hubspot_sync.classification import (
 from hubspot_sync.client import HubSpotClient, NoAnswer
 from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
-from hubspot_sync.identity import resolve
+from hubspot_sync.identity import give_way, resolve
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.overtaken import heed_newer
-from hubspot_sync.ownership import Ownership
 from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import ContactUpsert, requests, translate
@@ -45,7 +45,7 @@ from outbox.destination import Claim
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.gate_row import Entry
 from outbox.lease import REQUEST_DEADLINE, Lease
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.outcome import Outcome, Postponed, Rejected, Retry
 from outbox.tracing import traceparent_of
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,6 @@ class LiveDelivery:
         self._account: Account | None = None
         self._time_zone: ZoneInfo | None = None
         self._verification = asyncio.Lock()
-        self._ownership = Ownership()
         self._weather = Weather()
         self._throttles_in_a_row = 0
 
@@ -84,8 +83,12 @@ class LiveDelivery:
         translation = await heed_newer(translate(claim.events, self._catalog), claim)
         course = Course(claim.events, translation, claim.note)
         try:
+            await self._judge_moves(course, claim, gate)
             while heads := course.heads():
-                if any(it.is_waiting for it in heads):
+                if contested := [upsert for upsert in heads if upsert.contested is not None]:
+                    await self._look_at_holders(contested, course, claim.lease, gate)
+                    continue
+                if any(upsert.is_waiting for upsert in heads):
                     await self._wait(CONFLICT_WAIT)
                 for inputs_max, some in self._weather.by_size(heads):
                     for upserts in requests(some, inputs_max):
@@ -110,6 +113,50 @@ class LiveDelivery:
             if verdict is not None:
                 await self._shut(verdict, None, gate)
                 raise GateShut(await gate.refresh())
+
+    async def _judge_moves(self, course: Course, claim: Claim, gate: Gate) -> None:
+        heads = course.heads()
+        moving = [upsert for upsert in heads if any(said.move is not None for said in upsert.contributions)]
+        if moving:
+            judged = await judge_moves(moving, claim, partial(self._read, claim.lease, gate))
+            for upsert, changed in zip(moving, judged, strict=True):
+                course.replace(upsert, changed)
+
+    async def _look_at_holders(
+        self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate
+    ) -> None:
+        """See whose contacts have the addresses that these upserts claim; what follows comes in their place."""
+        read = partial(self._read, lease, gate)
+        found = await holders(read, self._catalog, [upsert.email for upsert in upserts if upsert.email])
+        for upsert in upserts:
+            step = give_way(replace(upsert, was_looked_at=True), found.get(upsert.email or ""))
+            if isinstance(step, Rejected):
+                self._conclude(replace(upsert, contested=None), step, course)
+            else:
+                course.replace(upsert, step)
+
+    async def _read(
+        self, lease: Lease, gate: Gate, key_property: str, keys: Sequence[str], properties: Sequence[str]
+    ) -> BatchBody:
+        """Read contacts in a slot like any delivery's; raises GateShut when that brought nothing."""
+        entry = await gate.enter(lease)
+        await self.verify_account(gate)
+        if not lease.covers(REQUEST_DEADLINE):
+            raise LeaseEnding
+        try:
+            answer = await self._client.read_contacts(key_property, keys, properties)
+        except NoAnswer as error:
+            await self._shut(Unavailable(str(error)), entry, gate)
+            raise GateShut(await gate.refresh()) from error
+        await self._heed_limits(answer, gate)
+        body = answer.batch()
+        if not answer.is_success or body is None:
+            refusal = classify_refusal(answer, now=datetime.now(UTC), time_zone=self._time_zone)
+            no_use = Unavailable(f"HubSpot's answer to a read cannot be used: {answer.summary()}")
+            await self._shut(refusal or no_use, entry, gate)
+            raise GateShut(await gate.refresh())
+        await gate.record_success(entry)
+        return body
 
     async def _send(
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
@@ -201,6 +248,10 @@ class LiveDelivery:
         if refusal.repeat_after is not None and not has_repeated:
             await self._wait(refusal.repeat_after)
             await self._send(upserts, course, lease, gate, is_repeat=True)
+        elif len(upserts) > 1 and isinstance(refusal.finding, Contested) and any(map(_may_be_looked_at, upserts)):
+            # One look at all of them finds whose it is.
+            for upsert in filter(_may_be_looked_at, upserts):
+                course.replace(upsert, replace(upsert, contested=refusal.finding))
         elif len(upserts) > 1:
             await self._divide(refusal, upserts, course, lease, gate)
         elif refusal.suspicion is not None and not course.has_accepted:
@@ -234,9 +285,8 @@ class LiveDelivery:
     def _conclude(self, upsert: ContactUpsert, finding: Finding, course: Course, *, has_waited: bool = False) -> None:
         """The finding becomes the outcome of the input's events, or other inputs in its place."""
         match finding:
-            case Written(record_id):
-                self._ownership.note(record_id, upsert.subject)
-                course.conclude(upsert, Delivered())
+            case Written():
+                course.deliver(upsert)
             case Contested():
                 step = resolve(upsert.after_waiting() if has_waited else upsert, finding)
                 if isinstance(step, Rejected):
@@ -319,6 +369,10 @@ class LiveDelivery:
 
     async def _wait(self, wait: timedelta) -> None:
         await asyncio.sleep(wait.total_seconds() * (1 + self._random.random()))
+
+
+def _may_be_looked_at(upsert: ContactUpsert) -> bool:
+    return bool(upsert.email) and upsert.key_property == upsert.catalog.key.name and not upsert.was_looked_at
 
 
 def _halves(upserts: Sequence[ContactUpsert]) -> tuple[Sequence[ContactUpsert], Sequence[ContactUpsert]]:

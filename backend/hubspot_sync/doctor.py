@@ -19,6 +19,7 @@ from hubspot_sync.answer import Answer, http_date, parsed
 from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
+from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
 from outbox.clock import Instant, SecondsUntil
 from outbox.gate import Gate, GateShut
@@ -158,7 +159,7 @@ def _backlog(integration: Integration, status: Status) -> Iterator[Check]:
 def _longest_due(integration: Integration) -> timedelta:
     """For how long the event that has been due the longest could have been claimed."""
     with integration.engine.connect() as connection:
-        seconds = longest_due_seconds(connection, integration.outbox, integration.catalog.types)
+        seconds = longest_due_seconds(connection, integration.outbox, claimed_types(integration.catalog))
     return timedelta(seconds=seconds)
 
 

@@ -1,49 +1,98 @@
 """Which contact an upsert is about when another one is in the way. Decided from HubSpot's answers, never by a search.
 
-our id on contact A, the email new to HubSpot ─▶ one request to A by our id, the email in its properties
-our id on contact A, the email on M           ─▶ failed: a person must merge A and M
-the email on a contact that HubSpot names itself, as a secondary address is ─▶ the same request without `email`
-a contact of this key is just being created   ─▶ once more, after it has settled
+An upsert is addressed by our id, so that it can take over nobody's contact. If another contact has its email, that one
+is looked at:
+
+nobody of ours has it, a marketer's say ─▶ the same by email: the contact gets our id. If our id is on another contact
+                                           already, a person must merge the two
+it is the subject's own, by a secondary address ─▶ the same without `email`
+it is another subject's ─▶ the same without `email`, which moves by itself (see `moves`)
+nobody has it any more  ─▶ once more, after a concurrent write has settled
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from hubspot_sync.classification import Contested
+from hubspot_sync.moves import TRIES_MAX, Move, MoveType
 from hubspot_sync.translation import ContactUpsert
 from outbox.outcome import Rejected
 
+# Each way is tried once: so many requests at most come of one upsert.
+_CONFLICTS_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The contact that an address leads to: our id on it, empty where it has none, and its primary address."""
+
+    record_id: str
+    our_id: str
+    address: str = field(repr=False)
+
 
 def resolve(upsert: ContactUpsert, contested: Contested) -> ContactUpsert | Rejected:
-    """Return the upsert to send next in place of this one, or why a person must look at it.
-
-    Each way is tried once, so that five requests at most come of one upsert.
-    """
+    """Return the upsert to send next in place of this one, or to look at first, or why a person must look at it."""
     our_id, email = upsert.catalog.key.name, upsert.catalog.email.name
-    is_by_email, has_waited = upsert.key_property == email, upsert.conflicts > 0
-    met = replace(upsert, conflicts=upsert.conflicts + 1, is_waiting=False)
+    is_by_email = upsert.key_property == email
+    met = replace(upsert, conflicts=upsert.conflicts + 1, contested=None, is_waiting=False)
+    if met.conflicts > _CONFLICTS_MAX:
+        return Rejected(contested.reason)
     if is_by_email and contested.property == our_id:
-        return replace(met, holder_of_our_id=contested.holder).by_our_id()
+        return _two_contacts(met, contested)
+    is_of_email = contested.property == email or (contested.property is None and contested.holder is not None)
+    has_waited = upsert.conflicts > 0
+    if not is_by_email and upsert.email and (is_of_email or has_waited):
+        return replace(met, contested=contested)
     if not has_waited:
         return replace(met, is_waiting=True)
-    if is_by_email and contested.property == email and email in upsert.properties:
-        return met.without_email()
-    if is_by_email and contested.property is None:
+    if is_by_email:
         return met.by_our_id()
-    is_named = contested.property == email or (contested.property is None and contested.holder is not None)
-    if not is_by_email and is_named and email in upsert.properties:
-        return _email_is_of_another(met, contested)
     return Rejected(contested.reason)
 
 
-def _email_is_of_another(met: ContactUpsert, contested: Contested) -> ContactUpsert | Rejected:
-    ours, theirs = met.holder_of_our_id, contested.holder
-    if theirs is not None and theirs == ours:
-        return met.without_email()
-    here = f"contact {ours}" if ours else "one contact"
-    there = f"contact {theirs}" if theirs else "another"
+def give_way(upsert: ContactUpsert, holder: Holder | None) -> ContactUpsert | Rejected:
+    """What comes of a contested upsert, now that the contact which its email leads to is known."""
+    if upsert.contested is None or upsert.email is None:
+        return upsert
+    if holder is None:
+        return replace(upsert, contested=None, is_waiting=upsert.conflicts > 0)
+    if not holder.our_id:
+        found = replace(upsert.by_email(), contested=None, holder_of_email=holder.record_id)
+        return found if holder.address == upsert.email else found.without_email()
+    if holder.our_id.casefold() == upsert.subject.casefold():
+        return upsert.without_email()
+    return _leave_it_to_moves(upsert, upsert.email, holder)
+
+
+def _leave_it_to_moves(upsert: ContactUpsert, address: str, holder: Holder) -> ContactUpsert | Rejected:
+    claim = upsert.claim_of_email()
+    granted = claim.move
+    claimed_by = claim.event.id if granted is None else granted.claimed_by
+    tries = 0 if granted is None else granted.tries
+    where = f"contact {holder.record_id}, which is {holder.our_id}'s"
+    if granted is not None and holder.address != address:
+        return Rejected(
+            f"the address that {upsert.subject} has claimed is a secondary one of {where}; HubSpot lets nobody but a "
+            "person take it away: do so there, then retry this event"
+        )
+    if tries >= TRIES_MAX:
+        return Rejected(
+            f"the address that {upsert.subject} has claimed stays with {where}, though HubSpot was told to release it: "
+            "take it away there, then retry this event"
+        )
+    if holder.address == address:
+        move = Move(MoveType.RELEASE, holder.our_id, address, claimed_by, upsert.subject, tries + 1)
+    else:
+        move = Move(MoveType.GRANT, upsert.subject, address, claimed_by, upsert.subject, tries)
+    return upsert.without_email().leaving(move)
+
+
+def _two_contacts(met: ContactUpsert, contested: Contested) -> Rejected:
+    here = f"contact {contested.holder}" if contested.holder else "one contact"
+    there = f"contact {met.holder_of_email}" if met.holder_of_email else "another"
     return Rejected(
-        f"{met.catalog.key.name} {met.subject} is on {here}, and the event's email on {there}: "
+        f"{met.catalog.key.name} {met.subject} is on {here}, and the event's email on {there}, which has no such id: "
         "merge them in HubSpot, then retry this event."
     )

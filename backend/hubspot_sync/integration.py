@@ -19,6 +19,7 @@ from hubspot_sync.client import HubSpotClient
 from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.dry_run import DryRun
 from hubspot_sync.event import Catalog
+from hubspot_sync.moves import claimed_types
 from hubspot_sync.resync import PresentState
 from hubspot_sync.settings import HubSpotSettings
 from outbox.destination import Deliver
@@ -100,7 +101,7 @@ class Integration:
             self.engine,
             deliver,
             self.gate(),
-            types=self.catalog.types,
+            types=claimed_types(self.catalog),
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,
             retention=timedelta(days=self.settings.hubspot_retention_days),

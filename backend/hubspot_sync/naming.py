@@ -62,12 +62,15 @@ class _Inputs:
     def __init__(self, upserts: Sequence[ContactUpsert]) -> None:
         self._by_trace_id = {upsert.trace_id: upsert for upsert in upserts}
         self._by_key = {upsert.key: upsert.trace_id for upsert in upserts}
+        self._by_email = {upsert.email: upsert.trace_id for upsert in upserts if upsert.email}
         self._by_our_id = {_our_id(upsert): upsert.trace_id for upsert in upserts}
         self._our_id_property = upserts[0].catalog.key.name
         self._key_property = upserts[0].key_property
 
     def named_by(self, names: Iterable[str]) -> list[str]:
-        found = (name if name in self._by_trace_id else self._by_key.get(name) for name in names)
+        found = (
+            name if name in self._by_trace_id else self._by_key.get(name) or self._by_email.get(name) for name in names
+        )
         return list(dict.fromkeys(trace_id for trace_id in found if trace_id is not None))
 
     def written_by(self, result: ContactResult) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from hubspot_sync.event import Catalog, UnreadableEvent
+from hubspot_sync.moves import said_by
 from hubspot_sync.translation import ContactUpsert, Contribution, Translation
 from outbox.destination import Claim
 from outbox.model import Event
@@ -67,7 +68,7 @@ class Overtaken:
 
     def _said_by(self, newer: Newer) -> dict[str, str | None]:
         try:
-            said = self._catalog.said_by(newer.event)
+            said = said_by(newer.event, self._catalog)
         except UnreadableEvent:
             if newer.standing is Standing.WAITING:
                 return {}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hubspot_sync.event import Catalog, UnreadableEvent
+from hubspot_sync.moves import Move, MoveType
 from outbox.model import Event
 from outbox.outcome import Postponed, Rejected
+
+if TYPE_CHECKING:
+    from hubspot_sync.classification import Contested
 
 # HubSpot's own limit on the inputs of a batch.
 INPUTS_MAX = 100
@@ -18,24 +22,35 @@ INPUTS_MAX = 100
 class Contribution:
     """What one event says of its subject's contact. None: what the contact has of this property is left alone.
 
-    `is_carried`: it is delivered with the upsert. Others are only heeded.
+    `is_carried`: it is delivered with the upsert. Others are only heeded. `then` is left to be done once it is.
     """
 
     event: Event
     properties: Mapping[str, str | None]
     is_carried: bool = True
+    move: Move | None = None
+    then: tuple[Move, ...] = ()
+
+    @property
+    def is_release(self) -> bool:
+        return self.move is not None and self.move.type is MoveType.RELEASE
 
     def as_left_alone(self) -> Contribution:
         """Heeded, because it may stand on the contact already."""
         return Contribution(self.event, dict.fromkeys(self.properties), is_carried=False)
+
+    def without(self, name: str) -> Contribution:
+        return replace(self, properties={key: value for key, value in self.properties.items() if key != name})
 
 
 @dataclass(frozen=True, slots=True)
 class ContactUpsert:
     """One input: the contact whose `key_property` is `key` gets `properties`, as one subject's events say, in order.
 
-    `conflicts` counts how often another contact was in its way on this delivery, `holder_of_our_id` is the record id of
-    the one that has our id, and `is_waiting` says that it comes again once a concurrent write has settled.
+    It is addressed by our id, or by the email of a contact that nobody of ours has yet. `conflicts` counts how often
+    another contact was in its way on this delivery, `contested` says why the contact that has its email is to be looked
+    at first, `was_looked_at` that this is done, `holder_of_email` is that contact's record id, and `is_waiting` says
+    that it comes again once a concurrent write has settled.
     """
 
     catalog: Catalog = field(repr=False)
@@ -44,7 +59,9 @@ class ContactUpsert:
     key: str = field(repr=False)
     properties: dict[str, str] = field(repr=False)
     conflicts: int = 0
-    holder_of_our_id: str | None = None
+    contested: Contested | None = None
+    was_looked_at: bool = False
+    holder_of_email: str | None = None
     is_waiting: bool = False
 
     @classmethod
@@ -52,13 +69,13 @@ class ContactUpsert:
         in_order = tuple(sorted(contributions, key=lambda contribution: contribution.event.id))
         merged: dict[str, str | None] = {}
         ids: list[str] = []
-        for contribution in in_order:
+        # An address that is taken away is taken by any that comes in its place.
+        for contribution in sorted(in_order, key=lambda said: not said.is_release):
             merged |= contribution.properties
             # All of them name the same subject; what is left alone names it by None.
             ids += [id_ for id_ in [contribution.properties.get(catalog.key.name)] if id_ is not None]
         properties = {name: value for name, value in merged.items() if value is not None} | {catalog.key.name: ids[-1]}
-        key_property = catalog.email.name if catalog.email.name in properties else catalog.key.name
-        return cls(catalog, in_order, key_property, properties[key_property], properties)
+        return cls(catalog, in_order, catalog.key.name, ids[-1], properties)
 
     @property
     def events(self) -> list[Event]:
@@ -112,15 +129,44 @@ class ContactUpsert:
         """The same, known to have met a conflict that did not pass."""
         return replace(self, conflicts=self.conflicts + 1)
 
+    @property
+    def email(self) -> str | None:
+        """The address that it gives its contact; empty where it takes that away."""
+        return self.properties.get(self.catalog.email.name)
+
+    def by_email(self) -> ContactUpsert:
+        """Addressed to the contact that has the email, which gets our id."""
+        return replace(self, key_property=self.catalog.email.name, key=self.properties[self.catalog.email.name])
+
     def by_our_id(self) -> ContactUpsert:
-        """Addressed to the contact that has our id, with the email among its properties."""
         key = self.catalog.key.name
         return replace(self, key_property=key, key=self.properties[key])
 
     def without_email(self) -> ContactUpsert:
-        """Leaves the contact's primary address as it is."""
-        properties = {name: value for name, value in self.properties.items() if name != self.catalog.email.name}
-        return replace(self, properties=properties)
+        """Gives its contact no address."""
+        name = self.catalog.email.name
+        contributions = [said if said.is_release else said.without(name) for said in self.contributions]
+        without = self.of(contributions, self.catalog)
+        return replace(
+            self, contributions=without.contributions, properties=without.properties, contested=None, is_waiting=False
+        )
+
+    def claim_of_email(self) -> Contribution:
+        """The contribution whose email it is."""
+        name = self.catalog.email.name
+        return [contribution for contribution in self.contributions if contribution.properties.get(name)][-1]
+
+    def replacing(self, changed: Contribution) -> ContactUpsert:
+        """The same with what another look at an event has brought."""
+        others = [said for said in self.contributions if said.event.id != changed.event.id]
+        return self.of([*others, changed], self.catalog)
+
+    def leaving(self, move: Move) -> ContactUpsert:
+        """The same, with a move to be left by the last event that it carries."""
+        last = [contribution for contribution in self.contributions if contribution.is_carried][-1]
+        changed = replace(last, then=(*last.then, move))
+        contributions = tuple(changed if said is last else said for said in self.contributions)
+        return replace(self, contributions=contributions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +183,21 @@ def translate(events: Iterable[Event], catalog: Catalog) -> Translation:
     contributions: dict[str, list[Contribution]] = {}
     for event in events:
         try:
-            contribution = Contribution(event, catalog.properties_of(event))
+            contribution = _contribution(event, catalog)
         except UnreadableEvent as error:
             rejected[event.id] = Rejected(str(error))
             continue
         contributions.setdefault(event.subject, []).append(contribution)
     return Translation([ContactUpsert.of(said, catalog) for said in contributions.values()], rejected)
+
+
+def _contribution(event: Event, catalog: Catalog) -> Contribution:
+    """A release takes the address away; whether it is there to be taken is for `addressing` to see."""
+    move = Move.of(event, catalog)
+    if move is None:
+        return Contribution(event, catalog.properties_of(event))
+    address = move.address if move.type is MoveType.GRANT else ""
+    return Contribution(event, {catalog.key.name: event.subject, catalog.email.name: address}, move=move)
 
 
 def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> list[list[ContactUpsert]]:
@@ -158,4 +213,7 @@ def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> 
 
 
 def _fits(upsert: ContactUpsert, batch: list[ContactUpsert]) -> bool:
-    return batch[0].key_property == upsert.key_property and all(it.key != upsert.key for it in batch)
+    """Of two who claim one address, the first has it when the second comes, as with addresses of others."""
+    is_of_same_kind = batch[0].key_property == upsert.key_property
+    is_alone = all(other.key != upsert.key and (not upsert.email or other.email != upsert.email) for other in batch)
+    return is_of_same_kind and is_alone

@@ -123,7 +123,7 @@ class InFlight:
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
     async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
-        if not claim.noted:
+        if not claim.noted and not any(settlement.then for settlement in settlements):
             return await transact(self._statement_engine, leases.settle, self._outbox, claim.lease.token, settlements)
         return await transact(self._engine, self._record_and_settle, claim, settlements)
 

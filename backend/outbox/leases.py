@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -36,6 +37,7 @@ from sqlalchemy import (
     update,
 )
 
+from outbox import follow_up
 from outbox.clock import DatabaseNow
 from outbox.model import Event, Outbox, State, as_event, event_columns
 from outbox.planning import is_one_of
@@ -58,13 +60,20 @@ _left_with = attrgetter(*(it.name for it in _LEFT_WITH))
 
 
 def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> Ended:
-    """Settle the events of a claim, those that `token` still holds, and end its lease. Others are left as they are."""
+    """Settle the events of a claim, those that `token` still holds, and end its lease. Others are left as they are.
+
+    It is one statement on PostgreSQL, and more where a settlement leaves something to be done.
+    """
     groups = _grouped(settlements)
     if connection.dialect.name == "sqlite":
-        return _settle_on_sqlite(connection, outbox, token, groups)
-    parameters = {"token": token, "groups": as_parameter(groups)}
-    row = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none()
-    return NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
+        ended = _settle_on_sqlite(connection, outbox, token, groups)
+    else:
+        parameters = {"token": token, "groups": as_parameter(groups)}
+        row = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none()
+        ended = NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
+    left = [settlement.then for settlement in settlements if settlement.then and settlement.id in ended.ids]
+    follow_up.store(connection, outbox, chain.from_iterable(left))
+    return ended
 
 
 def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: timedelta) -> set[str]:

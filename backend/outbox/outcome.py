@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from outbox.follow_up import FollowUp
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The destination confirmed it; or, in a dry run, would have been asked."""
+    """The destination confirmed it; or, in a dry run, would have been asked. `then` is stored with its settle."""
 
     dry_run: bool = False
+    then: tuple[FollowUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import NamedTuple, assert_never
 
+from outbox.follow_up import FollowUp
 from outbox.model import ATTEMPTS_MAX, Event, State
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.payload import storable
@@ -29,6 +30,7 @@ class Settlement(NamedTuple):
     wait_seconds: float = 0.0
     failure_reason: str | None = None
     is_in_doubt: bool = False
+    then: tuple[FollowUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ def charge_lost_leases(events: Sequence[Event], random: Random) -> list[Settleme
 
 def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
     match outcome:
-        case Delivered(dry_run):
-            return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run)
+        case Delivered(dry_run, then):
+            return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run, then=then)
         case Rejected(error):
             return _fail(event, ATTEMPTS_MAX, _bounded(error))
         case Retry(error, is_in_doubt):

@@ -25,6 +25,7 @@ from hubspot_sync.cli.terminal import (
     print_rows,
 )
 from hubspot_sync.integration import Integration
+from hubspot_sync.moves import claimed_types
 from outbox import operations
 from outbox.model import State
 from outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, Selection
@@ -107,7 +108,7 @@ def retry(
         if events:
             _retry_named(integration, events, is_cautious=cautious)
             return
-        engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
+        engine, outbox, types = integration.engine, integration.outbox, claimed_types(integration.catalog)
         if _is_meant(operations.count(engine, outbox, chosen, types), "would be tried again", yes=yes):
             steps = operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=cautious)
             done = carry_out(steps, "Retry")
@@ -173,7 +174,7 @@ def audit(
 
 
 def _retry_named(integration: Integration, event_ids: list[UUID], *, is_cautious: bool) -> None:
-    engine, outbox, types = integration.engine, integration.outbox, integration.catalog.types
+    engine, outbox, types = integration.engine, integration.outbox, claimed_types(integration.catalog)
     known = {it.event_id: it for it in operations.read_events(engine, outbox, event_ids)}
     chosen = EventIds(frozenset(event_ids))
     carry_out(operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=is_cautious), "Retry")

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from hubspot_sync.moves import claimed_types
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.jobs import Job, TooManyJobs
@@ -75,7 +76,7 @@ class Actions:
         desk, selection, by = self._desk, selection_of(form), session_of(request).by
         is_cautious = bool(form.text("cautious"))
         retry = partial(operations.retry, by=by, is_cautious=is_cautious)
-        run = partial(retry, desk.engine, desk.outbox, selection, desk.catalog.types)
+        run = partial(retry, desk.engine, desk.outbox, selection, claimed_types(desk.catalog))
         return self._start(request, form, RETRY, selection, run)
 
     def discard(self, request: Request, form: Form) -> Response:
@@ -121,7 +122,7 @@ class Actions:
         return RedirectResponse(self._desk.place(request, f"/jobs/{key}?{query}"), 303)
 
     def _count(self, verb: Verb, selection: Selection) -> int:
-        types = self._desk.catalog.types if verb is RETRY else None
+        types = claimed_types(self._desk.catalog) if verb is RETRY else None
         return operations.count(self._desk.engine, self._desk.outbox, selection, types)
 
     def _examples(self, selection: Selection) -> list[EventSummary]:

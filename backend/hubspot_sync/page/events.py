@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from hubspot_sync.inspection import inspect
+from hubspot_sync.moves import claimed_types
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.rendering import query_number
@@ -55,7 +56,7 @@ class Events:
             is_newest=before is None,
             failed_query=urlencode([*fields_of(asked), *([] if asked.state else [("state", State.FAILED.value)])]),
             states=list(State),
-            types=desk.catalog.types,
+            types=claimed_types(desk.catalog),
             ages={key: words for key, (words, _) in AGES.items()},
         )
 

@@ -25,6 +25,7 @@ from app.services.hubspot import track_event
 from hubspot_sandbox import Sandbox
 from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.integration import Integration
+from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import carry_out, plan_provisioning
 from hubspot_sync.settings import HubSpotSettings
 from outbox.destination import Claim
@@ -96,7 +97,7 @@ class HubSpot:
     queue: Queue = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.engine, OUTBOX, tuple(CATALOG.types))
+        self.queue = Queue(self.engine, OUTBOX, tuple(claimed_types(CATALOG)))
 
     @property
     def integration(self) -> Integration:
@@ -164,6 +165,11 @@ class HubSpot:
                 yield lambda: runner.run(worker.drain())
             finally:
                 runner.run(context.__aexit__(None, None, None))
+
+    def event_ids(self) -> list[UUID]:
+        c = OUTBOX.events.c
+        with self.engine.connect() as connection:
+            return list(connection.execute(select(c.event_id).order_by(c.id)).scalars())
 
     def row(self, event_id: UUID) -> Row[Any]:
         with self.engine.connect() as connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 
 import httpx2
@@ -57,14 +56,14 @@ def _sandbox_coordinates():
         yield sandbox
 
 
-def test_changed_address_reaches_the_same_contact_with_one_request_more(hubspot: HubSpot) -> None:
+def test_changed_address_reaches_the_same_contact_with_no_request_more(hubspot: HubSpot) -> None:
     hubspot.sign_up("driver-1", email="old@example.com")
     hubspot.deliver()
     before, contact = len(hubspot.upserts()), hubspot.sandbox.contact(nerava_user_id="driver-1")
     event_id = hubspot.earn("driver-1", 10, email="new@example.com")
     hubspot.deliver()
     assert hubspot.is_delivered(event_id)
-    assert len(hubspot.upserts()) == before + 2
+    assert len(hubspot.upserts()) == before + 1
     after = hubspot.sandbox.contact(nerava_user_id="driver-1")
     assert contact is not None
     assert after is not None
@@ -120,21 +119,6 @@ def test_secondary_address_finds_its_contact(hubspot: HubSpot) -> None:
     hubspot.deliver()
     assert hubspot.is_delivered(event_id)
     assert [it["id"] for it in hubspot.sandbox.contacts()] == [record_id]
-
-
-def test_two_drivers_of_one_address_are_named_in_a_warning_and_the_last_one_owns_it(
-    hubspot: HubSpot, caplog: pytest.LogCaptureFixture
-) -> None:
-    hubspot.sign_up("driver-1", email="shared@example.com")
-    hubspot.sign_up("driver-2", email="shared@example.com")
-    with caplog.at_level(logging.WARNING):
-        hubspot.deliver()
-    [warning] = [it.getMessage() for it in caplog.records if it.name == "hubspot_sync.ownership"]
-    assert "driver-1" in warning
-    assert "driver-2" in warning
-    assert "shared@" not in warning
-    [contact] = hubspot.sandbox.contacts()
-    assert contact["properties"]["nerava_user_id"] == "driver-2"
 
 
 def test_lost_race_of_a_create_is_sent_once_more_and_hits_the_winner(hubspot: HubSpot) -> None:
