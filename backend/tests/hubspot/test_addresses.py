@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import httpx2
 import pytest
-from sqlalchemy import Engine
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, delete
 
+from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
 from hubspot_sandbox.switches import Switches
 from hubspot_sync.moves import MoveType
@@ -244,3 +248,61 @@ def create(hubspot: HubSpot, **properties: str) -> None:
         headers={"Authorization": "Bearer pat-na1-0"},
     )
     assert answer.status_code == 201, answer.text
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["ada", "grace", "joan"]),
+        st.sampled_from(["x", "y", "z"]),
+        # What happens before the next event: nothing, some claims of which the last may be lost, or all there are.
+        st.sampled_from(["", "", "claim", "claim", "crash", "all"]),
+    ),
+    min_size=2,
+    max_size=10,
+)
+
+
+def test_address_is_in_the_end_with_whom_it_was_given_to_last_whatever_happens_on_the_way(
+    plain_hubspot: HubSpot,
+) -> None:
+    hubspot = plain_hubspot
+
+    @given(steps=STEPS, is_whole=st.booleans())
+    @settings(
+        max_examples=int(os.environ.get("ADDRESS_EXAMPLES", "6")),
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    def play(steps: list[tuple[str, str, str]], is_whole: bool) -> None:
+        hubspot.sandbox.run(lambda account: account.contacts.clear())
+        hubspot.sandbox.switch(trace_ids_split_upserts=not is_whole)
+        with hubspot.engine.begin() as connection:
+            for table in (OUTBOX.events, OUTBOX.leases, OUTBOX.gate):
+                connection.execute(delete(table))
+        wishes, owners, crashes = {}, {}, 0
+        for number, (driver, address, what) in enumerate(steps):
+            hubspot.earn(driver, number, email=f"{address}@example.com")
+            wishes[driver], owners[address] = address, driver
+            if what == "all":
+                hubspot.deliver()
+            elif what:
+                # An event that is lost three times has failed.
+                dies = what == "crash" and crashes < 2
+                crashes += dies
+                hubspot.deliver_one_claim(is_settled=not dies)
+        for _ in range(8):
+            hubspot.queue.pass_time(LONG)
+            hubspot.deliver()
+        found = addresses(hubspot)
+        assert {driver: found[driver] for driver, wish in wishes.items() if owners[wish] == driver} == {
+            driver: wish for driver, wish in wishes.items() if owners[wish] == driver
+        }
+        last = {driver: str(number) for number, (driver, _, _) in enumerate(steps)}
+        assert balances(hubspot) == last
+        rows = [hubspot.row(event_id) for event_id in hubspot.event_ids()]
+        assert all(row.processed_at is not None for row in rows), [row.last_error for row in rows]
+
+    play()
