@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from outbox.model import GateState
-from tests.hubspot.peer import Both, Peer, Request, both_ends, http, peer_in_hubspots_place, written
+from tests.hubspot.peer import Both, Request, both_ends, http, peer_in_hubspots_place, written
 
 Inputs = Sequence[Mapping[str, Any]]
 Say = Callable[[Inputs], dict[str, Any]]
