@@ -27,6 +27,8 @@ CONNECT_TIMEOUT = timedelta(seconds=3)
 HEAD_BYTES_MAX = 16 * 1024
 # What is read at once is parsed in one step: of chunks with a byte each, this much takes some 5 ms.
 READ_BYTES_MAX = 4 * 1024
+# Each part costs some 10 µs, however short it is. An honest answer comes in parts of a KiB or more.
+PARTS_MAX = 8 * 1024
 
 # An interim answer (1xx) may precede it.
 _STATUS_LINE = re.compile(rb"(?:\A|\r?\n\r?\n)HTTP/1\.[01] ([2-9]\d\d)[^\n]*\n")
@@ -102,7 +104,7 @@ class Exchange:
                 response = await self._pool.handle_async_request(request)
                 try:
                     received = httpx2.Headers(response.headers)
-                    content = b"".join([part async for part in response.aiter_stream()])
+                    content = await _read(response)
                 finally:
                     await response.aclose()
         except (_TooLong, *_NETWORK_ERRORS) as error:
@@ -123,6 +125,15 @@ class Exchange:
             content=stream,
             extensions={"timeout": self._timeouts},
         )
+
+
+async def _read(response: httpcore2.Response) -> bytes:
+    parts = []
+    async for part in response.aiter_stream():
+        parts.append(part)
+        if len(parts) > PARTS_MAX:
+            raise _TooLong
+    return b"".join(parts)
 
 
 def _what_came(watch: _Watch, headers: httpx2.Headers, error: Exception) -> RawAnswer:

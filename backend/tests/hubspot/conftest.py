@@ -127,9 +127,9 @@ class HubSpot:
 
     def deliver(self) -> None:
         """Run a worker until nothing more is due or the gate is shut."""
-        asyncio.run(self._deliver())
+        asyncio.run(self.deliver_in_this_loop())
 
-    async def _deliver(self) -> None:
+    async def deliver_in_this_loop(self) -> None:
         async with self.integration.worker(random=LongestWait()) as worker:
             await worker.drain()
 
