@@ -216,8 +216,8 @@ def _schema_reason(error: ErrorDetail) -> str:
         )
     if key := _NON_UNIQUE_KEY.match(error.message):
         return (
-            f"the account's property {key[1]} is not unique, so contacts cannot be found by it: "
-            "run `provision --plan`, which says what to do."
+            f"the account's property {key[1]} is missing or is not unique, so contacts cannot be found by it: "
+            "run `provision`, which creates it or says what to do."
         )
     return f"{error.message}: run `provision --plan` to see what differs from what the events need."
 

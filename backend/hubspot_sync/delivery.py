@@ -122,10 +122,22 @@ class LiveDelivery:
             for upsert, changed in zip(moving, judged, strict=True):
                 course.replace(upsert, changed)
 
+    async def _look_at_all(
+        self, finding: Finding, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate
+    ) -> bool:
+        """See who has the addresses of a request that was refused for one of them; false when that leads nowhere."""
+        if not isinstance(finding, Contested):
+            return False
+        contested = [replace(upsert, contested=finding) for upsert in upserts if _may_be_looked_at(upsert)]
+        return bool(contested) and await self._look_at_holders(contested, course, lease, gate)
+
     async def _look_at_holders(
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate
-    ) -> None:
-        """See whose contacts have the addresses that these upserts claim; what follows comes in their place."""
+    ) -> bool:
+        """See whose contacts have the addresses that these upserts claim; what follows comes in their place.
+
+        False when nobody has any of them.
+        """
         read = partial(self._read, lease, gate)
         found = await holders(read, self._catalog, [upsert.email for upsert in upserts if upsert.email])
         for upsert in upserts:
@@ -134,6 +146,7 @@ class LiveDelivery:
                 self._conclude(replace(upsert, contested=None), step, course)
             else:
                 course.replace(upsert, step)
+        return bool(found)
 
     async def _read(
         self, lease: Lease, gate: Gate, key_property: str, keys: Sequence[str], properties: Sequence[str]
@@ -248,12 +261,10 @@ class LiveDelivery:
         if refusal.repeat_after is not None and not has_repeated:
             await self._wait(refusal.repeat_after)
             await self._send(upserts, course, lease, gate, is_repeat=True)
-        elif len(upserts) > 1 and isinstance(refusal.finding, Contested) and any(map(_may_be_looked_at, upserts)):
-            # One look at all of them finds whose it is.
-            for upsert in filter(_may_be_looked_at, upserts):
-                course.replace(upsert, replace(upsert, contested=refusal.finding))
         elif len(upserts) > 1:
-            await self._divide(refusal, upserts, course, lease, gate)
+            # One look at all addresses may find whose it is.
+            if not await self._look_at_all(refusal.finding, upserts, course, lease, gate):
+                await self._divide(refusal, upserts, course, lease, gate)
         elif refusal.suspicion is not None and not course.has_accepted:
             course.suspect(upserts[0], refusal)
             if len(course.suspects) >= SUSPECTS_MAX:

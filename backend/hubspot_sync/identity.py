@@ -19,8 +19,8 @@ from hubspot_sync.moves import TRIES_MAX, Move, MoveType
 from hubspot_sync.translation import ContactUpsert
 from outbox.outcome import Rejected
 
-# Each way is tried once: so many requests at most come of one upsert.
-_CONFLICTS_MAX = 4
+# So often another contact may be in the way, each time after a look or a wait.
+_CONFLICTS_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ def resolve(upsert: ContactUpsert, contested: Contested) -> ContactUpsert | Reje
     our_id, email = upsert.catalog.key.name, upsert.catalog.email.name
     is_by_email = upsert.key_property == email
     met = replace(upsert, conflicts=upsert.conflicts + 1, contested=None, is_waiting=False)
-    if met.conflicts > _CONFLICTS_MAX:
-        return Rejected(contested.reason)
     if is_by_email and contested.property == our_id:
         return _two_contacts(met, contested)
+    if met.conflicts > _CONFLICTS_MAX:
+        return Rejected(contested.reason)
     is_of_email = contested.property == email or (contested.property is None and contested.holder is not None)
     has_waited = upsert.conflicts > 0
     if not is_by_email and upsert.email and (is_of_email or has_waited):

@@ -61,25 +61,28 @@ class _Inputs:
 
     def __init__(self, upserts: Sequence[ContactUpsert]) -> None:
         self._by_trace_id = {upsert.trace_id: upsert for upsert in upserts}
+        catalog = upserts[0].catalog
+        # By the property that has the value, and the value: our id, and the address that finds the contact or is given.
+        self._by_value = {(catalog.key.name, _our_id(upsert)): upsert.trace_id for upsert in upserts}
+        for upsert in upserts:
+            for address in (upsert.email, upsert.key if upsert.key_property == catalog.email.name else None):
+                if address:
+                    self._by_value[catalog.email.name, address] = upsert.trace_id
         self._by_key = {upsert.key: upsert.trace_id for upsert in upserts}
-        self._by_email = {upsert.email: upsert.trace_id for upsert in upserts if upsert.email}
-        self._by_our_id = {_our_id(upsert): upsert.trace_id for upsert in upserts}
-        self._our_id_property = upserts[0].catalog.key.name
-        self._key_property = upserts[0].key_property
+        self._by_name = {name: trace_id for (_, name), trace_id in self._by_value.items()}
+        self._our_id_property, self._email_property = catalog.key.name, catalog.email.name
 
     def named_by(self, names: Iterable[str]) -> list[str]:
-        found = (
-            name if name in self._by_trace_id else self._by_key.get(name) or self._by_email.get(name) for name in names
-        )
+        found = (name if name in self._by_trace_id else self._by_name.get(name) for name in names)
         return list(dict.fromkeys(trace_id for trace_id in found if trace_id is not None))
 
     def written_by(self, result: ContactResult) -> str | None:
-        """By trace id; where that was not echoed, by our id or the key that was written, else by the id."""
+        """By trace id; where that was not echoed, by our id or the address that was written, else by the id."""
         if result.trace_id:
             return result.trace_id if result.trace_id in self._by_trace_id else None
-        for name, inputs in ((self._our_id_property, self._by_our_id), (self._key_property, self._by_key)):
+        for name in (self._our_id_property, self._email_property):
             if isinstance(written := result.properties.get(name), str):
-                return inputs.get(written.strip())
+                return self._by_value.get((name, written.strip()))
         return self._by_key.get(result.raw_id)
 
     def is_anothers(self, result: ContactResult, trace_id: str) -> bool:

@@ -38,7 +38,7 @@ def says(hubspot: Both, say: Say, status: int = 207) -> None:
 
 
 def is_hers(one: Mapping[str, Any]) -> bool:
-    return bool(one["id"] == "driver-1@example.com")
+    return bool(one["properties"]["nerava_user_id"] == "driver-1")
 
 
 def error_of(*inputs: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_schema_hold_that_is_probed_in_vain_is_neither_lifted_nor_logged_again(
         bare_hubspot.deliver()
         bare_hubspot.queue.pass_time(LONG)
     [line] = gate_lines(caplog)
-    assert line.startswith("Deliveries are held: the account lacks the properties")
+    assert line.startswith("Deliveries are held: the account's property nerava_user_id is missing")
     bare_hubspot.provision()
     bare_hubspot.deliver()
     assert all(bare_hubspot.is_delivered(it) for it in events)

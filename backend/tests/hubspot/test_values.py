@@ -102,8 +102,9 @@ def test_dry_run_logs_the_redacted_request_that_live_would_send(
         it.getMessage() for it in caplog.records if it.levelno == logging.DEBUG and "Would POST" in it.getMessage()
     ]
     inputs = json.loads(line.partition(": ")[2])["inputs"]
-    assert [it["idProperty"] for it in inputs] == ["email", "email"]
+    assert [it["idProperty"] for it in inputs] == ["nerava_user_id", "nerava_user_id"]
     assert inputs[0]["objectWriteTraceId"] == str(first)
     assert inputs[0]["properties"]["nerava_balance"] == "10"
-    assert inputs[0]["properties"]["phone"] == inputs[0]["id"] == "[personal]"
+    assert inputs[0]["id"] == "driver-1"
+    assert inputs[0]["properties"]["phone"] == inputs[0]["properties"]["email"] == "[personal]"
     assert "@" not in line
