@@ -161,7 +161,7 @@ async def test_database_that_takes_longer_than_an_interval_gives_slots_all_the_s
             await gate.enter(lease())
             left += 1
 
-    with slow(queue.engine, 0.2):
+    with slow(queue.engine, 0.12):
         async with asyncio.timeout(30):
             await asyncio.gather(send(), send())
     assert left == 6
