@@ -312,3 +312,13 @@ def test_person_who_holds_and_releases_leaves_nothing_behind_of_a_wrong_clock(
     operations.release(queue.engine, queue.outbox, by="test")
     assert gate_state(queue) is GateState.OPEN
     assert seconds_until(queue, queue.outbox.gate.c.next_slot_at) <= 1
+
+
+def test_nothing_is_purged_early_because_the_databases_clock_ran_ahead(queue: Queue, clock: DatabaseClock) -> None:
+    queue.put("a", "b")
+    queue.settle(*queue.claim(), Delivered())
+    clock.jump(A_DAY)
+    assert queue.purge(A_DAY / 2) == 0
+    clock.jump(-A_DAY)
+    queue.pass_time(A_DAY)
+    assert queue.purge(A_DAY / 2) == 2
