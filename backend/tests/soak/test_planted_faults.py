@@ -1,4 +1,4 @@
-"""The tests bite: each of these faults, planted into a copy of the outbox, is found by the state machine or another test.
+"""The tests bite: each of these faults, planted into a copy of the outbox, is found by the state machine or a test.
 
 A fault whose text is no longer found fails too, so that the list cannot grow old unnoticed.
 """
