@@ -176,7 +176,10 @@ class LiveDelivery:
     ) -> bool:
         """Send one request, and smaller ones in its place when it was refused as a whole; true when it was not."""
         entry = await gate.enter(lease)
-        await self.verify_account(gate)
+        if self._account is None:
+            await self.verify_account(gate)
+            # A slot that was waited in has passed; a probe's next one would be refused.
+            entry = entry if entry.is_probe else await gate.enter(lease)
         if not lease.covers(REQUEST_DEADLINE):
             raise LeaseEnding
         verdict = await self._ask(upserts, course, gate)

@@ -233,7 +233,8 @@ def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
     yield events
     oldest = GaugeMetricFamily(
         "outbox_oldest_pending_seconds",
-        "Since when the oldest event waits that is neither delivered nor failed; 0 when none does.",
+        "Since when the oldest event waits that is neither delivered nor failed; 0 when none does. Of events that were "
+        "stored by a clock that ran ahead, by how much it did.",
         None,
         ["outbox"],
     )

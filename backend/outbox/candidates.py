@@ -71,7 +71,7 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and `dear` (DEAR),
     and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and ix_…_retried.
     """
-    # A short name, for a short statement.
+    # Short names here and below, for a short statement.
     events = outbox.events.alias("e")
     runs = _runs(_WINDOWS[window](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
     limited = literal_column(str(limit), Integer)
@@ -176,7 +176,9 @@ def _is_due(events: FromClause, dialect_name: str) -> ColumnElement[bool]:
         is_known = c.event_type == any_(bindparam("types", type_=ARRAY(Text)))
     else:
         is_known = c.event_type.in_(bindparam("types", expanding=True))
-    return and_(c.claim_token.is_(None), c.available_at <= DatabaseNow(), is_known)
+    # What was not pushed back is due, also where it was enqueued by a clock that ran ahead.
+    is_time = or_(c.available_at <= DatabaseNow(), c.available_at <= c.created_at)
+    return and_(c.claim_token.is_(None), is_time, is_known)
 
 
 def _runs(window: Select[Any]) -> Select[Any]:
@@ -220,7 +222,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
 
 
 def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
-    c, earlier = events.c, outbox.events.alias("earlier")
+    c, earlier = events.c, outbox.events.alias("b")
     return looked_up(
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
@@ -234,7 +236,7 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
 
 def _has_earlier_retried(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     """A person's retry is the one thing that opens an event below the floor."""
-    c, earlier = events.c, outbox.events.alias("retried")
+    c, earlier = events.c, outbox.events.alias("r")
     return looked_up(
         select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
         events,

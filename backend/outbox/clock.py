@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Float, Text, cast
+from sqlalchemy import Connection, DateTime, Dialect, Float, Text, case, cast, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement
@@ -82,6 +82,17 @@ class SecondsUntil(FunctionElement[float]):
 
     inherit_cache = True
     type = Float()
+
+
+def not_ahead(instant: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    """The instant; where it lies ahead, which only a wrong clock can have said of the past, just before now."""
+    just_now = DatabaseNow(-0.001)
+    return case((instant > just_now, just_now), else_=instant)
+
+
+def read_clock(connection: Connection) -> datetime:
+    """What the database's clock shows."""
+    return connection.execute(select(DatabaseNow())).scalar_one()
 
 
 @compiles(DatabaseNow, "postgresql")

@@ -14,21 +14,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Container
 from datetime import timedelta
+from typing import TypeAlias
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from outbox import gate_row
 from outbox.gate_row import OUTAGES_TO_CLOSE, Entry, GateStatus
 from outbox.lease import REQUEST_DEADLINE, Lease
 from outbox.model import GateState, Outbox
 from outbox.payload import storable
+from outbox.slot import RoundTrip
 from outbox.transaction import for_single_statements, transact
 
 log = logging.getLogger(__name__)
 
 OUTAGE_PROBE_FIRST = timedelta(seconds=2)
 OUTAGE_PROBE_MAX = timedelta(seconds=60)
+# While every slot that may be taken is taken, a sender asks for one this often.
+_ASK_AGAIN = timedelta(seconds=1)
+# A request that has no lease waits this long for its slot.
+_ASIDE_WAIT_MAX = timedelta(seconds=30)
+
+_Take: TypeAlias = Callable[[Connection, Outbox, float], tuple[Entry, float] | None]
 
 
 class GateShut(Exception):
@@ -52,32 +61,54 @@ class Gate:
         self._statement_engine = for_single_statements(engine)
         self._interval_seconds_min = 1 / requests_per_second
         self._interval_seconds = self._interval_seconds_min
+        self._round_trip = RoundTrip()
         self._shuts = 0
         self._shut_until = 0.0
 
     async def enter(self, lease: Lease) -> Entry:
-        """Wait for the next free slot and return leave to send one request in it; raise GateShut or LeaseEnding."""
+        """Wait for the next free slot and return leave to send one request in it, now; raise GateShut or LeaseEnding.
+
+        Whoever does something else that takes long before the request enters once more.
+        """
         shuts = self._shuts
-        taken = await transact(self._statement_engine, gate_row.take_slot, self._outbox, self._interval_seconds)
-        if taken is None:
-            raise GateShut(await self.refresh())
-        entry, wait_seconds = taken
-        await asyncio.sleep(max(0.0, wait_seconds))
-        if self._shuts != shuts and not entry.is_probe:
-            raise GateShut(await self.refresh())
-        if not lease.covers(REQUEST_DEADLINE):
-            raise LeaseEnding
-        return entry
+        while True:
+            entry = await self._come(gate_row.take_slot, keeping_back=(GateState.THROTTLED, GateState.HELD))
+            if self._shuts != shuts and not (entry is not None and entry.is_probe):
+                raise GateShut(await self.refresh())
+            if not lease.covers(REQUEST_DEADLINE):
+                raise LeaseEnding
+            if entry is not None:
+                return entry
 
     async def wait_for_slot(self) -> None:
         """Wait for a slot for a request that carries no events, such as a person's look at the account.
 
         A hold or an outage does not keep it back, because it may be what mends them; a throttle raises GateShut.
         """
-        wait_seconds = await transact(self._engine, gate_row.take_slot_aside, self._outbox, self._interval_seconds)
-        if wait_seconds is None:
-            raise GateShut(await self.refresh())
-        await asyncio.sleep(max(0.0, wait_seconds))
+        give_up_at = time.monotonic() + _ASIDE_WAIT_MAX.total_seconds()
+        while time.monotonic() < give_up_at:
+            if await self._come(gate_row.take_slot_aside, keeping_back=(GateState.THROTTLED,)) is not None:
+                return
+        waited = _ASIDE_WAIT_MAX.total_seconds()
+        raise GateShut(GateStatus(GateState.THROTTLED, reason=f"no slot could be had in time for {waited:g} s"))
+
+    async def _come(self, take: _Take, *, keeping_back: Container[GateState]) -> Entry | None:
+        """Take the next slot and wait for it. None, after a while, when all are taken, and when it was come to late.
+
+        What a probe may find out has waited for long; it passes though late, for its second would be refused.
+        """
+        asked_at = time.monotonic()
+        taken = await transact(self._statement_engine, take, self._outbox, self._interval_seconds)
+        if taken is None:
+            if (status := await self.refresh()).state in keeping_back:
+                raise GateShut(status)
+            await asyncio.sleep(_ASK_AGAIN.total_seconds())
+            return None
+        entry, wait_seconds = taken
+        slot = self._round_trip.slot(asked_at, time.monotonic(), wait_seconds, self._interval_seconds)
+        await asyncio.sleep(max(0.0, slot.leaves_at - time.monotonic()))
+        is_late = time.monotonic() > slot.is_late_after
+        return None if is_late and not entry.is_probe else entry
 
     def keep_below(self, requests_per_second: float) -> bool:
         """Take slots at this rate at most, and never faster than was configured; true when that is slower than before.
@@ -89,7 +120,7 @@ class Gate:
         return self._interval_seconds > before
 
     async def pause(self, wait: timedelta) -> None:
-        """Let nobody have another slot until `wait` has passed; those that were taken stay taken."""
+        """Give nobody another slot until `wait` has passed, ten seconds at most. Those that were taken stay taken."""
         await transact(self._engine, gate_row.move_slot, self._outbox, wait)
 
     def shut_for(self) -> timedelta:

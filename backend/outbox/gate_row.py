@@ -8,8 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Float, Update, and_, bindparam, case, literal, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Update,
+    and_,
+    bindparam,
+    case,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from outbox.clock import DatabaseNow, SecondsUntil
@@ -18,6 +32,11 @@ from outbox.model import GateState, Outbox
 
 OUTAGES_TO_CLOSE = 3
 HOLD_PROBE_EVERY = timedelta(seconds=60)
+# No slot is taken further ahead: a sender's lease would hardly cover its request by then.
+SLOTS_AHEAD_MAX = timedelta(seconds=10)
+# So the next slot is never further ahead than that and an interval, of a process that may know of a slower rate. What
+# says so comes from a clock that was wrong, and counts as now.
+_INTERVALS_AHEAD_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +83,14 @@ def hold(connection: Connection, outbox: Outbox, reason: str, by: str) -> None:
 
 
 def release(connection: Connection, outbox: Outbox) -> None:
-    """Open the gate, whoever or whatever shut it; if that lasts, the next request's answer shuts it again."""
+    """Open the gate, whoever or whatever shut it; if that lasts, the next request's answer shuts it again.
+
+    A next slot that is further ahead than any may be taken is now; a nearer one is what keeps to the rate.
+    """
+    slot = outbox.gate.c.next_slot_at
+    is_far = slot > DatabaseNow(SLOTS_AHEAD_MAX.total_seconds())
     opened = {"state": GateState.OPEN.value, "until": null(), "reason": null(), "held_by": null(), "outages": 0}
-    connection.execute(update(outbox.gate).values(**opened))
+    connection.execute(update(outbox.gate).values(**opened, next_slot_at=case((is_far, DatabaseNow()), else_=slot)))
 
 
 def make_row(connection: Connection, outbox: Outbox) -> None:
@@ -76,25 +100,23 @@ def make_row(connection: Connection, outbox: Outbox) -> None:
 
 
 def take_slot(connection: Connection, outbox: Outbox, interval_seconds: float) -> tuple[Entry, float] | None:
-    """Leave to send one request, and the seconds until then; None when the gate is shut."""
-    row = connection.execute(_take_slot(outbox), {"interval": interval_seconds}).one_or_none()
+    """Leave to send one request, and the seconds until then; None when the gate is shut, or no slot may be taken."""
+    row = connection.execute(_take_slot(outbox), _slot_parameters(interval_seconds)).one_or_none()
     if row is None:
         return None
     is_probe = GateState(row.state) is not GateState.OPEN
     return Entry(is_probe, row.outages), row.wait_seconds - interval_seconds
 
 
-def take_slot_aside(connection: Connection, outbox: Outbox, interval_seconds: float) -> float | None:
-    """Seconds until a slot that a hold or an outage does not keep back; None when a throttle does."""
-    wait_seconds: float | None = connection.execute(
-        _take_slot_aside(outbox), {"interval": interval_seconds}
-    ).scalar_one_or_none()
-    return None if wait_seconds is None else wait_seconds - interval_seconds
+def take_slot_aside(connection: Connection, outbox: Outbox, interval_seconds: float) -> tuple[Entry, float] | None:
+    """The same for a request that a hold or an outage does not keep back, and that is no probe."""
+    wait_seconds = connection.execute(_take_slot_aside(outbox), _slot_parameters(interval_seconds)).scalar_one_or_none()
+    return None if wait_seconds is None else (Entry(is_probe=False, outages=0), wait_seconds - interval_seconds)
 
 
 def move_slot(connection: Connection, outbox: Outbox, wait: timedelta) -> None:
-    """Let the next slot be no sooner than after `wait`."""
-    connection.execute(_move_slot(outbox), {"wait": wait.total_seconds()})
+    """Let the next slot be no sooner than after `wait`, or after as long as slots may be taken ahead."""
+    connection.execute(_move_slot(outbox), {"wait": min(wait, SLOTS_AHEAD_MAX).total_seconds()})
 
 
 def end_wait_for_probe(connection: Connection, outbox: Outbox) -> None:
@@ -102,7 +124,7 @@ def end_wait_for_probe(connection: Connection, outbox: Outbox) -> None:
     make_row(connection, outbox)
     g = outbox.gate.c
     is_probed = and_(g.state == GateState.HELD.value, g.held_by.is_(None))
-    connection.execute(update(outbox.gate).where(is_probed).values(until=DatabaseNow()))
+    connection.execute(update(outbox.gate).where(is_probed).values(**_ending(DatabaseNow())))
 
 
 def shut(
@@ -121,7 +143,7 @@ def shut(
     connection.execute(
         update(gate)
         .where(gate.c.held_by.is_(None), ~is_weaker, or_(gate.c.until.is_(None), ~is_shorter))
-        .values(state=state.value, until=until, reason=reason, **({"outages": 0} if is_answer else {}))
+        .values(state=state.value, reason=reason, **_ending(until), **({"outages": 0} if is_answer else {}))
     )
     after = read_gate(connection, outbox)
     return before.state != after.state or (after.state is GateState.HELD and before.reason != after.reason)
@@ -159,12 +181,12 @@ def _take_slot(outbox: Outbox) -> Update:
     )
     return (
         update(outbox.gate)
-        .where(or_(g.state == GateState.OPEN.value, g.until <= DatabaseNow()))
+        .where(or_(g.state == GateState.OPEN.value, g.until <= DatabaseNow()), _may_be_taken(outbox))
         .values(
             next_slot_at=_slot_after(outbox),
             state=case((is_throttle, GateState.OPEN.value), else_=g.state),
             reason=case((is_throttle, null()), else_=g.reason),
-            until=case((is_open, null()), else_=next_probe),
+            **_ending(case((is_open, null()), else_=next_probe)),
         )
         .returning(g.state, g.outages, SecondsUntil(g.next_slot_at).label("wait_seconds"))
     )
@@ -183,14 +205,37 @@ def _take_slot_aside(outbox: Outbox) -> Update:
     is_throttled = and_(g.state == GateState.THROTTLED.value, g.outages < OUTAGES_TO_CLOSE, g.until > DatabaseNow())
     return (
         update(outbox.gate)
-        .where(~is_throttled)
+        .where(~is_throttled, _may_be_taken(outbox))
         .values(next_slot_at=_slot_after(outbox))
         .returning(SecondsUntil(g.next_slot_at))
     )
 
 
+def _slot_parameters(interval_seconds: float) -> dict[str, float]:
+    ahead_max = SLOTS_AHEAD_MAX.total_seconds()
+    return {
+        "interval": interval_seconds,
+        "ahead_max": ahead_max,
+        "credible_max": ahead_max + _INTERVALS_AHEAD_MAX * interval_seconds,
+    }
+
+
 def _slot_after(outbox: Outbox) -> DatabaseNow:
     """One interval after the last slot, for everyone: the generic cell rate algorithm with burst 1."""
     last = outbox.gate.c.next_slot_at
-    slot = case((last > DatabaseNow(), last), else_=DatabaseNow())
+    slot = case((and_(last > DatabaseNow(), ~_is_incredible(outbox)), last), else_=DatabaseNow())
     return DatabaseNow(SecondsUntil(slot) + bindparam("interval", type_=Float))
+
+
+def _may_be_taken(outbox: Outbox) -> ColumnElement[bool]:
+    is_near = outbox.gate.c.next_slot_at <= DatabaseNow(bindparam("ahead_max", type_=Float))
+    return or_(is_near, _is_incredible(outbox))
+
+
+def _is_incredible(outbox: Outbox) -> ColumnElement[bool]:
+    """Whether only a clock that was wrong can have put the next slot so far ahead."""
+    return outbox.gate.c.next_slot_at > DatabaseNow(bindparam("credible_max", type_=Float))
+
+
+def _ending(until: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
+    return {"until": until, "until_set_at": DatabaseNow()}

@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 
 from outbox import follow_up
-from outbox.clock import DatabaseNow
+from outbox.clock import DatabaseNow, not_ahead
 from outbox.model import Event, Outbox, State, as_event, event_columns
 from outbox.planning import is_one_of
 from outbox.rows import as_parameter, bound_ids, rows_of
@@ -208,6 +208,8 @@ def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str,
             processed_at=case((state == State.DELIVERED.value, now), else_=null()),
             failed_at=case((state == State.FAILED.value, now), else_=null()),
             available_at=case((wait_seconds > 0, DatabaseNow(wait_seconds)), else_=c.available_at),
+            # Pushed back is what is due later than it was enqueued, so that may not lie ahead.
+            created_at=case((wait_seconds > 0, not_ahead(c.created_at)), else_=c.created_at),
             attempt_count=left_with["attempt_count"],
             last_error=left_with["last_error"],
             failure_reason=left_with["failure_reason"],

@@ -198,6 +198,8 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("id", SmallInteger, primary_key=True, autoincrement=False),
         Column("state", Text, nullable=False, server_default=GateState.OPEN.value),
         Column("until", Instant),
+        # When the database said so: an end that was set by a clock that ran ahead is told by it.
+        Column("until_set_at", Instant),
         Column("reason", StorableText),
         Column("next_slot_at", Instant, nullable=False),
         Column("outages", Integer, nullable=False, server_default="0"),

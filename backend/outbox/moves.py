@@ -11,11 +11,12 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     update,
 )
 
-from outbox.clock import DatabaseNow, DatabaseNowExactly
+from outbox.clock import DatabaseNow, DatabaseNowExactly, not_ahead
 from outbox.model import Outbox
 from outbox.selection import Selection, failed, parameters
 from outbox.text import StorableText
@@ -56,6 +57,7 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
             failure_reason=null(),
             attempt_count=0,
             available_at=DatabaseNowExactly(),
+            created_at=not_ahead(c.created_at),
             retried_at=DatabaseNowExactly(),
             is_cautious=is_cautious or None,
         )
@@ -70,10 +72,11 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
     )
     # In order, so that two retries of the same subjects wait for each other and not in a circle.
     locked = list(connection.execute(select(c.id).where(c.id.in_(heads)).order_by(c.id).with_for_update()).scalars())
+    is_due = or_(c.available_at < DatabaseNowExactly(), c.available_at <= c.created_at)
     connection.execute(
         update(outbox.events)
-        .where(c.id.in_(locked), c.claim_token.is_(None), c.available_at < DatabaseNowExactly())
-        .values(available_at=DatabaseNowExactly())
+        .where(c.id.in_(locked), c.claim_token.is_(None), is_due)
+        .values(available_at=DatabaseNowExactly(), created_at=not_ahead(c.created_at))
     )
 
 

@@ -37,7 +37,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """Nothing was wrong with the event: it goes back to pending uncharged."""
+    """Nothing was wrong with the event: it goes back to pending uncharged, for WAIT_MAX at most."""
 
     reason: str | None = None
     wait: timedelta = timedelta(0)

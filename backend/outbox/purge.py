@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, literal, or_, select
 
-from outbox.clock import DatabaseNow
+from outbox.clock import DatabaseNow, Instant
 from outbox.model import Outbox
 from outbox.planning import is_one_of, looked_up
 
@@ -96,14 +96,14 @@ class Purge:
 
     def _is_ahead(self) -> list[ColumnElement[bool]]:
         at = self._outbox.events.c.processed_at
-        is_old = at < DatabaseNow(-self._older_than.total_seconds())
-        return [is_old] if self._after is None else [is_old, at > self._after]
+        is_old = _is_old(at, self._older_than)
+        return is_old if self._after is None else [*is_old, at > self._after]
 
     def _old_discarded(self, limit: int) -> Select[Any]:
         d = self._outbox.records.discarded.c
-        is_old = d.discarded_at < DatabaseNow(-self._older_than.total_seconds())
+        is_old = _is_old(d.discarded_at, self._older_than)
         is_needed_no_more = _is_discarded_needed_no_more(self._outbox)
-        chosen = select(d.id).where(is_old, is_needed_no_more).order_by(d.discarded_at).limit(limit)
+        chosen = select(d.id).where(*is_old, is_needed_no_more).order_by(d.discarded_at).limit(limit)
         return chosen.with_for_update(skip_locked=True)
 
     def _delete(self, connection: Connection, events: Table, chosen: Sequence[int], limit: int) -> tuple[int, bool]:
@@ -118,10 +118,16 @@ class Purge:
 
 def count_purgeable(connection: Connection, outbox: Outbox, older_than: timedelta) -> int:
     c, d = outbox.events.c, outbox.records.discarded.c
-    long_ago = DatabaseNow(-older_than.total_seconds())
-    delivered = select(func.count()).where(c.processed_at < long_ago, *_is_needed_no_more(outbox))
-    discarded = select(func.count()).where(d.discarded_at < long_ago, _is_discarded_needed_no_more(outbox))
+    is_old = _is_old(c.processed_at, older_than)
+    delivered = select(func.count()).where(*is_old, *_is_needed_no_more(outbox))
+    needed_no_more = _is_discarded_needed_no_more(outbox)
+    discarded = select(func.count()).where(*_is_old(d.discarded_at, older_than), needed_no_more)
     return sum(connection.execute(it).scalar_one() for it in (delivered, discarded))
+
+
+def _is_old(at: ColumnElement[datetime], older_than: timedelta) -> list[ColumnElement[bool]]:
+    """By the database's clock and by this machine's: what is deleted is gone, and one of them may run ahead."""
+    return [at < DatabaseNow(-older_than.total_seconds()), at < literal(datetime.now(UTC) - older_than, Instant())]
 
 
 def _is_needed_no_more(outbox: Outbox) -> tuple[ColumnElement[bool], ...]:

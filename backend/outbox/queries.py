@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     false,
     func,
+    or_,
     select,
     text,
 )
@@ -24,6 +25,8 @@ from outbox.planning import looked_up
 
 # Those that a person is shown a comparison with.
 _DELIVERED_MAX = 1000
+# Of so many first open events the oldest is told: a clock that was wrong for a moment has dated some of them falsely.
+_OLDEST_OF = 100
 
 
 def delivered_of(connection: Connection, outbox: Outbox, subject: str) -> list[Event]:
@@ -96,17 +99,24 @@ def seconds_to_lease_end(connection: Connection, outbox: Outbox, since: timedelt
 
 
 def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[str]) -> float:
-    """For how long the pending event of these types that has been due the longest could have been claimed; else 0."""
+    """For how long the pending event of these types that has been due the longest could have been claimed; else 0.
+
+    Where that lies ahead, by how far: it was enqueued by a wrong clock, and nobody knows when.
+    """
     c = outbox.events.c
+    is_due = or_(c.available_at <= DatabaseNow(), c.available_at <= c.created_at)
     first = select(SecondsUntil(func.min(c.available_at))).where(
-        outbox.is_open(), c.claim_token.is_(None), c.event_type.in_(types)
+        outbox.is_open(), c.claim_token.is_(None), is_due, c.event_type.in_(types)
     )
-    return max(0.0, -(connection.execute(first).scalar_one() or 0.0))
+    return abs(connection.execute(first).scalar_one() or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What an operator asks first. Counts are events; the age is that of the first one still pending or claimed."""
+    """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed.
+
+    Where all of them were enqueued by a clock that ran ahead, the age is how far ahead it ran.
+    """
 
     pending: int
     claimed: int
@@ -153,14 +163,15 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     """What changes by the second. Delivered events are counted for the last minute only."""
     c, deliveries = outbox.events.c, outbox.records.deliveries
     claimed = _count_claimed(connection, outbox)
-    a_minute_ago = DatabaseNow(-60.0)
-    requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at > a_minute_ago)
+    a_minute_ago, now = DatabaseNow(-60.0), DatabaseNow()
+    # Up to now: what a clock that ran ahead has dated would count until then.
+    requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at.between(a_minute_ago, now))
     return Pulse(
         pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
         claimed=claimed,
         failed=_count(connection, outbox, c.failed_at.is_not(None)),
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
-        delivered_last_minute=_count(connection, outbox, c.processed_at > a_minute_ago),
+        delivered_last_minute=_count(connection, outbox, c.processed_at.between(a_minute_ago, now)),
         requests_last_minute=connection.execute(requests).scalar_one(),
         gate=read_gate(connection, outbox),
     )
@@ -188,8 +199,11 @@ def _count_claimed(connection: Connection, outbox: Outbox) -> int:
 
 
 def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:
-    """How long ago the first open event was enqueued. Relies on ix_…_open."""
+    """How long ago the oldest of the first open events was enqueued; if all seem to have been later than now, how much.
+
+    Something waits, and 0 would hide it. Relies on ix_…_open.
+    """
     c = outbox.events.c
-    first = select(SecondsUntil(c.created_at)).where(outbox.is_open()).order_by(c.id).limit(1)
-    seconds = connection.execute(first).scalar_one_or_none()
-    return None if seconds is None else round(max(0.0, -seconds), 3)
+    first = select(c.created_at).where(outbox.is_open()).order_by(c.id).limit(_OLDEST_OF).subquery("first")
+    seconds = connection.execute(select(SecondsUntil(func.min(first.c.created_at)))).scalar_one()
+    return None if seconds is None else round(abs(seconds), 3)

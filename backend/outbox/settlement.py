@@ -13,7 +13,7 @@ from outbox.model import ATTEMPTS_MAX, Event, State
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from outbox.payload import storable
 from outbox.reason import reason_of
-from outbox.retry import backoff
+from outbox.retry import WAIT_MAX, backoff
 
 _ERROR_CHARS_MAX = 2000
 _NO_OUTCOME = Retry("the destination gave no outcome for this event")
@@ -109,8 +109,8 @@ def _charge(event: Event, error: str, random: Random) -> Settlement:
     attempts, error = event.attempt_count + 1, _bounded(error)
     if attempts >= ATTEMPTS_MAX:
         return _fail(event, attempts, error)
-    wait = backoff(attempts, random)
-    return Settlement(event.id, State.PENDING, attempts, error, wait_seconds=wait.total_seconds())
+    wait_seconds = _wait_seconds(backoff(attempts, random))
+    return Settlement(event.id, State.PENDING, attempts, error, wait_seconds=wait_seconds)
 
 
 def _fail(event: Event, attempts: int, error: str) -> Settlement:
@@ -123,8 +123,12 @@ def _hand_back(event: Event, reason: str | None, wait: timedelta) -> Settlement:
         State.PENDING,
         event.attempt_count,
         event.last_error if reason is None else _bounded(reason),
-        wait_seconds=wait.total_seconds(),
+        wait_seconds=_wait_seconds(wait),
     )
+
+
+def _wait_seconds(wait: timedelta) -> float:
+    return min(wait, WAIT_MAX).total_seconds()
 
 
 def _bounded(error: str) -> str:

@@ -148,9 +148,7 @@ class Worker:
     async def _start_next(self) -> bool:
         """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
         self._failures.count()
-        if not self._may_claim():
-            return False
-        has_begun = await self._claim_and_begin()
+        has_begun = self._may_claim() and await self._claim_and_begin()
         # Once a second, and not while a commit waits to be delivered.
         if not self._sweep.is_due():
             return has_begun
@@ -158,14 +156,21 @@ class Worker:
         return await self._take_back() or has_begun
 
     async def _take_back(self) -> bool:
-        """Take back what is claimed by nobody that answers; true when there was any, so that more may be claimed."""
+        """Take back what is claimed by nobody that answers, by a clock that is right.
+
+        True when there was any, or the clock had been wrong, so that more may be claimed.
+        """
+        corrected = await transact(self._engine, self._sweep.correct)
         freed, charged = await transact(self._engine, self._sweep.take_back)
+        if corrected:
+            log.warning("The database's clock has jumped: set %d leases, waits or ends of a gate right.", corrected)
+            await self._gate.refresh()
         if freed:
             log.warning("Freed %d events that were claimed under leases which are gone.", freed)
         if charged:
             log.warning("Took %d events back from a worker that stopped answering.", len(charged))
             self._tell_of(charged)
-        if not freed and not charged:
+        if not (corrected or freed or charged):
             return False
         # What waited behind them may lie where the walk has been.
         self._walk.restart()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,11 +44,11 @@ def run_postgres(*, is_durable: bool = False) -> Iterator[str]:
 
 
 @contextmanager
-def run_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
-    """The same, as something that can crash."""
+def run_cluster(*, is_durable: bool = False, environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """The same, as something that can crash; the server has these variables as well."""
     with _folder() as folder, _folder(None if is_durable else _memory()) as place:
         bin_dir = _binaries(folder)
-        cluster = Cluster(bin_dir, _create_cluster(bin_dir, place), _free_port(), is_durable)
+        cluster = Cluster(bin_dir, _create_cluster(bin_dir, place), _free_port(), is_durable, environment or {})
         cluster.start()
         try:
             yield cluster
@@ -80,13 +80,14 @@ def _memory() -> Path | None:
 class Cluster:
     """A server on a port that stays the same. Start it in a thread that outlives it: it dies with that thread."""
 
-    def __init__(self, bin_dir: Path, data: Path, port: int, is_durable: bool) -> None:
+    def __init__(self, bin_dir: Path, data: Path, port: int, is_durable: bool, environment: Mapping[str, str]) -> None:
         self._bin_dir, self._data, self._port, self._is_durable = bin_dir, data, port, is_durable
+        self._environment = environment
         self.url = f"postgresql+psycopg://postgres@127.0.0.1:{port}"
 
     def start(self) -> None:
         """Return once it answers."""
-        self._server = _start(self._bin_dir, self._data, self._port, self._is_durable)
+        self._server = _start(self._bin_dir, self._data, self._port, self._is_durable, self._environment)
         _wait_until_ready(self._server, self._port)
 
     def crash(self) -> None:
@@ -134,7 +135,9 @@ def _create_cluster(bin_dir: Path, folder: Path) -> Path:
     return data
 
 
-def _start(bin_dir: Path, data: Path, port: int, is_durable: bool) -> subprocess.Popen[bytes]:
+def _start(
+    bin_dir: Path, data: Path, port: int, is_durable: bool, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
@@ -153,6 +156,7 @@ def _start(bin_dir: Path, data: Path, port: int, is_durable: bool) -> subprocess
         group=user and user.pw_gid,
         extra_groups=[] if user else None,
         cwd=data.parent,
+        env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # Ctrl-C in the terminal ends the tests, which end the server; not the server first.

@@ -35,8 +35,9 @@ class Beat:
 
 
 class Pulses:
-    def __init__(self, read: Callable[[], Pulse]) -> None:
+    def __init__(self, read: Callable[[], Pulse], *, clock: Callable[[], float] = time.time) -> None:
         self._read = read
+        self._clock = clock
         self._kept: deque[Beat] = deque(maxlen=BEATS_KEPT)
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +57,9 @@ class Pulses:
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._beat())
             while not self._is_closed and not server_is_stopping() and time.monotonic() < ends_at:
+                if self._kept and self._kept[-1].at < after:
+                    # The clock was set back, and what is told by it begins anew.
+                    after = float("-inf")
                 if missed := [it for it in self._kept if it.at > after]:
                     after = missed[-1].at
                     yield missed
@@ -74,10 +78,15 @@ class Pulses:
     async def _beat(self) -> None:
         while self._watchers and not self._is_closed:
             began_at = time.monotonic()
-            self._kept.append(Beat(time.time(), await self._read_or_none()))
+            self._keep(Beat(self._clock(), await self._read_or_none()))
             self._has_beaten.set()
             self._has_beaten = asyncio.Event()
             await asyncio.sleep(max(0.0, BEAT.total_seconds() - (time.monotonic() - began_at)))
+
+    def _keep(self, beat: Beat) -> None:
+        if self._kept and beat.at < self._kept[-1].at:
+            self._kept.clear()
+        self._kept.append(beat)
 
     async def _read_or_none(self) -> Pulse | None:
         try:

@@ -48,7 +48,8 @@ class Templates:
             "count": lambda number: f"{number:,}",
             "instant": lambda instant: f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
             "iso": lambda instant: instant.astimezone(UTC).isoformat(timespec="seconds"),
-            "ago": lambda instant: f"{duration_in_words(datetime.now(UTC) - instant)} ago",
+            # A clock that ran ahead may have dated it.
+            "ago": lambda instant: f"{duration_in_words(max(timedelta(0), datetime.now(UTC) - instant))} ago",
             "duration": duration_in_words,
         }
         sums = {str(it.relative_to(STATIC)): _sum(it) for it in STATIC.rglob("*") if it.is_file()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 
 import pytest
@@ -214,6 +215,26 @@ async def test_nothing_is_sent_past_a_lease_that_the_look_at_the_account_used_up
         assert await deliver(Claim(lease, events), gate) == {events[0].id: Postponed()}
     assert looks() == before + 1
     assert hubspot.upserts() == []
+
+
+async def test_slots_that_passed_during_the_look_at_the_account_are_not_used_together(hubspot: HubSpot) -> None:
+    for n in range(4):
+        hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com")
+    hubspot.sandbox.faults.add("slow", path="/account-info", requests=1, delay=1.0)
+    gate = Gate(OUTBOX, hubspot.engine, requests_per_second=5)
+    await gate.prepare()
+    claims = [hubspot.queue.claim(limit=1) for _ in range(4)]
+    async with hubspot.integration.client() as client:
+        deliver = LiveDelivery(client, CATALOG, PORTAL_ID, daily_reserve=0, random=Random())
+        leases = [Lease(token, time.monotonic() + LEASE.total_seconds()) for token, _ in claims]
+        await asyncio.gather(
+            *(deliver(Claim(lease, events), gate) for lease, (_, events) in zip(leases, claims, strict=True))
+        )
+    arrived = [
+        datetime.fromisoformat(it["time"]).timestamp() for it in hubspot.sandbox.requests() if "upsert" in it["path"]
+    ]
+    assert len(arrived) == 4
+    assert max(arrived) - min(arrived) > 0.4, "the slots of four lie 0.6 s apart"
 
 
 def test_dry_run_logs_a_line_per_event_and_sends_nothing(hubspot: HubSpot, caplog: pytest.LogCaptureFixture) -> None:

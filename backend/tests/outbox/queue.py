@@ -80,8 +80,9 @@ class Queue:
         seconds = -by.total_seconds()
         c, g, d = self.outbox.events.c, self.outbox.gate.c, self.outbox.records.discarded.c
         of_events = (c.created_at, c.available_at, c.processed_at)
+        of_gate = (g.until, g.until_set_at, g.next_slot_at)
         with self.engine.begin() as connection:
-            for column in (*of_events, self.outbox.leases.c.until, g.until, g.next_slot_at, d.discarded_at):
+            for column in (*of_events, self.outbox.leases.c.until, *of_gate, d.discarded_at):
                 earlier = DatabaseNow(SecondsUntil(column) + seconds)
                 connection.execute(update(column.table).where(column.is_not(None)).values({column: earlier}))
 

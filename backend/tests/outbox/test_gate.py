@@ -195,9 +195,9 @@ async def test_slots_that_nobody_took_are_not_made_up_for(queue: Queue) -> None:
 
 async def test_pause_keeps_slots_back_and_brings_none_forward(queue: Queue, gate: Gate) -> None:
     slot_before = next_slot(queue)
-    await gate.pause(timedelta(seconds=30))
+    await gate.pause(timedelta(seconds=8))
     paused_to = next_slot(queue)
-    assert paused_to > slot_before + timedelta(seconds=20)
+    assert paused_to > slot_before + timedelta(seconds=5)
     await gate.pause(timedelta(seconds=1))
     assert next_slot(queue) == paused_to
 

@@ -53,6 +53,21 @@ async def test_many_who_watch_cost_one_reading_a_second_and_none_when_they_have_
     assert readings == 2
 
 
+async def test_watch_goes_on_when_the_machines_clock_is_set_back():
+    now = 1_800_086_400.0
+    pulses = Pulses(lambda: PULSE, clock=lambda: now)
+    watch = pulses.watch(0.0)
+    (ahead,) = await anext(watch)
+    now -= 86_400
+    (beat,) = await asyncio.wait_for(anext(watch), 10)
+    assert beat.at == now
+    again = pulses.watch(ahead.at)
+    assert [beat.at for beat in await asyncio.wait_for(anext(again), 10)] == [now]
+    await watch.aclose()
+    await again.aclose()
+    await pulses.close()
+
+
 async def test_watch_goes_on_while_the_database_is_away_and_ends_with_the_page():
     def read() -> Pulse:
         raise OperationalError("SELECT 1", {}, Exception("gone"))

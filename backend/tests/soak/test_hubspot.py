@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from random import Random
 from typing import get_args
 
@@ -61,6 +62,11 @@ def store_many(account: Account) -> None:
         account.contacts.create({"email": f"someone-{n}@example.org"}, account.clock())
 
 
+def seconds_starved() -> float:
+    """For how long this process's threads, together, were ready to run and had to wait for a processor."""
+    return sum(int(file.read_text().split()[1]) for file in Path("/proc/self/task").glob("*/schedstat")) / 1e9
+
+
 def test_allowed_rate_is_used_to_95_per_cent_and_never_exceeded(engine: Engine) -> None:
     """Beside 100,000 contacts, so that the sandbox is not what limits it."""
     with Sandbox(seed=1, rate_max=RATE_MAX) as sandbox:
@@ -80,12 +86,15 @@ def test_allowed_rate_is_used_to_95_per_cent_and_never_exceeded(engine: Engine) 
             hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com")
         # What provisioning used is in no later window.
         sandbox.run(lambda account: account.rolling_limit("pat-na1-0").__init__(RATE_MAX))
+        starved_before = seconds_starved()
         hubspot.deliver()
+        starved = seconds_starved() - starved_before
         requests = hubspot.upserts()
         assert {it["status"] for it in requests} == {200}
         moments = [datetime.fromisoformat(it["time"]).timestamp() for it in requests]
         assert moments == sorted(moments)
         took = moments[-1] - moments[0]
         used = (len(moments) - 1) / (took * RATE_MAX / WINDOW_SECONDS)
-        print(f"{used:.1%} of the allowed requests used over {took:.0f} s")  # noqa: T201  # The figure.
-        assert used >= 0.95
+        print(f"{used:.1%} of the allowed requests used over {took:.0f} s, {starved:.1f} of them starved")  # noqa: T201
+        # What a busy machine keeps us from is not ours to use: slots that pass meanwhile are lost.
+        assert len(moments) - 1 >= 0.95 * (took - starved) * RATE_MAX / WINDOW_SECONDS

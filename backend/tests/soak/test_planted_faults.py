@@ -1,4 +1,4 @@
-"""The state machine bites: each of these faults, planted into a copy of the outbox, makes it fail.
+"""The tests bite: each of these faults, planted into a copy of the outbox, is found by the state machine or a test.
 
 A fault whose text is no longer found fails too, so that the list cannot grow old unnoticed.
 """
@@ -24,7 +24,12 @@ class Fault:
     wrong: str
     # A second place, where one alone would be made good by another.
     also: tuple[str, str] | None = None
+    # What finds it, as pytest's arguments.
+    found_by: tuple[str, ...] = ("tests/outbox/test_one_behaviour.py",)
 
+
+CLOCKS = "tests/outbox/test_clocks.py"
+SLOTS = "tests/outbox/test_slots.py"
 
 FAULTS = {
     "the fence is dropped": Fault(
@@ -62,11 +67,11 @@ FAULTS = {
         "",
     ),
     "claimed events are claimed again": Fault(
-        "candidates.py", "return and_(c.claim_token.is_(None), c.available_at", "return and_(c.available_at"
+        "candidates.py", "return and_(c.claim_token.is_(None), is_time, is_known)", "return and_(is_time, is_known)"
     ),
     "backoff is not waited for": Fault(
         "candidates.py",
-        "c.claim_token.is_(None), c.available_at <= DatabaseNow(), is_known",
+        "c.claim_token.is_(None), is_time, is_known",
         "c.claim_token.is_(None), is_known",
     ),
     "events that a retry needs are purged": Fault("purge.py", ", *_is_needed_no_more(self._outbox)", ""),
@@ -100,11 +105,44 @@ FAULTS = {
         '        .limit(limited)\n        .cte("batch")',
         '        .cte("batch")',
     ),
+    "a slot that lies a day ahead is waited for": Fault(
+        "gate_row.py", "and_(last > DatabaseNow(), ~_is_incredible(outbox))", "last > DatabaseNow()", found_by=(SLOTS,)
+    ),
+    "slots are taken however far ahead": Fault(
+        "gate_row.py",
+        "    return or_(is_near, _is_incredible(outbox))\n",
+        "    return is_near.is_not(None)\n",
+        found_by=(SLOTS,),
+    ),
+    "late slots are used": Fault(
+        "gate.py", "return None if is_late and not entry.is_probe else entry", "return entry", found_by=(SLOTS,)
+    ),
+    "an event of the future waits for its time": Fault(
+        "candidates.py",
+        "or_(c.available_at <= DatabaseNow(), c.available_at <= c.created_at)",
+        "c.available_at <= DatabaseNow()",
+        found_by=(CLOCKS,),
+    ),
+    "a lease lasts as long as a wrong clock has said": Fault(
+        "corrections.py", "    if tokens:\n", "    if not tokens:\n", found_by=(CLOCKS,)
+    ),
+    "a jump ahead is charged": Fault(
+        "sweep.py", "return by_database - by_machine > _JUMP_MIN", "return False", found_by=(CLOCKS,)
+    ),
+    "an event stays pushed back as far as a wrong clock has said": Fault(
+        "corrections.py", "    if ids:\n", "    if not ids:\n", found_by=(CLOCKS,)
+    ),
+    "a gate stays shut as long as a wrong clock has said": Fault(
+        "corrections.py", "g.until_set_at > DatabaseNow())", "g.until_set_at.is_(None))", found_by=(CLOCKS,)
+    ),
+    "what waits is hidden by a clock that ran ahead": Fault(
+        "queries.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
+    ),
 }
 
 
-def run_state_machine(backend: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "tests/outbox/test_one_behaviour.py"]
+def run_tests(backend: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
     # Found is enough: the smallest example of it would take minutes more.
     environment = os.environ | {"STATE_MACHINE_EXAMPLES": "400"}
     return subprocess.run(command, cwd=backend, env=environment, capture_output=True, text=True, timeout=300)
@@ -122,6 +160,6 @@ def test_planted_fault_is_found(name: str, tmp_path: Path) -> None:
         assert text.count(right) == 1, f"{fault.file} has {text.count(right)} places that read: {right}"
         text = text.replace(right, wrong)
     source.write_text(text)
-    result = run_state_machine(backend)
+    result = run_tests(backend, fault.found_by)
     assert result.returncode == 1, result.stdout[-3000:]
     assert "FAILED" in result.stdout

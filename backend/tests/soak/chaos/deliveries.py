@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from outbox.model import ATTEMPTS_MAX
+from tests.rate import most_in_a_second
 from tests.soak.chaos.destination import Request, Sent
 from tests.soak.chaos.history import History
+from tests.soak.chaos.worker import REQUESTS_PER_SECOND
+
+_IN_A_SECOND_MAX = 1.1 * REQUESTS_PER_SECOND + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,13 @@ class Deliveries:
         yield from self._about_repeats()
         yield from self._about_order()
         yield from self._about_state()
+        yield from self._about_rate()
 
     def figures(self) -> dict[str, object]:
         late = set(self._late)
         return {
             "requests": len(self.journal),
+            f"most requests that left within a second, of {_IN_A_SECOND_MAX:g}": self._most_in_a_second,
             "in flight at a fault, events": self._caught,
             "repeats, events": self._repeats,
             "requests that arrived after their claim was lost": len({it.request.token for it in self._late}),
@@ -91,6 +97,14 @@ class Deliveries:
         for subject, n in self.history.load.reached().items():
             if self.state.get(subject, 0) != n:
                 yield f"{subject} is at {n}, and the destination has {self.state.get(subject)}"
+
+    def _about_rate(self) -> Iterator[str]:
+        if self._most_in_a_second > _IN_A_SECOND_MAX:
+            yield f"{self._most_in_a_second} requests left within a second"
+
+    @cached_property
+    def _most_in_a_second(self) -> int:
+        return most_in_a_second(it.left_at for it in self.journal)
 
     @cached_property
     def _arrivals(self) -> list[Arrival]:

@@ -29,10 +29,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`arrived_at` is when it was applied. `is_answered_late`: whoever sent it had stopped waiting."""
+    """`left_at` is when its sender had leave to send it, by the monotonic clock, and `arrived_at` when it was applied.
+
+    `is_answered_late`: whoever sent it had stopped waiting.
+    """
 
     worker: str
     token: str
+    left_at: float
     arrived_at: float
     events: tuple[Sent, ...]
     is_answered_late: bool
@@ -79,7 +83,7 @@ class Destination:
     def _apply(self, body: dict[str, Any], is_late: bool) -> None:
         events = tuple(Sent(**it) for it in body["events"])
         with self._lock:
-            self.journal.append(Request(body["worker"], body["token"], time.time(), events, is_late))
+            self.journal.append(Request(body["worker"], body["token"], body["left_at"], time.time(), events, is_late))
             self.state |= {it.subject: it.n for it in events}
 
 

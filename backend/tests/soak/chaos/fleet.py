@@ -55,7 +55,7 @@ class Fleet:
     killed: list[WorkerProcess] = field(default_factory=list)
 
     def start(self) -> None:
-        self.present = [self._spawn(place, 0) for place in range(WORKERS)]
+        self.present = [self._spawn(place, 0) for place in range(len(self.urls))]
         self.await_all()
 
     def await_all(self) -> None:
@@ -116,7 +116,9 @@ class Fleet:
 
     def _spawn(self, place: int, generation: int) -> WorkerProcess:
         name = f"worker-{place}.{generation}"
-        url = make_url(self.urls[place]).update_query_dict({"application_name": name})
+        url = make_url(self.urls[place])
+        if url.get_backend_name() == "postgresql":
+            url = url.update_query_dict({"application_name": name})
         own = {"NAME": name, "DATABASE_URL": url.render_as_string(hide_password=False)}
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:

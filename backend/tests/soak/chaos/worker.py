@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,8 @@ from tests.outbox.queue import TYPES
 
 REQUEST_TIMEOUT_SECONDS = 2.0
 # Small, so that many requests are in flight and a fault never takes everything.
-BATCH_SIZE = 20
-REQUESTS_PER_SECOND = 200.0
+BATCH_SIZE = int(os.environ.get("BATCH_SIZE", 20))
+REQUESTS_PER_SECOND = float(os.environ.get("REQUESTS_PER_SECOND", 200))
 
 
 class Delivery:
@@ -41,6 +42,8 @@ class Delivery:
         body = {
             "worker": self._name,
             "token": claim.lease.token,
+            # By the machine's monotonic clock, which is the same for all its processes.
+            "left_at": time.monotonic(),
             "events": [_as_json(event) for event in sorted([*claim.events, *newer], key=lambda it: it.id)],
         }
         try:
