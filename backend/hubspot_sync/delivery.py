@@ -152,10 +152,7 @@ class LiveDelivery:
         self, lease: Lease, gate: Gate, key_property: str, keys: Sequence[str], properties: Sequence[str]
     ) -> BatchBody:
         """Read contacts in a slot like any delivery's; raises GateShut when that brought nothing."""
-        entry = await gate.enter(lease)
-        await self.verify_account(gate)
-        if not lease.covers(REQUEST_DEADLINE):
-            raise LeaseEnding
+        entry = await self._enter(lease, gate)
         try:
             answer = await self._client.read_contacts(key_property, keys, properties)
         except NoAnswer as error:
@@ -175,13 +172,7 @@ class LiveDelivery:
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
     ) -> bool:
         """Send one request, and smaller ones in its place when it was refused as a whole; true when it was not."""
-        entry = await gate.enter(lease)
-        if self._account is None:
-            await self.verify_account(gate)
-            # A slot that was waited in has passed; a probe's next one would be refused.
-            entry = entry if entry.is_probe else await gate.enter(lease)
-        if not lease.covers(REQUEST_DEADLINE):
-            raise LeaseEnding
+        entry = await self._enter(lease, gate)
         verdict = await self._ask(upserts, course, gate)
         match verdict:
             case Settled():
@@ -198,6 +189,17 @@ class LiveDelivery:
             case _:
                 assert_never(verdict)
         return False
+
+    async def _enter(self, lease: Lease, gate: Gate) -> Entry:
+        """Leave to send a request now to the account that was meant."""
+        entry = await gate.enter(lease)
+        if self._account is None:
+            await self.verify_account(gate)
+            # A slot that was waited in has passed; a probe's next one would be refused.
+            entry = entry if entry.is_probe else await gate.enter(lease)
+        if not lease.covers(REQUEST_DEADLINE):
+            raise LeaseEnding
+        return entry
 
     async def _ask(self, upserts: Sequence[ContactUpsert], course: Course, gate: Gate) -> Verdict:
         began_at = time.monotonic()
