@@ -24,6 +24,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from outbox.clock import Instant
 from outbox.model import EventId, define_outbox
+from outbox.text import AnyText
 
 
 class Energy(TypeDecorator[Decimal]):
@@ -47,7 +48,7 @@ class Base(DeclarativeBase):
         # As the outbox writes ids, so that outbox_events.subject = drivers.id joins on SQLite too.
         UUID: EventId(),
         datetime: Instant(),
-        str: Text(),
+        str: AnyText(),
         int: BigInteger(),
         Decimal: Energy(),
     }

@@ -28,7 +28,7 @@ def qualified_name(connection: Connection, table: Table) -> str:
 
 
 def fetch_all(connection: Connection, sql: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-    """Run a statement of `driver_sql` on psycopg; its rows, with instants in the session's time zone. DBAPIError."""
+    """Run a statement of `driver_sql` on psycopg; its rows, as the driver has them. Raises DBAPIError."""
     driver: Any = connection.connection.dbapi_connection
     try:
         with driver.cursor(binary=True) as cursor:

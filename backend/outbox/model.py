@@ -49,6 +49,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from outbox.clock import Instant
 from outbox.records import Records, declare_records
+from outbox.text import AnyText
 
 Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
@@ -141,9 +142,9 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         metadata,
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
         Column("event_id", EventId, nullable=False),
-        Column("event_type", Text, nullable=False),
-        Column("subject", Text, nullable=False),
-        Column("payload", Text, nullable=False),
+        Column("event_type", AnyText, nullable=False),
+        Column("subject", AnyText, nullable=False),
+        Column("payload", AnyText, nullable=False),
         Column("created_at", Instant, nullable=False),
         Column("available_at", Instant, nullable=False),
         # The fence: under which lease it is claimed.
@@ -151,9 +152,9 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("processed_at", Instant),
         Column("failed_at", Instant),
         Column("attempt_count", Integer, nullable=False, server_default="0"),
-        Column("last_error", Text),
+        Column("last_error", AnyText),
         # What failed events are grouped by: their errors without ids and numbers.
-        Column("failure_reason", Text),
+        Column("failure_reason", AnyText),
         Column("dry_run", Boolean, nullable=False, server_default=false()),
         Column("traceparent", Text),
         Column("retried_at", Instant),
@@ -186,11 +187,11 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("id", SmallInteger, primary_key=True, autoincrement=False),
         Column("state", Text, nullable=False, server_default=GateState.OPEN.value),
         Column("until", Instant),
-        Column("reason", Text),
+        Column("reason", AnyText),
         Column("next_slot_at", Instant, nullable=False),
         Column("outages", Integer, nullable=False, server_default="0"),
         # The person who holds it: nothing but a release lifts that.
-        Column("held_by", Text),
+        Column("held_by", AnyText),
         CheckConstraint("id = 1", name=f"ck_{name}_gate_is_one_row"),
         CheckConstraint(
             "(state = 'open' OR held_by IS NOT NULL) = (until IS NULL)", name=f"ck_{name}_gate_open_has_no_end"

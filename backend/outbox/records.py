@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.types import TypeEngine
 
 from outbox.clock import Instant
+from outbox.text import AnyText
 
 _ID: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 
@@ -40,10 +41,10 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
         Column("events", Integer, nullable=False),
         # NULL: no answer came.
         Column("status", Integer),
-        Column("category", Text),
-        Column("correlation_id", Text),
-        Column("outcome", Text, nullable=False),
-        Column("error", Text),
+        Column("category", AnyText),
+        Column("correlation_id", AnyText),
+        Column("outcome", AnyText, nullable=False),
+        Column("error", AnyText),
         Column("traceparent", Text),
     )
     Index(f"ix_{name}_deliveries_started", deliveries.c.started_at)
@@ -52,7 +53,7 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
         metadata,
         Column("event_id", BigInteger, primary_key=True, autoincrement=False),
         Column("delivery_id", BigInteger, primary_key=True, autoincrement=False),
-        Column("outcome", Text, nullable=False),
+        Column("outcome", AnyText, nullable=False),
     )
     Index(f"ix_{name}_delivery_events_delivery", delivery_events.c.delivery_id)
     return Records(deliveries, delivery_events, _declare_discarded(metadata, events), *_declare_audit(metadata, name))
@@ -66,8 +67,8 @@ def _declare_discarded(metadata: MetaData, events: Table) -> Table:
         Column("id", _ID, primary_key=True, autoincrement=False),
         *(Column(it.name, it.type, nullable=it.nullable) for it in events.c if it.name != "id"),
         Column("discarded_at", Instant, nullable=False),
-        Column("discarded_by", Text, nullable=False),
-        Column("reason", Text, nullable=False),
+        Column("discarded_by", AnyText, nullable=False),
+        Column("reason", AnyText, nullable=False),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
     )
     Index(f"ix_{name}_at", discarded.c.discarded_at)
@@ -80,9 +81,9 @@ def _declare_audit(metadata: MetaData, name: str) -> tuple[Table, Table]:
         metadata,
         Column("id", _ID, primary_key=True, autoincrement=True),
         Column("at", Instant, nullable=False),
-        Column("by", Text, nullable=False),
+        Column("by", AnyText, nullable=False),
         Column("action", Text, nullable=False),
-        Column("reason", Text),
+        Column("reason", AnyText),
         Column("count", Integer, nullable=False),
         Column("detail", Text, nullable=False),
     )
