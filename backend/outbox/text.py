@@ -12,15 +12,23 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import BindParameter, ColumnElement, FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from outbox.payload import storable
+
 
 class AnyText(TypeDecorator[str]):
-    """Text that travels to PostgreSQL as ASCII JSON and back as UTF-8 bytes; on SQLite it is as it is."""
+    """Text that travels to PostgreSQL as ASCII JSON and back as UTF-8 bytes.
+
+    What no database stores, NUL and halves of characters, is written as escapes.
+    """
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return value if value is None or dialect.name == "sqlite" else json.dumps(value)
+        if value is None:
+            return None
+        text = storable(value)
+        return text if dialect.name == "sqlite" else json.dumps(text)
 
     def bind_expression(self, bindparam: BindParameter[str]) -> ColumnElement[str]:
         return _FromJson(bindparam)
