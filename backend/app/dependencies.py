@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -66,6 +66,11 @@ async def _bearer_token(
 
 
 BearerToken = Annotated[str, Depends(_bearer_token)]
+
+
+async def keep_nowhere(response: Response) -> None:
+    """Answers hold tokens, balances and addresses; nobody on the way to a client is to keep them."""
+    response.headers["Cache-Control"] = "no-store"
 
 
 async def require_service_key(running: RunningApp, key: Annotated[str | None, Depends(_service_key)]) -> None:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypedDict
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app.database import create_database_engine, create_sessions
-from app.dependencies import Running
+from app.dependencies import Running, keep_nowhere
 from app.events import CATALOG
 from app.logs import configure_logging
 from app.models import OUTBOX
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, send_code: SendCode = log_code)
     )
     answer_with_problems(app)
     for room in (auth, wallet, nova, health, metrics):
-        app.include_router(room.router)
+        app.include_router(room.router, dependencies=[Depends(keep_nowhere)])
     app.mount(OPERATOR_PAGE, page)
     return app
 
