@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
@@ -24,6 +25,8 @@ from hubspot_sync.page.sign_in import session_of, sign_out
 from outbox import operations
 
 AUDIT_SHOWN = 50
+# Seconds since 1970, as the stream gave them.
+_EVENT_ID = re.compile(r"\d{1,12}(\.\d{1,9})?", re.ASCII)
 
 
 class Overview:
@@ -85,8 +88,10 @@ class Overview:
     async def stream(self, request: Request) -> Response:
         """Server-sent events: `beats`, once a second, and `over` when the session is."""
         last_id = request.headers.get("last-event-id", "")
-        after = float(last_id) if last_id.replace(".", "", 1).isdigit() else 0.0
-        beats = self._desk.pulses.watch(max(after, time.time() - BEATS_KEPT))
+        after = float(last_id) if _EVENT_ID.fullmatch(last_id) else 0.0
+        now = time.time()
+        # None is from the future, whatever the browser says or the clock was before it was set.
+        beats = self._desk.pulses.watch(min(max(after, now - BEATS_KEPT), now))
         try:
             first = await anext(beats)
         except TooManyWatch as error:

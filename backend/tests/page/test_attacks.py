@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from starlette.routing import Mount, Route
 
@@ -278,6 +279,16 @@ def test_link_of_another_site_comes_again_from_the_page_with_its_cookie(client):
     answer = client.get("/events", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
     assert answer.status_code == 200
     assert '<meta http-equiv="refresh" content="0">' in answer.text
+
+
+@pytest.mark.parametrize("last_id", ["\u00b2", "\u0661", "1e999", "nan", "-1", "9" * 400, "1.2.3", "", "1" * 12 + ".5"])
+def test_stream_goes_on_whatever_the_browser_says_it_had_last(database_url, last_id):
+    with serving(settings_for(database_url)) as address:
+        cookie = f"{COOKIE}={Seal(TOKEN).issue('Ada', time.time())}".encode()
+        headers = {"Cookie": cookie, "Last-Event-ID": last_id.encode("utf-8" if last_id == "\u0661" else "latin-1")}
+        with httpx2.stream("GET", f"{address}/stream", headers=headers, timeout=10) as answer:
+            assert answer.status_code == 200
+            assert next(answer.iter_lines()) == "retry: 1000"
 
 
 def _action_paths(client) -> Iterator[str]:
