@@ -51,7 +51,8 @@ def _pieces_of(token: str) -> re.Pattern[str]:
 
 
 def _without_pieces(text: str, token: str) -> str:
-    kept, end = [], 0
+    kept: list[str] = []
+    end = 0
     for piece in _pieces_of(token).finditer(text):
         if piece.start() > end or not kept:
             kept += [text[end : piece.start()], TOKEN]
