@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.otp import SendCode
 from app.problems import NotAuthenticated
 from app.settings import Settings
+from hubspot_sync.page import Door
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
 
@@ -28,6 +29,7 @@ class Running:
     sessions: sessionmaker[Session]
     worker: WorkerHost
     metrics: Exposition
+    door: Door
     send_code: SendCode
 
 

@@ -20,7 +20,7 @@ from app.problems import ProblemBody, answer_with_problems
 from app.routers import auth, health, metrics, nova, wallet
 from app.settings import OPERATOR_PAGE, Settings
 from hubspot_sync.integration import Integration
-from hubspot_sync.page import OperatorPage
+from hubspot_sync.page import Door, OperatorPage
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
 
@@ -73,8 +73,9 @@ def _lifespan(
         try:
             await worker.start()
             metrics = Exposition(engine, OUTBOX)
-            async with page.serving(integration, in_force.operator_token, lambda: worker.status):
-                yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, send_code)}
+            door = Door(in_force.operator_token)
+            async with page.serving(integration, door, lambda: worker.status):
+                yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, door, send_code)}
         finally:
             await worker.stop()
             engine.dispose()

@@ -44,8 +44,8 @@ class Settings(HubSpotSettings):
     )
     operator_token: SecretStr = Field(
         default=SecretStr(""),
-        description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty: closed. Below "
-        "16 characters the page is closed.",
+        description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty, or below 16 "
+        "characters: both are closed.",
     )
 
     @field_validator("database_url")

@@ -30,6 +30,8 @@ class Lockout:
 
     def __init__(self) -> None:
         self._guessers: OrderedDict[str, _Guesser] = OrderedDict()
+        # When each last showed the token: guesses from elsewhere are not to stop what scrapes metrics.
+        self._shown_at: OrderedDict[str, float] = OrderedDict()
         # What is left for all; it fills up again as time passes.
         self._left = float(FAILURES_OVERALL_MAX)
         self._left_at = 0.0
@@ -38,7 +40,8 @@ class Lockout:
         """How long nothing from this address is looked at; zero when it may try."""
         guesser = self._guessers.get(_network(address))
         seconds = guesser.locked_until - now if guesser is not None else 0.0
-        if (left := self._refilled(now)) < 1:
+        has_token = now - self._shown_at.get(_network(address), float("-inf")) <= WAIT_MAX.total_seconds()
+        if not has_token and (left := self._refilled(now)) < 1:
             seconds = max(seconds, (1 - left) * _SECONDS_PER_FAILURE)
         return timedelta(seconds=max(0.0, seconds))
 
@@ -54,6 +57,14 @@ class Lockout:
         self._guessers[network] = guesser
         if len(self._guessers) > ADDRESSES_MAX:
             self._guessers.popitem(last=False)
+
+    def note_token(self, address: str, now: float) -> None:
+        """What the address guessed stays counted: others may share it."""
+        network = _network(address)
+        self._shown_at.pop(network, None)
+        self._shown_at[network] = now
+        if len(self._shown_at) > ADDRESSES_MAX:
+            self._shown_at.popitem(last=False)
 
     def note_success(self, address: str) -> None:
         self._guessers.pop(_network(address), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 from urllib.parse import urlencode
@@ -13,8 +12,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hubspot_sync.page.door import Door
 from hubspot_sync.page.forms import Form
-from hubspot_sync.page.lockout import Lockout
 from hubspot_sync.page.rendering import Templates
 from hubspot_sync.page.sessions import NAME_LENGTH_MAX, SESSION_LENGTH, Seal, Session
 
@@ -28,10 +27,10 @@ _PLACE = re.compile(r"/(?!/)[\w/?&=%+~.:@-]*", re.ASCII)
 
 
 class SignIn:
-    def __init__(self, seal: Seal, templates: Templates) -> None:
+    def __init__(self, door: Door, seal: Seal, templates: Templates) -> None:
+        self._door = door
         self._seal = seal
         self._templates = templates
-        self._lockout = Lockout()
 
     def routes(self) -> list[Route]:
         return [
@@ -47,16 +46,14 @@ class SignIn:
         form = await Form.read(request)
         name, token, wanted = form.text("name"), form.text("token", _TOKEN_LENGTH_MAX), form.text("wanted")
         address = request.client.host if request.client else ""
-        if wait := self._lockout.wait(address, time.monotonic()):
-            return self._show_locked(request, math.ceil(wait.total_seconds()), name, wanted)
+        if seconds := self._door.seconds_locked(address):
+            return self._show_locked(request, seconds, name, wanted)
         if not 1 <= len(name) <= NAME_LENGTH_MAX or not name.isprintable():
             objection = f"Say who you are, in up to {NAME_LENGTH_MAX} characters: it stands beside what you do."
             return self._show(request, 422, objection, name, wanted)
-        if not self._seal.opens(token):
-            self._lockout.note_failure(address, time.monotonic())
-            log.warning("A wrong operator token came from %s.", address or "an unknown address")
+        if not self._door.admits(token, address):
             return self._show(request, 403, "This is not the token in OPERATOR_TOKEN.", name, wanted)
-        self._lockout.note_success(address)
+        self._door.forgive(address)
         log.info("Operator %s signed in from %s.", name, address or "an unknown address", extra={"by": f"page:{name}"})
         answer = RedirectResponse(_within(request, wanted), 303)
         _set_cookie(request, answer, self._seal.issue(name, time.time()))

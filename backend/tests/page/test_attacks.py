@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 
 from app.models import OUTBOX
 from app.settings import OPERATOR_PAGE
-from hubspot_sync.page.application import TOKEN_LENGTH_MIN
+from hubspot_sync.page.door import TOKEN_LENGTH_MIN
 from hubspot_sync.page.lockout import ADDRESSES_MAX, FAILURES_FREE, FAILURES_OVERALL_MAX, Lockout
 from hubspot_sync.page.rendering import STATIC
 from hubspot_sync.page.sessions import SESSION_LENGTH, Seal
