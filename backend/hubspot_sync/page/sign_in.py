@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 import time
+from contextlib import suppress
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -62,7 +64,10 @@ class SignIn:
     def _show(
         self, request: Request, status: int = 200, objection: str = "", name: str = "", wanted: str = ""
     ) -> Response:
-        return self._templates.page(request, "sign_in.html", status, objection=objection, name=name, wanted=wanted)
+        is_readable = _is_readable_on_the_way(request)
+        return self._templates.page(
+            request, "sign_in.html", status, objection=objection, name=name, wanted=wanted, is_readable=is_readable
+        )
 
     def _show_locked(self, request: Request, seconds: int, name: str, wanted: str) -> Response:
         answer = self._show(request, 429, f"Too many wrong tokens. Try again in {seconds} s.", name, wanted)
@@ -101,6 +106,14 @@ class SignedIn:
         if request.headers.get("accept") == "text/event-stream":
             return Response(status_code=401)
         return RedirectResponse(place, 303)
+
+
+def _is_readable_on_the_way(request: Request) -> bool:
+    """Whether a token that is sent here passes a network unencrypted, as far as is known here."""
+    host = request.url.hostname or ""
+    with suppress(ValueError):
+        return request.url.scheme == "http" and not ipaddress.ip_address(host).is_loopback
+    return request.url.scheme == "http" and host != "localhost"
 
 
 def session_of(request: Request) -> Session:

@@ -156,6 +156,30 @@ def test_post_from_another_site_is_refused_even_with_the_right_form_token(operat
     assert operations.pulse(engine, OUTBOX).gate.state is GateState.OPEN
 
 
+def test_refusal_says_what_a_proxy_has_to_pass_on(client):
+    refused = client.post("/sign-in", {"Origin": "https://ops.example"}, name="Ada", token=TOKEN)
+    assert refused.status_code == 403
+    assert "comes from https://ops.example, and it reached the application as testserver." in refused.text
+    assert "pass on the Host header" in refused.text
+    assert refused.headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_readable"),
+    [
+        ("http://testserver", True),
+        ("http://10.0.0.1", True),
+        ("https://testserver", False),
+        ("http://127.0.0.1", False),
+        ("http://localhost", False),
+        ("http://[::1]", False),
+    ],
+)
+def test_who_is_to_send_the_token_unencrypted_is_told_so(client, base_url, is_readable):
+    client.http.base_url = base_url
+    assert ("this connection is not encrypted" in client.get("/sign-in").text) is is_readable
+
+
 def test_action_without_the_form_token_of_its_session_is_refused(operator, engine):
     others = Seal(TOKEN).form_token(Seal(TOKEN).read(Seal(TOKEN).issue("Ada", time.time()), time.time()))
     for form_token in ("", others, "\u00e4", operator.form_token()[:-1]):
@@ -257,7 +281,7 @@ def test_every_answer_forbids_to_keep_frame_and_script_it(operator):
         assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
         assert headers["cache-control"] == "no-store"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert headers["x-content-type-options"] == "nosniff"
 
 
