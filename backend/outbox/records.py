@@ -19,13 +19,17 @@ _ID: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """`deliveries` are linked to their events by `delivery_events`, and `audit` by `audit_events`."""
+    """`deliveries` are linked to their events by `delivery_events`, and `audit` by `audit_events`.
+
+    `ended_sessions` are those of operators who signed out.
+    """
 
     deliveries: Table
     delivery_events: Table
     discarded: Table
     audit: Table
     audit_events: Table
+    ended_sessions: Table
 
 
 def declare_records(metadata: MetaData, events: Table) -> Records:
@@ -56,7 +60,20 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
         Column("outcome", AnyText, nullable=False),
     )
     Index(f"ix_{name}_delivery_events_delivery", delivery_events.c.delivery_id)
-    return Records(deliveries, delivery_events, _declare_discarded(metadata, events), *_declare_audit(metadata, name))
+    ended_sessions = Table(
+        f"{name}_ended_sessions",
+        metadata,
+        Column("session", Text, primary_key=True),
+        # It is over by then anyway.
+        Column("ends_at", Instant, nullable=False),
+    )
+    return Records(
+        deliveries,
+        delivery_events,
+        _declare_discarded(metadata, events),
+        *_declare_audit(metadata, name),
+        ended_sessions,
+    )
 
 
 def _declare_discarded(metadata: MetaData, events: Table) -> Table:

@@ -86,12 +86,13 @@ class OperatorPage:
 def _open(desk: Desk, door: Door) -> ASGIApp:
     views = (Overview(desk), Events(desk), Contacts(desk), Actions(desk))
     signed_in = [route for view in views for route in view.routes()]
+    behind = Middleware(SignedIn, desk.seal, desk.templates, desk.is_ended)
     return Guard(
         Starlette(
             routes=[
                 Mount("/static", Static()),
                 *SignIn(door, desk.seal, desk.templates).routes(),
-                Mount("/", routes=signed_in, middleware=[Middleware(SignedIn, desk.seal, desk.templates)]),
+                Mount("/", routes=signed_in, middleware=[behind]),
             ],
             exception_handlers={
                 HTTPException: _on_http_exception(desk),

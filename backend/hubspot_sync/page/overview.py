@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from hubspot_sync.page.notices import mark_of
 from hubspot_sync.page.pulses import BEATS_KEPT, Beat, TooManyWatch
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.sessions import Session
-from hubspot_sync.page.sign_in import session_of, sign_out
+from hubspot_sync.page.sign_in import session_of, signed_out
 from outbox import operations
 
 AUDIT_SHOWN = 50
@@ -41,7 +42,7 @@ class Overview:
             Route("/audit", self.audit, methods=["GET"]),
             self._desk.action("/hold", self.hold),
             self._desk.action("/release", self.release),
-            self._desk.action("/sign-out", lambda request, _: sign_out(request)),
+            self._desk.action("/sign-out", self.sign_out),
         ]
 
     def show(self, request: Request) -> Response:
@@ -84,6 +85,13 @@ class Overview:
     def release(self, request: Request, _form: Form) -> Response:
         operations.release(self._desk.engine, self._desk.outbox, by=session_of(request).by)
         return RedirectResponse(self._desk.place(request, "/"), 303)
+
+    def sign_out(self, request: Request, _form: Form) -> Response:
+        """Ended for every process: a cookie that was copied before opens nothing either."""
+        session = session_of(request)
+        ends_at = datetime.fromtimestamp(session.ends_at, UTC)
+        operations.end_session(self._desk.engine, self._desk.outbox, session.id, ends_at, by=session.by)
+        return signed_out(request)
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events: `beats`, once a second, and `over` when the session is."""

@@ -1,6 +1,6 @@
 """Who is signed in: a cookie that the page signs, and the token that each of its forms must bring back.
 
-Nothing is stored, so any process of the application reads what another one signed.
+Any process of the application reads what another one signed; stored are only the sessions that were ended early.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class Session:
     def by(self) -> str:
         """Who did it, as the audit has it."""
         return f"page:{self.name}"
+
+    @property
+    def id(self) -> str:
+        """What it is remembered by once it is ended: nothing that opens anything."""
+        return hashlib.sha256(self.nonce.encode()).hexdigest()
 
 
 class Seal:

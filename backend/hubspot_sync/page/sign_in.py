@@ -6,9 +6,11 @@ import ipaddress
 import logging
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -78,15 +80,16 @@ class SignIn:
 class SignedIn:
     """Lets through who is signed in, with `request.state.session` set; everyone else is sent to sign in."""
 
-    def __init__(self, app: ASGIApp, seal: Seal, templates: Templates) -> None:
+    def __init__(self, app: ASGIApp, seal: Seal, templates: Templates, is_ended: Callable[[Session], bool]) -> None:
         self._app = app
         self._seal = seal
         self._templates = templates
+        self._is_ended = is_ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         session = self._seal.read(request.cookies.get(COOKIE, ""), time.time())
-        if session is None:
+        if session is None or await run_in_threadpool(self._is_ended, session):
             await self._invite(request)(scope, receive, send)
         else:
             request.state.session = session
@@ -121,7 +124,7 @@ def session_of(request: Request) -> Session:
     return session
 
 
-def sign_out(request: Request) -> Response:
+def signed_out(request: Request) -> Response:
     answer = RedirectResponse(_within(request, "/sign-in"), 303)
     answer.delete_cookie(COOKIE, path=_cookie_path(request))
     return answer

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from sqlalchemy import func, select, update
 from starlette.routing import Mount, Route
 
 from app.models import OUTBOX
@@ -21,6 +22,7 @@ from hubspot_sync.page.rendering import STATIC
 from hubspot_sync.page.sessions import SESSION_LENGTH, Seal
 from hubspot_sync.page.sign_in import COOKIE
 from outbox import operations
+from outbox.clock import DatabaseNow
 from outbox.model import GateState
 from tests.page.conftest import TOKEN, fail, serving, settings_for, track
 
@@ -135,6 +137,47 @@ def test_forged_or_expired_cookie_opens_nothing(client):
 
 def test_genuine_cookie_opens(client):
     assert client.get("/events", Cookie=f"{COOKIE}={Seal(TOKEN).issue('Ada', time.time())}").status_code == 200
+
+
+def test_cookie_is_worthless_in_every_process_once_its_operator_has_signed_out(open_page, engine):
+    here, there = open_page(), open_page()
+    here.sign_in()
+    cookie = {"Cookie": f"{COOKIE}={here.http.cookies[COOKIE]}"}
+    form_token = here.form_token()
+    assert there.get("/events", **cookie).status_code == 200
+    assert here.act("/sign-out").status_code == 303
+    here.http.cookies.clear()
+    for client in (here, there):
+        for path in (*VIEWS, AN_EVENT):
+            assert client.get(path, **cookie).status_code == 303, path
+        assert client.get("/stream", Accept="text/event-stream", **cookie).status_code == 401
+        held = client.post("/hold", {**client.origin, **cookie}, form_token=form_token, reason="x")
+        assert urlsplit(held.headers["location"]).path == f"{OPERATOR_PAGE}/sign-in"
+    assert operations.read_audit(engine, OUTBOX) == []
+    assert there.sign_in().status_code == 303
+    assert there.get("/events").status_code == 200
+
+
+def test_others_stay_signed_in_and_what_was_ended_is_forgotten_when_it_is_over(open_page, engine):
+    ada, grace = open_page(), open_page()
+    ada.sign_in(name="Ada")
+    grace.sign_in(name="Grace")
+    ada.act("/sign-out")
+    assert grace.get("/events").status_code == 200
+    ended = OUTBOX.records.ended_sessions
+    with engine.begin() as connection:
+        connection.execute(update(ended).values(ends_at=DatabaseNow(-1.0)))
+    grace.act("/sign-out")
+    with engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(ended)).scalar_one() == 1
+
+
+def test_sign_out_that_the_database_does_not_keep_is_said_to_be_none(operator, engine):
+    form_token = operator.form_token()
+    OUTBOX.records.ended_sessions.drop(engine)
+    refused = operator.post("/sign-out", form_token=form_token)
+    assert refused.status_code == 503
+    assert "set-cookie" not in refused.headers
 
 
 ELSEWHERE: list[dict[str, str]] = [
