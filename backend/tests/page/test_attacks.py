@@ -92,6 +92,14 @@ def test_clients_of_one_ipv6_network_are_one_guesser():
     assert not lockout.wait("2001:db8:0:1::1", 0.0)
 
 
+def test_ipv4_clients_of_a_server_that_listens_on_both_are_not_one():
+    lockout = Lockout()
+    for _ in range(FAILURES_FREE):
+        lockout.note_failure("::ffff:10.0.0.1", 0.0)
+    assert lockout.wait("10.0.0.1", 0.0)
+    assert not lockout.wait("::ffff:10.0.0.2", 0.0)
+
+
 def test_guessing_from_many_addresses_is_slowed_for_all_and_takes_bounded_memory():
     lockout = Lockout()
     for number in range(FAILURES_OVERALL_MAX):
