@@ -36,7 +36,11 @@ check: .venv/dev ## Lint, types, and the arrows between the rooms
 	@$(IN_BACKEND) $(BIN)/mypy
 	@$(IN_BACKEND) $(BIN)/lint-imports --no-cache
 
-lock: .venv/uv ## Resolve the dependencies anew into the two lock files
+lock: .venv/uv ## Resolve the dependencies anew into the lock files
+	@echo uv | $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 - -o backend/requirements-uv.lock
+	@echo "-r backend/bench/peers/requirements.txt" | $(UV) pip compile -q --universal --generate-hashes \
+		--no-annotate --no-header --python-version 3.11 - -o backend/bench/peers/requirements.lock
 	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 --extra app pyproject.toml -o requirements.lock
 	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
@@ -45,10 +49,10 @@ lock: .venv/uv ## Resolve the dependencies anew into the two lock files
 clean: ## Remove .venv and caches
 	@rm -rf .venv .venv-bench backend/.mypy_cache backend/.ruff_cache backend/.hypothesis
 
-.venv/uv:
+.venv/uv: backend/requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say make PYTHON=…")'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r backend/requirements-uv.lock
 	@touch $@
 
 .venv/run: .venv/uv backend/requirements.lock
@@ -60,7 +64,7 @@ clean: ## Remove .venv and caches
 	@touch $@
 
 # The peers that `make bench` measures beside the outbox live apart: nothing of ours may depend on them.
-.venv-bench/peers: .venv/uv backend/bench/peers/requirements.txt
+.venv-bench/peers: .venv/uv backend/bench/peers/requirements.lock
 	@$(UV) venv -q --clear --python $(BIN)/python .venv-bench
-	@$(UV) pip install --quiet --python .venv-bench/bin/python -r backend/bench/peers/requirements.txt
+	@$(UV) pip install --quiet --python .venv-bench/bin/python --require-hashes -r backend/bench/peers/requirements.lock
 	@touch $@

@@ -6,12 +6,13 @@ from functools import cache
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, func, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, func, literal, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.settings import BACKEND
 from outbox import postgresql
 from outbox.sqlite import BUSY_TIMEOUT, configure_engine
+from outbox.text import AnyText
 
 # Requests wait for each other's rows as long as SQLite's writers wait for their turn; then they answer 503.
 _LOCK_TIMEOUT_MS = int(BUSY_TIMEOUT.total_seconds() * 1000)
@@ -43,7 +44,7 @@ def lock_name(db: Session, name: str) -> None:
     already keeps every other writer out.
     """
     if db.get_bind().dialect.name == "postgresql":
-        db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+        db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(literal(name, AnyText()), 0))))
 
 
 @cache

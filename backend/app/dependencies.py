@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.otp import SendCode
 from app.problems import NotAuthenticated
 from app.settings import Settings
+from hubspot_sync.page import Door
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
 
@@ -28,6 +29,7 @@ class Running:
     sessions: sessionmaker[Session]
     worker: WorkerHost
     metrics: Exposition
+    door: Door
     send_code: SendCode
 
 
@@ -66,6 +68,11 @@ async def _bearer_token(
 
 
 BearerToken = Annotated[str, Depends(_bearer_token)]
+
+
+async def keep_nowhere(response: Response) -> None:
+    """Answers hold tokens, balances and addresses; nobody on the way to a client is to keep them."""
+    response.headers["Cache-Control"] = "no-store"
 
 
 async def require_service_key(running: RunningApp, key: Annotated[str | None, Depends(_service_key)]) -> None:

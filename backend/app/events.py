@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from app.wallet import PassType, Stage
 from hubspot_sync.event import (
     Catalog,
     ContactProperty,
     EmailAddress,
+    Instant,
     LifecycleEvent,
     PropertyGroup,
     PropertyType,
     Reference,
+    WholeNumber,
 )
 
 AuthProvider = Literal["otp", "email", "google", "apple", "local", "partner"]
 # Whole Nova; HubSpot's numbers are exact up to 2^53.
-Nova = Annotated[int, Field(ge=0, le=2**53)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Nova = Annotated[WholeNumber, Field(ge=0, le=2**53)]
+Count = Annotated[WholeNumber, Field(ge=0, le=2**53)]
 
 STRING, NUMBER, DATETIME = PropertyType.STRING, PropertyType.NUMBER, PropertyType.DATETIME
 BOOL, ENUMERATION = PropertyType.BOOL, PropertyType.ENUMERATION
@@ -59,7 +61,7 @@ class NeravaEvent(LifecycleEvent):
 class DriverSignedUp(NeravaEvent):
     event_type = "driver_signed_up"
 
-    created_at: Annotated[AwareDatetime, SIGNED_UP_AT]
+    created_at: Annotated[Instant, SIGNED_UP_AT]
     auth_provider: Annotated[AuthProvider | None, AUTH_PROVIDER] = None
 
 
@@ -68,14 +70,14 @@ class WalletPassInstalled(NeravaEvent):
     sets = {PASS_INSTALLED: True}  # noqa: RUF012  # A ClassVar of the base.
 
     pass_type: Annotated[PassType, PASS_TYPE]
-    installed_at: Annotated[AwareDatetime, PASS_INSTALLED_AT]
+    installed_at: Annotated[Instant, PASS_INSTALLED_AT]
 
 
 class NovaEarned(NeravaEvent):
     event_type = "nova_earned"
 
     amount: Nova
-    earned_at: Annotated[AwareDatetime, LAST_EARNED_AT]
+    earned_at: Annotated[Instant, LAST_EARNED_AT]
     session_id: Reference | None = None
     new_balance: Annotated[Nova | None, BALANCE] = None
     lifetime_earned: Annotated[Nova | None, LIFETIME_EARNED] = None
@@ -88,7 +90,7 @@ class NovaRedeemed(NeravaEvent):
     amount: Nova
     merchant_id: Annotated[Reference, LAST_MERCHANT_ID]
     redemption_id: Reference
-    redeemed_at: Annotated[AwareDatetime, LAST_REDEEMED_AT]
+    redeemed_at: Annotated[Instant, LAST_REDEEMED_AT]
     new_balance: Annotated[Nova | None, BALANCE] = None
     lifetime_redeemed: Annotated[Nova | None, LIFETIME_REDEEMED] = None
     redeemed_count: Annotated[Count | None, REDEEMED_COUNT] = None
@@ -99,7 +101,7 @@ class FirstRedemptionCompleted(NeravaEvent):
 
     redemption_id: Reference
     merchant_id: Reference
-    completed_at: Annotated[AwareDatetime, FIRST_REDEMPTION_AT]
+    completed_at: Annotated[Instant, FIRST_REDEMPTION_AT]
     amount: Nova | None = None
 
 

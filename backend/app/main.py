@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypedDict
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app.database import create_database_engine, create_sessions
-from app.dependencies import Running
+from app.dependencies import Running, keep_nowhere
 from app.events import CATALOG
 from app.logs import configure_logging
 from app.models import OUTBOX
@@ -20,7 +20,7 @@ from app.problems import ProblemBody, answer_with_problems
 from app.routers import auth, health, metrics, nova, wallet
 from app.settings import OPERATOR_PAGE, Settings
 from hubspot_sync.integration import Integration
-from hubspot_sync.page import OperatorPage
+from hubspot_sync.page import Door, OperatorPage
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
 
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, send_code: SendCode = log_code)
     )
     answer_with_problems(app)
     for room in (auth, wallet, nova, health, metrics):
-        app.include_router(room.router)
+        app.include_router(room.router, dependencies=[Depends(keep_nowhere)])
     app.mount(OPERATOR_PAGE, page)
     return app
 
@@ -73,8 +73,9 @@ def _lifespan(
         try:
             await worker.start()
             metrics = Exposition(engine, OUTBOX)
-            async with page.serving(integration, in_force.operator_token, lambda: worker.status):
-                yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, send_code)}
+            door = Door(in_force.operator_token)
+            async with page.serving(integration, door, lambda: worker.status):
+                yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, door, send_code)}
         finally:
             await worker.stop()
             engine.dispose()

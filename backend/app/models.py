@@ -24,6 +24,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from outbox.clock import Instant
 from outbox.model import EventId, define_outbox
+from outbox.text import AnyText
 
 
 class Energy(TypeDecorator[Decimal]):
@@ -47,7 +48,7 @@ class Base(DeclarativeBase):
         # As the outbox writes ids, so that outbox_events.subject = drivers.id joins on SQLite too.
         UUID: EventId(),
         datetime: Instant(),
-        str: Text(),
+        str: AnyText(),
         int: BigInteger(),
         Decimal: Energy(),
     }
@@ -71,7 +72,10 @@ class OtpChallenge(Base):
     """A one-time code that was sent to an address, until it is used, guessed at too often, or too old."""
 
     __tablename__ = "otp_challenges"
-    __table_args__ = (Index("ix_otp_challenges_address", "address", "created_at"),)
+    __table_args__ = (
+        Index("ix_otp_challenges_address", "address", "created_at"),
+        Index("ix_otp_challenges_client", "client", "created_at"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     channel: Mapped[str]
@@ -81,6 +85,8 @@ class OtpChallenge(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    # Who asked for it, as a network that one client has to itself; NULL where that is not known.
+    client: Mapped[str | None]
 
 
 class AccessToken(Base):

@@ -6,14 +6,14 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from math import ceil
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from app.addresses import Address, Channel
@@ -21,19 +21,27 @@ from app.clock import now
 from app.database import lock_name
 from app.models import OtpChallenge
 from app.problems import NotFound, Problem
+from hubspot_sync.network import network_of
 
 log = logging.getLogger(__name__)
 
 CODE_DIGITS = 6
 CODE_LIFETIME = timedelta(minutes=10)
 WRONG_TRIES_MAX = 5
-# Unused codes of one address: 5 codes of 5 tries each leave a guesser 25 in a million per quarter of an hour.
-UNUSED_CODES_MAX = 5
 RESEND_WINDOW = timedelta(minutes=15)
+# Unused codes within that time. Of one client for one address: who means someone else's address uses up their own.
+UNUSED_CODES_MAX = 5
+# Of all clients for one address: 20 codes of 5 tries each leave guessers 100 in a million per quarter of an hour, and
+# four clients have to work together to keep a fifth one out.
+UNUSED_CODES_OF_ADDRESS_MAX = 20
+# Of one client for all addresses. Drivers behind one router use their codes, and those are not counted.
+UNUSED_CODES_OF_CLIENT_MAX = 60
 
 
 class TooManyCodes(Problem):
-    """Several codes were sent to this address and none was used; wait for `Retry-After` seconds."""
+    """This client, or all together for this address, asked for several codes and used none; wait for `Retry-After`
+    seconds.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     kind = "too-many-codes"
@@ -78,10 +86,14 @@ def log_code(it: OneTimeCode) -> None:
     )
 
 
-def start_challenge(db: Session, address: Address) -> OneTimeCode:
-    """Store a new code for the address; it is the caller's to send once that is committed."""
+def start_challenge(db: Session, address: Address, client: str | None = None) -> OneTimeCode:
+    """Store a new code for the address; it is the caller's to send once that is committed.
+
+    `client` is the address of who asks, as the server knows it; None where it does not.
+    """
+    network = client and network_of(client)
     lock_name(db, address.text)
-    _limit_unused_codes(db, address)
+    _limit_unused_codes(db, address, network)
     challenge_id, code, started_at = uuid4(), _draw_code(), now()
     challenge = OtpChallenge(
         id=challenge_id,
@@ -91,6 +103,7 @@ def start_challenge(db: Session, address: Address) -> OneTimeCode:
         wrong_tries=0,
         created_at=started_at,
         expires_at=started_at + CODE_LIFETIME,
+        client=network,
     )
     db.add(challenge)
     return OneTimeCode(challenge_id, address, challenge.expires_at, code)
@@ -113,17 +126,30 @@ def try_code(db: Session, challenge_id: UUID, code: str) -> Address | Problem:
     return Address(Channel(challenge.channel), challenge.address)
 
 
-def _limit_unused_codes(db: Session, address: Address) -> None:
-    window_start = now() - RESEND_WINDOW
-    of_address = OtpChallenge.address == address.text
-    db.execute(delete(OtpChallenge).where(of_address, OtpChallenge.created_at <= window_start))
-    unused = select(OtpChallenge.created_at).where(of_address, OtpChallenge.used_at.is_(None))
-    sent_at = db.scalars(unused.order_by(OtpChallenge.created_at)).all()
-    if len(sent_at) < UNUSED_CODES_MAX:
+def _limit_unused_codes(db: Session, address: Address, network: str | None) -> None:
+    """Requests of one client that come at once for several addresses may get a few codes more."""
+    c = OtpChallenge
+    of_address, of_client = c.address == address.text, c.client == network
+    db.execute(delete(c).where(or_(of_address, of_client), c.created_at <= now() - RESEND_WINDOW))
+    _refuse_beyond(UNUSED_CODES_MAX, _unused(db, of_address, of_client), "this address")
+    _refuse_beyond(UNUSED_CODES_OF_ADDRESS_MAX, _unused(db, of_address), "this address")
+    if network is not None:
+        _refuse_beyond(UNUSED_CODES_OF_CLIENT_MAX, _unused(db, of_client), "several addresses")
+
+
+def _unused(db: Session, *conditions: ColumnElement[bool]) -> Sequence[datetime]:
+    """When the unused codes of the window were made, in order."""
+    is_recent = OtpChallenge.created_at > now() - RESEND_WINDOW
+    unused = select(OtpChallenge.created_at).where(*conditions, OtpChallenge.used_at.is_(None), is_recent)
+    return db.scalars(unused.order_by(OtpChallenge.created_at)).all()
+
+
+def _refuse_beyond(limit: int, sent_at: Sequence[datetime], where: str) -> None:
+    if len(sent_at) < limit:
         return
-    seconds = ceil((sent_at[-UNUSED_CODES_MAX] - window_start).total_seconds())
+    seconds = ceil((sent_at[-limit] + RESEND_WINDOW - now()).total_seconds())
     raise TooManyCodes(
-        f"{len(sent_at)} codes were sent to this address and none was used. "
+        f"{len(sent_at)} codes were sent to {where} and none was used. "
         f"Use the last one, or ask again in {ceil(seconds / 60)} minutes.",
         headers={"Retry-After": str(seconds)},
     )

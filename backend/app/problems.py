@@ -47,7 +47,9 @@ class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
     def __init__(self, body: ProblemBody, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(body.model_dump(exclude_none=True), body.status, headers)
+        super().__init__(
+            body.model_dump(exclude_none=True), body.status, {**(headers or {}), "Cache-Control": "no-store"}
+        )
 
 
 class Problem(Exception):

@@ -33,6 +33,8 @@ class Settings(HubSpotSettings):
     database_url: str = Field(
         default="sqlite:///nerava.db",
         validate_default=True,
+        # It may hold a password.
+        repr=False,
         description="sqlite:///FILE serves one machine; a relative FILE lies in backend/. "
         "Several machines need postgresql://USER:PASSWORD@HOST/NAME.",
     )
@@ -42,8 +44,8 @@ class Settings(HubSpotSettings):
     )
     operator_token: SecretStr = Field(
         default=SecretStr(""),
-        description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty: closed. Below "
-        "16 characters the page is closed.",
+        description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty, or below 16 "
+        "characters: both are closed.",
     )
 
     @field_validator("database_url")
@@ -56,10 +58,13 @@ def normalise_database_url(text: str) -> str:
     """The URL with the driver that is installed, and a relative SQLite file anchored at `backend/`."""
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # Their words quote what stands where a port belongs: the end of a password that has an @ or a / in it.
         raise ValueError("DATABASE_URL is no database URL; write sqlite:///nerava.db or postgresql://…") from None
     if url.drivername not in _DRIVERS:
-        raise ValueError(f"DATABASE_URL begins with {url.drivername}://; Nerava runs on sqlite:// and postgresql://")
+        raise ValueError("DATABASE_URL names another database; Nerava runs on sqlite:// and postgresql://")
+    if _DRIVERS[url.drivername] != "sqlite" and text.count("@") > 1:
+        raise ValueError("DATABASE_URL has more than one @; write that of a password as %40, and its / as %2F")
     url = url.set(drivername=_DRIVERS[url.drivername])
     if url.drivername == "sqlite":
         if url.database in (None, "", ":memory:"):

@@ -38,7 +38,7 @@ class SandboxServer(uvicorn.Server):
         self.has_started = threading.Event()
         super().__init__(
             uvicorn.Config(
-                create_application(account, self._gateway),
+                create_application(account, self._gateway, host),
                 host=host,
                 port=port,
                 http=TransportInScope,

@@ -13,7 +13,17 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from outbox.model import Event
 
@@ -54,6 +64,13 @@ class PropertyGroup:
     label: str
 
 
+def _trimmed(value: object) -> object:
+    """The one rule of trimming, for subjects and properties: pydantic's own leaves U+001C to U+001F, which HubSpot's
+    key would then have and the subject would not.
+    """
+    return value.strip() if isinstance(value, str) else value
+
+
 def _has_no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain NUL")
@@ -69,20 +86,41 @@ def _may_be_an_email_address(text: str) -> str:
     return text
 
 
+# Without an offset too: that it is missing is told in pydantic's words.
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)?", re.ASCII)
+
+
+def _may_be_an_instant(value: object) -> object:
+    """Numbers and digits, which pydantic takes for seconds or milliseconds since 1970, are no instants here."""
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _INSTANT.fullmatch(value)):
+        raise ValueError("is no instant in ISO 8601, like 2026-11-24T18:00:00Z")
+    return value
+
+
+def _is_a_number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("is no number")
+    return value
+
+
 TEXT_LENGTH_MAX = 65_536
 # Where a stored payload names the fields that it has lost, such as a person's address.
 DROPPED = "_dropped"
 
 # HubSpot stores longer texts; what identifies things is far shorter.
 Reference = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_has_no_nul)
+    str, StringConstraints(min_length=1, max_length=255), BeforeValidator(_trimmed), AfterValidator(_has_no_nul)
 ]
 # Only what cannot be an address is refused here: HubSpot is the judge of the rest.
 EmailAddress = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, to_lower=True, max_length=254),
+    StringConstraints(to_lower=True, max_length=254),
+    BeforeValidator(_trimmed),
     AfterValidator(_may_be_an_email_address),
 ]
+Instant = Annotated[AwareDatetime, BeforeValidator(_may_be_an_instant)]
+# A JSON number without a fraction: 12 and 12.0, but neither "12" nor true.
+WholeNumber = Annotated[int, BeforeValidator(_is_a_number)]
 
 
 class LifecycleEvent(BaseModel):
@@ -96,6 +134,14 @@ class LifecycleEvent(BaseModel):
 
     event_type: ClassVar[str]
     sets: ClassVar[Mapping[ContactProperty, bool | int | str]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_blank_as_absent(cls, value: object, info: ValidationInfo) -> object:
+        """A text without a word, in a field that may be missing, says as much as if it were."""
+        field_ = cls.model_fields[info.field_name or ""]
+        is_blank = not field_.is_required() and isinstance(value, str) and not value.strip()
+        return field_.default if is_blank else value
 
     def contact_properties(self) -> dict[str, str]:
         """The properties this event sets, as HubSpot wants them written; an absent value is left out.
@@ -168,7 +214,7 @@ class Catalog:
     def subject_of(self, payload: object) -> str | None:
         """Who the payload is about, written as in HubSpot; None when it does not say."""
         subject = payload.get(self.subject_field) if isinstance(payload, Mapping) else None
-        return subject.strip() if isinstance(subject, str) else None
+        return str(_trimmed(subject)) if isinstance(subject, str) else None
 
     def objection_to(self, event_type: str, payload: object) -> str | None:
         """Why this event could never be delivered, in words; None when it can."""

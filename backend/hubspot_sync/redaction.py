@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 
 from outbox.payload import storable
 
@@ -19,6 +20,8 @@ _ADDRESSES = re.compile(rf"(?<!{_OF_AN_ADDRESS}){_OF_AN_ADDRESS}++@{_OF_AN_ADDRE
 # Digits without a plus sign may be HubSpot's record ids, which a person needs.
 _PHONES = re.compile(r"(?<![\w+])\+\d[\d ()./-]{5,}\d")
 _TOKENS = re.compile(r"\bpat-[a-z]{2,4}\d-[\w-]+|(?<=Bearer )\S+")
+# Of a token, so many characters in a row are a piece of it: HubSpot's refusals quote a beginning.
+_PIECE_LENGTH = 6
 # A shorter value is found by chance in what has nothing to do with it.
 _VALUE_LENGTH_MIN = 4
 # What is behind so much of a text is not read.
@@ -27,7 +30,7 @@ _OF_A_PHONE = "0123456789 ()./-+"
 
 
 class Redaction:
-    """Takes out addresses, phone numbers, tokens, and these `values` however they look."""
+    """Takes out addresses, phone numbers, tokens, any piece of this `token`, and these `values` however they look."""
 
     def __init__(self, values: Iterable[str] = (), *, token: str = "") -> None:
         self._token = token
@@ -35,7 +38,7 @@ class Redaction:
 
     def __call__(self, text: str) -> str:
         if self._token:
-            text = text.replace(self._token, TOKEN)
+            text = _without_pieces(text.replace(self._token, TOKEN), self._token)
         text = _TOKENS.sub(TOKEN, text)
         text = _ADDRESSES.sub(ADDRESS, text)
         text = _PHONES.sub(PHONE, text)
@@ -61,6 +64,24 @@ class Redaction:
         while (start := _start_of_what_is_cut(text, end, with_spaces)) is not None:
             end = start
         return text[:end].rstrip(_OF_A_PHONE)
+
+
+@lru_cache(maxsize=4)
+def _pieces_of(token: str) -> re.Pattern[str]:
+    """Matches wherever a piece begins, without taking it: they overlap."""
+    starts = range(len(token) - _PIECE_LENGTH + 1)
+    pieces = {re.escape(token[start : start + _PIECE_LENGTH]) for start in starts}
+    return re.compile(f"(?=({'|'.join(sorted(pieces))}))" if pieces else "(?!)")
+
+
+def _without_pieces(text: str, token: str) -> str:
+    kept: list[str] = []
+    end = 0
+    for piece in _pieces_of(token).finditer(text):
+        if piece.start() > end or not kept:
+            kept += [text[end : piece.start()], TOKEN]
+        end = piece.start() + _PIECE_LENGTH
+    return "".join([*kept, text[end:]])
 
 
 redact = Redaction()

@@ -66,9 +66,10 @@ class HubSpotSettings(BaseSettings):
         description="Share of the account's daily requests left to its other integrations. Once no more than that is "
         "left, events wait for the account's midnight. Too low, and a backlog can use up what the others need.",
     )
-    hubspot_retention_days: Annotated[int, Field(ge=1)] = Field(
+    hubspot_retention_days: Annotated[int, Field(ge=1, le=36_500)] = Field(
         default=30,
-        description="Days that delivered events are kept, with the addresses they hold. Fewer: less to look back on.",
+        description="Days that delivered events are kept, with the addresses they hold. Fewer: less to look back on; "
+        "at most a hundred years.",
     )
 
     hubspot_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, assert_never, cast
+from uuid import UUID
 
 from sqlalchemy import (
     Alias,
@@ -45,7 +46,7 @@ _LEASE_COLUMNS = ("token", "until", "event_ids")
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 _REACHED = len(Reached._fields)
 _ID = attrgetter("id")
-_INSTANTS = [Event._fields.index(name) for name in ("created_at", "retried_at")]
+_INSTANTS = ("created_at", "retried_at", "in_doubt_at")
 _LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
 
 
@@ -114,7 +115,7 @@ def claim(
         ids = json.dumps([id_ for (id_,) in found])
         events = _take_on_sqlite(connection, outbox, parameters | {"ids": ids}) if found else []
     else:
-        events = [_in_utc(row) for row in found]
+        events = [_told(event) for (event,) in found]
     events.sort(key=_ID)
     return _claimed(events, reached, look, limit)
 
@@ -127,12 +128,14 @@ def _fetch_all(
     return connection.execute(statement, parameters).all()
 
 
-def _in_utc(row: Sequence[Any]) -> Event:
-    values = list(row)
-    for position in _INSTANTS:
-        if (instant := values[position]) is not None:
-            values[position] = instant.astimezone(UTC)
-    return as_event(values)
+def _told(event: bytes) -> Event:
+    """An event as PostgreSQL tells it: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
+    values = json.loads(event)
+    values["event_id"] = UUID(values["event_id"])
+    for name in _INSTANTS:
+        if (instant := values[name]) is not None:
+            values[name] = datetime.fromisoformat(instant).astimezone(UTC)
+    return Event(**values)
 
 
 def _take_on_sqlite(connection: Connection, outbox: Outbox, parameters: Mapping[str, object]) -> list[Event]:
@@ -183,12 +186,13 @@ def _claim(outbox: Outbox, window: Window, size: int, limit: int, dialect_name: 
         events = cast("Alias", outbox.events.alias("t"))
         ids = is_one_of(events.c.id, select(batch.c.id), dialect_name)
         taken = _taking(outbox, events, ids).cte("taken")
-    statement = reached.outerjoin(taken, true()).add_columns(*taken.c)
+    statement = reached.outerjoin(taken, true())
     if dialect_name == "sqlite":
-        return statement
+        return statement.add_columns(*taken.c)
     its_ids = select(_TOKEN.label("t"), _LEASE_END.label("u"), func.json_agg(taken.c.id).label("ids"))
     lease = insert(outbox.leases).from_select(_LEASE_COLUMNS, its_ids.having(func.count() > literal_column("0")))
-    return statement.add_cte(lease.cte("lease"))
+    told = func.convert_to(func.to_json(taken.table_valued()).cast(Text), literal_column("'UTF8'"))
+    return statement.add_columns(told).add_cte(lease.cte("lease"))
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, Dialect, Float, Text, case, cast, select
@@ -12,12 +12,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Fixed width, so that text sorts as time does; SQLite's clock has milliseconds.
 _SQLITE_FORMAT = "%Y-%m-%dT%H:%M:%fZ"
 
 
 class Instant(TypeDecorator[datetime]):
-    """An aware UTC instant: timestamptz on PostgreSQL, text like ``2026-11-24T06:40:02.123Z`` on SQLite."""
+    """An aware UTC instant: timestamptz on PostgreSQL, text like ``2026-11-24T06:40:02.123Z`` on SQLite.
+
+    PostgreSQL writes a timestamptz as the session's DateStyle and TimeZone say, and psycopg reads ISO only; so it is
+    asked for a number. It takes ISO 8601 with an offset whatever they say.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -34,17 +39,27 @@ class Instant(TypeDecorator[datetime]):
             return value
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+    def column_expression(self, column: ColumnElement[datetime]) -> ColumnElement[datetime]:
+        return _Readable(column)
+
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
         # Instead of `process_result_value`, which costs a claim of many events a second call for each value.
-        return _read_text if dialect.name == "sqlite" else _in_utc
+        return _read_text if dialect.name == "sqlite" else _read_microseconds
 
 
 def _read_text(value: str | None) -> datetime | None:
     return None if value is None else datetime.fromisoformat(value).astimezone(UTC)
 
 
-def _in_utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.astimezone(UTC)
+def _read_microseconds(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class _Readable(FunctionElement[datetime]):
+    """An instant as the driver reads it: microseconds since 1970 on PostgreSQL."""
+
+    inherit_cache = True
+    type = Instant()
 
 
 class DatabaseNow(FunctionElement[datetime]):
@@ -82,6 +97,16 @@ class SecondsUntil(FunctionElement[float]):
 
     inherit_cache = True
     type = Float()
+
+
+@compiles(_Readable, "postgresql")
+def _readable_postgresql(element: _Readable, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(extract(epoch FROM {compiler.process(element.clauses, **kw)}) * 1000000)::int8"
+
+
+@compiles(_Readable, "sqlite")
+def _readable_sqlite(element: _Readable, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
 
 
 def not_ahead(instant: ColumnElement[datetime]) -> ColumnElement[datetime]:
@@ -128,7 +153,8 @@ def _transaction_beginning(element: TransactionBeginning, compiler: SQLCompiler,
 
 @compiles(SecondsUntil, "postgresql")
 def _seconds_until_postgresql(element: SecondsUntil, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"extract(epoch FROM ({compiler.process(element.clauses, **kw)}) - statement_timestamp())::float8"
+    # A float8 would be written with as many digits as the session's extra_float_digits allows.
+    return f"extract(epoch FROM ({compiler.process(element.clauses, **kw)}) - statement_timestamp())::numeric"
 
 
 @compiles(SecondsUntil, "sqlite")

@@ -16,14 +16,15 @@ from sqlalchemy import (
     Insert,
     Integer,
     Text,
+    bindparam,
     column,
     func,
     insert,
-    literal,
     select,
 )
 
 from outbox.clock import DatabaseNow
+from outbox.driver import qualified_name
 from outbox.model import Outbox
 from outbox.rows import as_parameter, rows_of
 
@@ -75,7 +76,9 @@ def write(connection: Connection, outbox: Outbox, deliveries: Sequence[Delivery]
         links = [link | {"position": ids[link["position"]]} for link in links]
         connection.execute(_link(outbox), {"links": as_parameter(links)})
     else:
-        connection.execute(_write_all(outbox), {"rows": as_parameter(rows), "links": as_parameter(links)})
+        name = qualified_name(connection, outbox.records.deliveries)
+        parameters = {"rows": as_parameter(rows), "links": as_parameter(links), "deliveries": name}
+        connection.execute(_write_all(outbox), parameters)
 
 
 def _as_rows(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
@@ -115,7 +118,7 @@ def _write_all(outbox: Outbox) -> Insert:
     table = outbox.records.deliveries
     rows = rows_of("rows", _DELIVERY_COLUMNS, "postgresql")
     # Ids are drawn first, so that the links know them.
-    next_id = func.nextval(func.pg_get_serial_sequence(literal(_quoted(table.name), literal_execute=True), "id"))
+    next_id = func.nextval(func.pg_get_serial_sequence(bindparam("deliveries", type_=Text), "id"))
     noted = select(next_id.label("id"), rows).select_from(rows).order_by(rows.c.position).cte("noted")
     written = (
         insert(table)
@@ -146,7 +149,3 @@ def _link(outbox: Outbox) -> Insert:
 
 def _insert_links(outbox: Outbox, links: Any) -> Insert:
     return insert(outbox.records.delivery_events).from_select(["event_id", "delivery_id", "outcome"], links)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -48,7 +48,7 @@ def server_statement(connection: Connection, statement: ClauseElement) -> Server
 def fetch_all(
     connection: Connection, statement: ServerStatement, parameters: Mapping[str, object]
 ) -> list[tuple[Any, ...]]:
-    """Run the statement on psycopg; its rows, with instants in the session's time zone. Raises DBAPIError."""
+    """Run the statement on psycopg; its rows, as the driver has them. Raises DBAPIError."""
     driver: Any = connection.connection.dbapi_connection
     values = [parameters[name] for name in statement.names]
     try:

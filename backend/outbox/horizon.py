@@ -84,8 +84,9 @@ def _look(outbox: Outbox) -> Select[Any]:
         column("mode", Text),
         column("granted", Boolean),
         column("virtualtransaction", Text),
+        schema="pg_catalog",
     )
-    databases = table("pg_database", column("oid", OID), column("datname", Text))
+    databases = table("pg_database", column("oid", OID), column("datname", Text), schema="pg_catalog")
     ours = select(databases.c.oid).where(databases.c.datname == func.current_database()).scalar_subquery()
     writers = select(func.array_agg(locks.c.virtualtransaction)).where(
         locks.c.database == ours,

@@ -43,17 +43,16 @@ from outbox.model import Event, Outbox, State, as_event, event_columns
 from outbox.planning import is_one_of
 from outbox.rows import as_parameter, bound_ids, rows_of
 from outbox.settlement import NOTHING_ENDED, Ended, Settlement
-from outbox.text import StorableText
 
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 # What events leave their claim with; most do so with the same as their neighbours.
 _LEFT_WITH = (
     column("state", Text),
     column("attempt_count", Integer),
-    column("last_error", StorableText),
+    column("last_error", Text),
     column("dry_run", Boolean),
     column("wait_seconds", Float),
-    column("failure_reason", StorableText),
+    column("failure_reason", Text),
     column("is_in_doubt", Boolean),
 )
 _left_with = attrgetter(*(it.name for it in _LEFT_WITH))

@@ -49,7 +49,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from outbox.clock import Instant
 from outbox.records import Records, declare_records
-from outbox.text import StorableText
+from outbox.text import AnyText
 
 Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
@@ -149,9 +149,9 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         metadata,
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
         Column("event_id", EventId, nullable=False),
-        Column("event_type", StorableText, nullable=False),
-        Column("subject", StorableText, nullable=False),
-        Column("payload", Text, nullable=False),
+        Column("event_type", AnyText, nullable=False),
+        Column("subject", AnyText, nullable=False),
+        Column("payload", AnyText, nullable=False),
         Column("created_at", Instant, nullable=False),
         Column("available_at", Instant, nullable=False),
         # The fence: under which lease it is claimed.
@@ -159,9 +159,9 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("processed_at", Instant),
         Column("failed_at", Instant),
         Column("attempt_count", Integer, nullable=False, server_default="0"),
-        Column("last_error", StorableText),
+        Column("last_error", AnyText),
         # What failed events are grouped by: their errors without ids and numbers.
-        Column("failure_reason", StorableText),
+        Column("failure_reason", AnyText),
         Column("dry_run", Boolean, nullable=False, server_default=false()),
         Column("traceparent", Text),
         Column("retried_at", Instant),
@@ -200,11 +200,11 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("until", Instant),
         # When the database said so: an end that was set by a clock that ran ahead is told by it.
         Column("until_set_at", Instant),
-        Column("reason", StorableText),
+        Column("reason", AnyText),
         Column("next_slot_at", Instant, nullable=False),
         Column("outages", Integer, nullable=False, server_default="0"),
         # The person who holds it: nothing but a release lifts that.
-        Column("held_by", StorableText),
+        Column("held_by", AnyText),
         CheckConstraint("id = 1", name=f"ck_{name}_gate_is_one_row"),
         CheckConstraint(
             "(state = 'open' OR held_by IS NOT NULL) = (until IS NULL)", name=f"ck_{name}_gate_open_has_no_end"

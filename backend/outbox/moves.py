@@ -19,7 +19,7 @@ from sqlalchemy import (
 from outbox.clock import DatabaseNow, DatabaseNowExactly, not_ahead
 from outbox.model import Outbox
 from outbox.selection import Selection, failed, parameters
-from outbox.text import StorableText
+from outbox.text import AnyText
 
 
 def choose_failed(
@@ -83,8 +83,9 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
 def discard_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, by: str, reason: str) -> None:
     """Take these events, which `choose_failed` has locked, out of the outbox; each is kept whole in `discarded`."""
     events, discarded = outbox.events, outbox.records.discarded
-    said = [literal(words, StorableText) for words in (by, reason)]
-    kept = select(*events.c, DatabaseNow(), *said).where(events.c.id.in_(ids))
+    kept = select(*events.c, DatabaseNow(), literal(by, AnyText()), literal(reason, AnyText())).where(
+        events.c.id.in_(ids)
+    )
     columns = [*(it.name for it in events.c), "discarded_at", "discarded_by", "reason"]
     connection.execute(insert(discarded).from_select(columns, kept))
     connection.execute(delete(events).where(events.c.id.in_(ids)))

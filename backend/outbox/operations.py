@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, gate_row, history, moves, newer, queries, search, wakeup
+from outbox import audit, gate_row, history, moves, newer, queries, search, sessions, wakeup
 from outbox import selection as selections
 from outbox.audit import Action, AuditEntry
 from outbox.gate_row import GateStatus
@@ -42,10 +42,12 @@ __all__ = [
     "Status",
     "count",
     "discard",
+    "end_session",
     "events_of",
     "failure_reasons",
     "find_events",
     "hold",
+    "is_session_ended",
     "pulse",
     "purge",
     "read_audit",
@@ -212,6 +214,18 @@ def reveal(engine: Engine, outbox: Outbox, subject: str, *, by: str) -> None:
     with engine.begin() as connection:
         audit.record(connection, outbox, Action.REVEAL, by=by, count=1, detail={"subject": subject})
     log.info("Personal data of %s is shown to %s.", subject, by, extra={"subject": subject, "by": by})
+
+
+def end_session(engine: Engine, outbox: Outbox, session: str, ends_at: datetime, *, by: str) -> None:
+    """Let nobody act in this session any more, in any process; it would have lasted until `ends_at`."""
+    with engine.begin() as connection:
+        sessions.end(connection, outbox, session, ends_at)
+    log.info("Operator %s signed out.", by, extra={"by": by})
+
+
+def is_session_ended(engine: Engine, outbox: Outbox, session: str) -> bool:
+    with engine.connect() as connection:
+        return sessions.is_ended(connection, outbox, session)
 
 
 def _in_batches(

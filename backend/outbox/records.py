@@ -12,20 +12,24 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 from sqlalchemy.types import TypeEngine
 
 from outbox.clock import Instant
-from outbox.text import StorableText
+from outbox.text import AnyText
 
 _ID: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """`deliveries` are linked to their events by `delivery_events`, and `audit` by `audit_events`."""
+    """`deliveries` are linked to their events by `delivery_events`, and `audit` by `audit_events`.
+
+    `ended_sessions` are those of operators who signed out.
+    """
 
     deliveries: Table
     delivery_events: Table
     discarded: Table
     audit: Table
     audit_events: Table
+    ended_sessions: Table
 
 
 def declare_records(metadata: MetaData, events: Table) -> Records:
@@ -41,10 +45,10 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
         Column("events", Integer, nullable=False),
         # NULL: no answer came.
         Column("status", Integer),
-        Column("category", Text),
-        Column("correlation_id", Text),
-        Column("outcome", Text, nullable=False),
-        Column("error", Text),
+        Column("category", AnyText),
+        Column("correlation_id", AnyText),
+        Column("outcome", AnyText, nullable=False),
+        Column("error", AnyText),
         Column("traceparent", Text),
     )
     Index(f"ix_{name}_deliveries_started", deliveries.c.started_at)
@@ -53,10 +57,23 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
         metadata,
         Column("event_id", BigInteger, primary_key=True, autoincrement=False),
         Column("delivery_id", BigInteger, primary_key=True, autoincrement=False),
-        Column("outcome", Text, nullable=False),
+        Column("outcome", AnyText, nullable=False),
     )
     Index(f"ix_{name}_delivery_events_delivery", delivery_events.c.delivery_id)
-    return Records(deliveries, delivery_events, _declare_discarded(metadata, events), *_declare_audit(metadata, name))
+    ended_sessions = Table(
+        f"{name}_ended_sessions",
+        metadata,
+        Column("session", Text, primary_key=True),
+        # It is over by then anyway.
+        Column("ends_at", Instant, nullable=False),
+    )
+    return Records(
+        deliveries,
+        delivery_events,
+        _declare_discarded(metadata, events),
+        *_declare_audit(metadata, name),
+        ended_sessions,
+    )
 
 
 def _declare_discarded(metadata: MetaData, events: Table) -> Table:
@@ -67,8 +84,8 @@ def _declare_discarded(metadata: MetaData, events: Table) -> Table:
         Column("id", _ID, primary_key=True, autoincrement=False),
         *(Column(it.name, it.type, nullable=it.nullable) for it in events.c if it.name != "id"),
         Column("discarded_at", Instant, nullable=False),
-        Column("discarded_by", StorableText, nullable=False),
-        Column("reason", StorableText, nullable=False),
+        Column("discarded_by", AnyText, nullable=False),
+        Column("reason", AnyText, nullable=False),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
     )
     Index(f"ix_{name}_at", discarded.c.discarded_at)
@@ -89,9 +106,9 @@ def _declare_audit(metadata: MetaData, name: str) -> tuple[Table, Table]:
         metadata,
         Column("id", _ID, primary_key=True, autoincrement=True),
         Column("at", Instant, nullable=False),
-        Column("by", StorableText, nullable=False),
+        Column("by", AnyText, nullable=False),
         Column("action", Text, nullable=False),
-        Column("reason", StorableText),
+        Column("reason", AnyText),
         Column("count", Integer, nullable=False),
         Column("detail", Text, nullable=False),
     )

@@ -43,10 +43,10 @@ class EventFilter:
     def as_json(self) -> dict[str, object]:
         """What it asks for, by name."""
         asked = {
-            "state": self.state and self.state.value,
+            "state": None if self.state is None else self.state.value,
             "event_type": self.event_type,
             "subject": self.subject,
-            "older_than_seconds": self.older_than and self.older_than.total_seconds(),
+            "older_than_seconds": None if self.older_than is None else self.older_than.total_seconds(),
             "reason": self.reason,
         }
         return {name: value for name, value in asked.items() if value is not None}

@@ -161,3 +161,9 @@ def _names_of_tests() -> set[str]:
     modules = (ast.parse(path.read_text()) for path in (BACKEND / "tests").rglob("test_*.py"))
     functions = (node for module in modules for node in ast.walk(module))
     return {it.name for it in functions if isinstance(it, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_nothing_is_installed_without_a_hash() -> None:
+    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    assert len(installs) >= 4
+    assert [line for line in installs if "--require-hashes -r" not in line] == []

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app import lifecycle
@@ -68,10 +68,10 @@ class SignedIn(BaseModel):
     summary="Send a one-time code to a phone or an email address",
     responses=describe(Invalid, TooManyCodes, DatabaseUnavailable),
 )
-def start(body: StartRequest, running: RunningApp) -> ChallengeStarted:
+def start(body: StartRequest, running: RunningApp, request: Request) -> ChallengeStarted:
     """The answer is the same whether or not a driver has this address."""
     with running.sessions.begin() as db:
-        code = start_challenge(db, body.address())
+        code = start_challenge(db, body.address(), request.client and request.client.host)
     running.send_code(code)
     return ChallengeStarted(challenge_id=code.challenge_id, expires_at=code.expires_at)
 

@@ -53,7 +53,6 @@ class Worker(BaseModel):
 class Gate(BaseModel):
     state: GateState
     until: datetime | None = None
-    reason: str | None = None
 
 
 class Ready(BaseModel):
@@ -76,8 +75,9 @@ def readyz(running: RunningApp) -> Ready:
     with running.engine.connect() as connection:
         if (missing := migration_missing(connection)) is not None:
             raise NotMigrated(f"{missing} Run `cd backend && alembic upgrade head`.")
+        # Why it is shut is for operators: everybody can ask here, and the reason has their words and HubSpot's.
         gate = read_gate(connection, OUTBOX)
-    return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until, reason=gate.reason))
+    return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until))
 
 
 @router.get(

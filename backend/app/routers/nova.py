@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from app import lifecycle
 from app.accounts import lock_driver_of
@@ -19,6 +20,7 @@ from app.nova import BalanceTooSmall, KeyReused, SessionGranted, grant, redeem
 from app.problems import DatabaseUnavailable, Invalid, NotAuthenticated, NotFound, describe
 from app.routers.fields import Identifier, RequestBody
 from app.services.hubspot import track_event
+from hubspot_sync.event import Instant
 
 router = APIRouter(prefix="/v1/nova", tags=["nova"])
 
@@ -27,18 +29,32 @@ _EARLIEST_END = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST_END = datetime(2100, 1, 1, tzinfo=UTC)
 
 
+_DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+
+
+def _is_decimal(value: object) -> object:
+    """Python's Decimal reads more than JSON's numbers, written as texts, would be: 1_000, say."""
+    if isinstance(value, bool) or (isinstance(value, str) and not _DECIMAL.fullmatch(value)):
+        raise ValueError("is no decimal number like 7.78")
+    return value
+
+
 class GrantRequest(RequestBody):
     session_id: Identifier = Field(description="The charging session; it is granted once.", examples=["1366563"])
     driver_id: UUID
-    energy_kwh: Decimal = Field(
-        gt=0,
-        max_digits=12,
-        decimal_places=6,
-        description="10 Nova per kWh, half a Nova rounded up.",
-        examples=["7.78"],
-    )
+    energy_kwh: Annotated[
+        Decimal,
+        Field(
+            gt=0,
+            max_digits=12,
+            decimal_places=6,
+            description="10 Nova per kWh, half a Nova rounded up.",
+            examples=["7.78"],
+        ),
+        BeforeValidator(_is_decimal),
+    ]
     ended_at: Annotated[
-        AwareDatetime,
+        Instant,
         Field(ge=_EARLIEST_END, lt=_LATEST_END, description="With its offset.", examples=["2026-11-24T07:40:02+01:00"]),
         AfterValidator(to_millisecond),
     ]

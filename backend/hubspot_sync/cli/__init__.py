@@ -16,6 +16,7 @@ from collections.abc import Callable
 import typer
 
 from hubspot_sync.cli import account, contacts, events, history, running
+from hubspot_sync.cli.command_line import CommandLine
 from hubspot_sync.integration import Integration
 
 _PANELS = {
@@ -29,6 +30,7 @@ _PANELS = {
 def create_cli(load: Callable[[], Integration]) -> typer.Typer:
     """Build the commands over the integration that `load` returns."""
     cli = typer.Typer(
+        cls=CommandLine,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="markdown",

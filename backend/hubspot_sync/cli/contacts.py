@@ -64,6 +64,8 @@ def resync(
     """
     if bool(subjects) == every:
         raise typer.BadParameter("name subjects, or say --all")
+    if subjects and after is not None:
+        raise typer.BadParameter("it is for --all, and subjects are named", param_hint="--after")
     with opened(context) as integration:
         if integration.present_state is None:
             raise fail("The application does not say how its subjects stand, so nothing can be sent anew.")

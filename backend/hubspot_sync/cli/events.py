@@ -31,8 +31,11 @@ from outbox.model import State
 from outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, Selection
 
 _PAGE_MAX = 1000
+# Both databases' largest.
+_ID_MAX = 2**63 - 1
 
 Limit = Annotated[int, typer.Option(min=1, max=_PAGE_MAX, help="How many at most.")]
+Before = Annotated[int | None, typer.Option(min=1, max=_ID_MAX, help="Go on where a page ended: its `next`.")]
 Type = Annotated[str | None, typer.Option("--type", help="Of this event type.")]
 Subject = Annotated[str | None, typer.Option(help="Of this subject.")]
 Reason = Annotated[str | None, typer.Option(help="Failed for this reason, as `reasons` prints it.")]
@@ -51,7 +54,7 @@ def events(
     older_than: OlderThan = None,
     reason: Reason = None,
     limit: Limit = 50,
-    before: Annotated[int | None, typer.Option(help="Go on where a page ended: its `next`.")] = None,
+    before: Before = None,
     as_json: AsJson = False,
 ) -> None:
     """List events, newest first.
@@ -151,7 +154,8 @@ def purge(
 ) -> None:
     """Delete what was delivered or discarded long ago, as a worker does that has nothing else to do."""
     with opened(context) as integration:
-        age = older_than or timedelta(days=integration.settings.hubspot_retention_days)
+        kept = timedelta(days=integration.settings.hubspot_retention_days)
+        age = kept if older_than is None else older_than
         steps = operations.purge(integration.engine, integration.outbox, age, by=operator())
         if _is_meant(next(steps).total, "would be deleted", yes=yes):
             console.print(f"Deleted: {counted(carry_out(steps, 'Purge'), 'event')}.")
@@ -160,7 +164,7 @@ def purge(
 def audit(
     context: typer.Context,
     limit: Limit = 50,
-    before: Annotated[int | None, typer.Option(help="Go on where a page ended: its `next`.")] = None,
+    before: Before = None,
     as_json: AsJson = False,
 ) -> None:
     """Say who did what, newest first."""

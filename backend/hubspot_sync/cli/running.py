@@ -13,7 +13,17 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from hubspot_sync.cli.terminal import AsJson, console, given, in_one_line, opened, operator, print_fields, print_json
+from hubspot_sync.cli.terminal import (
+    AsJson,
+    console,
+    given,
+    in_one_line,
+    opened,
+    operator,
+    print_fields,
+    print_json,
+    print_line,
+)
 from hubspot_sync.integration import Integration
 from hubspot_sync.runtime import WorkerState, why_no_worker
 from hubspot_sync.telemetry import Exposition
@@ -124,7 +134,7 @@ def _watch(integration: Integration, *, as_json: bool) -> None:
                 elif console.is_terminal:
                     live.update("\n".join(f"{name:>10}  {value}" for name, value in _lines(found)), refresh=True)
                 else:
-                    typer.echo("\t".join(f"{name} {value}".strip() for name, value in _lines(found)))
+                    print_line("\t".join(f"{name} {value}".strip() for name, value in _lines(found)))
                 time.sleep(_WATCH_EVERY_SECONDS)
     except KeyboardInterrupt:
         return

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from hubspot_sync.client import HubSpotError
 from hubspot_sync.integration import Integration
@@ -61,18 +61,23 @@ def opened(context: typer.Context) -> Iterator[Integration]:
         integration: Integration = context.obj()
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors(include_input=False))
-        raise fail("\n".join(problems)) from None
+        raise fail("; ".join(problems)) from None
     try:
         yield integration
+    except DataError as error:
+        raise fail(f"The database takes no such value ({_first_line(error)}).") from error
     except DBAPIError as error:
-        first_line = str(error.orig).splitlines()[0]
         raise fail(
-            f"The database does not serve the outbox ({first_line}). Is it there, and migrated to head?"
+            f"The database does not serve the outbox ({_first_line(error)}). Is it there, and migrated to head?"
         ) from error
     except (HubSpotError, GateShut) as error:
         raise fail(str(error)) from error
     finally:
         integration.engine.dispose()
+
+
+def _first_line(error: DBAPIError) -> str:
+    return next(iter(str(error.orig).splitlines()), type(error.orig).__name__)
 
 
 def operator() -> str:
@@ -85,19 +90,25 @@ def operator() -> str:
 
 
 def fail(message: str) -> typer.Exit:
-    Terminal(stderr=True).print(message, style="red")
+    Terminal(stderr=True).print(in_one_line(message), style="red")
     return typer.Exit(1)
 
 
+def print_line(text: str) -> None:
+    """On stdout in its own encoding; `typer.echo` would write UTF-8 to a terminal that has another one."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value))
+    print_line(json.dumps(value))
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table in a terminal; elsewhere one line a row, its fields between tabs, without headings."""
     if not console.is_terminal:
         for row in rows:
-            typer.echo("\t".join(map(in_one_line, row)))
+            print_line("\t".join(map(in_one_line, row)))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
@@ -139,7 +150,7 @@ def progress_bar() -> Progress:
 
 def a_while(text: str) -> timedelta:
     """`90s`, `5m`, `2h` or `30d`."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip(), re.ASCII)
     if match is None:
         raise typer.BadParameter(f"{text!r} is no time like 90s, 5m, 2h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -2,7 +2,7 @@
 
     page = OperatorPage()
     app.mount("/ops/hubspot", page)
-    async with page.serving(integration, operator_token, worker=lambda: host.status):
+    async with page.serving(integration, Door(operator_token), worker=lambda: host.status):
         ...  # in the application's lifespan
 
 guard ─▶ signed in? ─▶ a view (overview, events, contacts, actions) ─▶ outbox.operations
@@ -11,5 +11,6 @@ It holds no SQL, blocks no event loop (views run in threads), and shows what is 
 """
 
 from hubspot_sync.page.application import OperatorPage
+from hubspot_sync.page.door import Door
 
-__all__ = ["OperatorPage"]
+__all__ = ["Door", "OperatorPage"]

@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
@@ -22,6 +21,7 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.page.actions import Actions
 from hubspot_sync.page.contacts import Contacts
 from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.door import Door
 from hubspot_sync.page.events import Events
 from hubspot_sync.page.forms import BODY_BYTES_MAX
 from hubspot_sync.page.guard import Guard
@@ -36,8 +36,6 @@ from outbox import operations
 
 log = logging.getLogger(__name__)
 
-TOKEN_LENGTH_MIN = 16
-
 
 class OperatorPage:
     """Closed until `serving` opens it; mount it once, under a path of its own."""
@@ -51,24 +49,23 @@ class OperatorPage:
 
     @asynccontextmanager
     async def serving(
-        self, integration: Integration, operator_token: SecretStr, worker: Callable[[], WorkerStatus]
+        self, integration: Integration, door: Door, worker: Callable[[], WorkerStatus]
     ) -> AsyncIterator[None]:
         """Meanwhile the page is open to who knows the token; without a token that is hard to guess it stays closed."""
-        token = operator_token.get_secret_value()
-        if (objection := _objection_to(token)) is not None:
-            log.info("The operator's page is closed: %s", objection)
-            self._app = self._closed(objection)
+        if door.objection is not None:
+            log.info("The operator's page is closed: %s", door.objection)
+            self._app = self._closed(door.objection)
             yield
             return
         desk = Desk(
             integration,
             worker,
-            seal=Seal(token),
+            seal=Seal(door.token),
             templates=self._templates,
             pulses=Pulses(lambda: operations.pulse(integration.engine, integration.outbox)),
             jobs=Jobs(),
         )
-        self._app = _open(desk)
+        self._app = _open(desk, door)
         try:
             yield
         finally:
@@ -86,15 +83,16 @@ class OperatorPage:
         return Guard(Starlette(routes=[Mount("/static", Static()), Mount("/", answer)]))
 
 
-def _open(desk: Desk) -> ASGIApp:
+def _open(desk: Desk, door: Door) -> ASGIApp:
     views = (Overview(desk), Events(desk), Contacts(desk), Actions(desk))
     signed_in = [route for view in views for route in view.routes()]
+    behind = Middleware(SignedIn, desk.seal, desk.templates, desk.is_ended)
     return Guard(
         Starlette(
             routes=[
                 Mount("/static", Static()),
-                *SignIn(desk.seal, desk.templates).routes(),
-                Mount("/", routes=signed_in, middleware=[Middleware(SignedIn, desk.seal, desk.templates)]),
+                *SignIn(door, desk.seal, desk.templates).routes(),
+                Mount("/", routes=signed_in, middleware=[behind]),
             ],
             exception_handlers={
                 HTTPException: _on_http_exception(desk),
@@ -104,14 +102,6 @@ def _open(desk: Desk) -> ASGIApp:
             max_body_size=BODY_BYTES_MAX,
         )
     )
-
-
-def _objection_to(token: str) -> str | None:
-    if not token:
-        return "OPERATOR_TOKEN is empty."
-    if len(token) < TOKEN_LENGTH_MIN:
-        return f"OPERATOR_TOKEN has fewer than {TOKEN_LENGTH_MIN} characters, which is too easy to guess."
-    return None
 
 
 def _on_http_exception(desk: Desk) -> Callable[[Request, Exception], Response]:

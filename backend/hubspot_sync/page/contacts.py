@@ -102,6 +102,6 @@ def _subject(request: Request) -> str:
 def _record_page(settings: HubSpotSettings, contact: HubSpotContact) -> str:
     """HubSpot's own page of the contact; empty where there is none."""
     is_real = settings.hubspot_base_url.rstrip("/") == _HUBSPOT
-    if not is_real or contact.record_id is None or not contact.record_id.isdigit():
+    if not is_real or contact.record_id is None or not (contact.record_id.isascii() and contact.record_id.isdigit()):
         return ""
     return _RECORD_PAGE.format(portal_id=settings.hubspot_portal_id.strip(), record_id=contact.record_id)

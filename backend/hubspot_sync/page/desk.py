@@ -19,7 +19,7 @@ from hubspot_sync.page.jobs import Jobs
 from hubspot_sync.page.notices import Notice, mark_of, notices
 from hubspot_sync.page.pulses import Pulses
 from hubspot_sync.page.rendering import Templates
-from hubspot_sync.page.sessions import Seal
+from hubspot_sync.page.sessions import Seal, Session
 from hubspot_sync.page.sign_in import session_of
 from hubspot_sync.runtime import WorkerStatus
 from outbox import operations
@@ -51,6 +51,10 @@ class Desk:
     @property
     def catalog(self) -> Catalog:
         return self.integration.catalog
+
+    def is_ended(self, session: Session) -> bool:
+        """Whether its operator has signed out; reads the database, so it is for a thread."""
+        return operations.is_session_ended(self.engine, self.outbox, session.id)
 
     def notices(self, pulse: Pulse) -> list[Notice]:
         return notices(pulse, self.worker(), self.integration.settings)

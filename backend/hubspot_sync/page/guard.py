@@ -26,7 +26,8 @@ _HEADERS = {
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    # With `no-referrer` a browser sends forms as of `Origin: null`, which could be anybody's.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Robots-Tag": "noindex, nofollow",
 }
@@ -55,7 +56,7 @@ class Guard:
 
         app = self._app
         if scope["method"] not in _SAFE_METHODS and not _is_from_here(Headers(scope=scope)):
-            app = PlainTextResponse("This action was not sent by the page itself, so it was not done.", 403)
+            app = PlainTextResponse(_refusal(Headers(scope=scope)), 403)
         await app(scope, receive, send_guarded)
 
 
@@ -63,7 +64,8 @@ def _is_from_here(headers: Headers) -> bool:
     """Whether a page of this very origin sent the request, as far as its browser says.
 
     `Sec-Fetch-Site` is the better witness, and missing where HTTP is not encrypted. Every browser sends `Origin` with
-    a form; of it only the host is compared, because a proxy in front may be the one that speaks HTTPS.
+    a form; of it only the host is compared, because a proxy in front may be the one that speaks HTTPS. `null` is
+    refused: a frame of any site may send it.
     """
     if (site := headers.get("sec-fetch-site")) is not None:
         return site == "same-origin"
@@ -71,3 +73,14 @@ def _is_from_here(headers: Headers) -> bool:
         return urlsplit(headers.get("origin", "")).netloc == headers["host"]
     except (KeyError, ValueError):
         return False
+
+
+def _refusal(headers: Headers) -> str:
+    """Why it is refused, for an operator whose proxy is to blame."""
+    origin = headers.get("origin", "nowhere")
+    return (
+        "This action was not sent by the page itself, so it was not done.\n\n"
+        f"Your browser says that it comes from {origin}, and it reached the application as "
+        f"{headers.get('host', 'nobody')}. The two must name the same host and port. Where a proxy is in between, "
+        "have it pass on the Host header as the browser sent it. Both HTTPS and plain HTTP are taken."
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -20,10 +22,12 @@ from hubspot_sync.page.notices import mark_of
 from hubspot_sync.page.pulses import BEATS_KEPT, Beat, TooManyWatch
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.sessions import Session
-from hubspot_sync.page.sign_in import session_of, sign_out
+from hubspot_sync.page.sign_in import session_of, signed_out
 from outbox import operations
 
 AUDIT_SHOWN = 50
+# Seconds since 1970, as the stream gave them.
+_EVENT_ID = re.compile(r"\d{1,12}(\.\d{1,9})?", re.ASCII)
 
 
 class Overview:
@@ -38,7 +42,7 @@ class Overview:
             Route("/audit", self.audit, methods=["GET"]),
             self._desk.action("/hold", self.hold),
             self._desk.action("/release", self.release),
-            self._desk.action("/sign-out", lambda request, _: sign_out(request)),
+            self._desk.action("/sign-out", self.sign_out),
         ]
 
     def show(self, request: Request) -> Response:
@@ -82,11 +86,20 @@ class Overview:
         operations.release(self._desk.engine, self._desk.outbox, by=session_of(request).by)
         return RedirectResponse(self._desk.place(request, "/"), 303)
 
+    def sign_out(self, request: Request, _form: Form) -> Response:
+        """Ended for every process: a cookie that was copied before opens nothing either."""
+        session = session_of(request)
+        ends_at = datetime.fromtimestamp(session.ends_at, UTC)
+        operations.end_session(self._desk.engine, self._desk.outbox, session.id, ends_at, by=session.by)
+        return signed_out(request)
+
     async def stream(self, request: Request) -> Response:
         """Server-sent events: `beats`, once a second, and `over` when the session is."""
         last_id = request.headers.get("last-event-id", "")
-        after = float(last_id) if last_id.replace(".", "", 1).isdigit() else 0.0
-        beats = self._desk.pulses.watch(max(after, time.time() - BEATS_KEPT))
+        after = float(last_id) if _EVENT_ID.fullmatch(last_id) else 0.0
+        now = time.time()
+        # None is from the future, whatever the browser says or the clock was before it was set.
+        beats = self._desk.pulses.watch(min(max(after, now - BEATS_KEPT), now))
         try:
             first = await anext(beats)
         except TooManyWatch as error:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-import math
 import re
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hubspot_sync.page.door import Door
 from hubspot_sync.page.forms import Form
-from hubspot_sync.page.lockout import Lockout
 from hubspot_sync.page.rendering import Templates
 from hubspot_sync.page.sessions import NAME_LENGTH_MAX, SESSION_LENGTH, Seal, Session
 
@@ -28,10 +31,10 @@ _PLACE = re.compile(r"/(?!/)[\w/?&=%+~.:@-]*", re.ASCII)
 
 
 class SignIn:
-    def __init__(self, seal: Seal, templates: Templates) -> None:
+    def __init__(self, door: Door, seal: Seal, templates: Templates) -> None:
+        self._door = door
         self._seal = seal
         self._templates = templates
-        self._lockout = Lockout()
 
     def routes(self) -> list[Route]:
         return [
@@ -47,16 +50,14 @@ class SignIn:
         form = await Form.read(request)
         name, token, wanted = form.text("name"), form.text("token", _TOKEN_LENGTH_MAX), form.text("wanted")
         address = request.client.host if request.client else ""
-        if wait := self._lockout.wait(address, time.monotonic()):
-            return self._show_locked(request, math.ceil(wait.total_seconds()), name, wanted)
+        if seconds := self._door.seconds_locked(address):
+            return self._show_locked(request, seconds, name, wanted)
         if not 1 <= len(name) <= NAME_LENGTH_MAX or not name.isprintable():
             objection = f"Say who you are, in up to {NAME_LENGTH_MAX} characters: it stands beside what you do."
             return self._show(request, 422, objection, name, wanted)
-        if not self._seal.opens(token):
-            self._lockout.note_failure(address, time.monotonic())
-            log.warning("A wrong operator token came from %s.", address or "an unknown address")
+        if not self._door.admits(token, address):
             return self._show(request, 403, "This is not the token in OPERATOR_TOKEN.", name, wanted)
-        self._lockout.note_success(address)
+        self._door.forgive(address)
         log.info("Operator %s signed in from %s.", name, address or "an unknown address", extra={"by": f"page:{name}"})
         answer = RedirectResponse(_within(request, wanted), 303)
         _set_cookie(request, answer, self._seal.issue(name, time.time()))
@@ -65,7 +66,10 @@ class SignIn:
     def _show(
         self, request: Request, status: int = 200, objection: str = "", name: str = "", wanted: str = ""
     ) -> Response:
-        return self._templates.page(request, "sign_in.html", status, objection=objection, name=name, wanted=wanted)
+        is_readable = _is_readable_on_the_way(request)
+        return self._templates.page(
+            request, "sign_in.html", status, objection=objection, name=name, wanted=wanted, is_readable=is_readable
+        )
 
     def _show_locked(self, request: Request, seconds: int, name: str, wanted: str) -> Response:
         answer = self._show(request, 429, f"Too many wrong tokens. Try again in {seconds} s.", name, wanted)
@@ -76,15 +80,16 @@ class SignIn:
 class SignedIn:
     """Lets through who is signed in, with `request.state.session` set; everyone else is sent to sign in."""
 
-    def __init__(self, app: ASGIApp, seal: Seal, templates: Templates) -> None:
+    def __init__(self, app: ASGIApp, seal: Seal, templates: Templates, is_ended: Callable[[Session], bool]) -> None:
         self._app = app
         self._seal = seal
         self._templates = templates
+        self._is_ended = is_ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         session = self._seal.read(request.cookies.get(COOKIE, ""), time.time())
-        if session is None:
+        if session is None or await run_in_threadpool(self._is_ended, session):
             await self._invite(request)(scope, receive, send)
         else:
             request.state.session = session
@@ -106,12 +111,20 @@ class SignedIn:
         return RedirectResponse(place, 303)
 
 
+def _is_readable_on_the_way(request: Request) -> bool:
+    """Whether a token that is sent here passes a network unencrypted, as far as is known here."""
+    host = request.url.hostname or ""
+    with suppress(ValueError):
+        return request.url.scheme == "http" and not ipaddress.ip_address(host).is_loopback
+    return request.url.scheme == "http" and host != "localhost"
+
+
 def session_of(request: Request) -> Session:
     session: Session = request.state.session
     return session
 
 
-def sign_out(request: Request) -> Response:
+def signed_out(request: Request) -> Response:
     answer = RedirectResponse(_within(request, "/sign-in"), 303)
     answer.delete_cookie(COOKIE, path=_cookie_path(request))
     return answer

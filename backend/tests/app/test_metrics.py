@@ -9,9 +9,11 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from app.main import create_app
+from app.settings import OPERATOR_PAGE
+from hubspot_sync.page.lockout import FAILURES_FREE, FAILURES_OVERALL_MAX
 from tests.app.conftest import Hub, on_sqlite_only, settings_for
 
-TOKEN = "operators-token"
+TOKEN = "operators-token-of-the-tests"
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -59,3 +61,53 @@ def test_while_no_token_is_set_there_is_nothing(database_url, headers):
     with TestClient(create_app(settings_for(database_url))) as http:
         assert http.get("/metrics", headers=headers).status_code == 404
         assert http.get("/metrics", headers=headers).json() == http.get("/metrics", headers=headers).json()
+
+
+@on_sqlite_only
+@pytest.mark.parametrize("token", ["abc", "x" * 15])
+def test_token_that_is_easy_to_guess_opens_nothing(database_url, token):
+    settings = settings_for(database_url).model_copy(update={"operator_token": SecretStr(token)})
+    with TestClient(create_app(settings)) as http:
+        assert http.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 404
+
+
+@on_sqlite_only
+def test_guesses_are_counted_logged_and_locked_out_on_page_and_metrics_together(hub, caplog):
+    origin = {"Origin": "http://testserver"}
+    for n in range(3):
+        assert hub.http.get("/metrics", headers={"Authorization": f"Bearer guess-{n}"}).status_code == 401
+    for _ in range(2):
+        form = {"name": "Eve", "token": "a guess"}
+        assert hub.http.post(f"{OPERATOR_PAGE}/sign-in", data=form, headers=origin).status_code == 403
+    locked = hub.http.get("/metrics", headers=AUTHORIZATION)
+    assert locked.status_code == 429
+    assert 50 <= int(locked.headers["retry-after"]) <= 60
+    form = {"name": "Ada", "token": TOKEN}
+    assert hub.http.post(f"{OPERATOR_PAGE}/sign-in", data=form, headers=origin).status_code == 429
+    wrong = [it for it in caplog.messages if it == "A wrong operator token came from testclient."]
+    assert len(wrong) == 5
+    assert "guess-" not in caplog.text
+
+
+@on_sqlite_only
+def test_request_without_a_token_is_no_guess(hub):
+    for _ in range(20):
+        assert hub.http.get("/metrics").status_code == 401
+    assert hub.http.get("/metrics", headers=AUTHORIZATION).status_code == 200
+
+
+@on_sqlite_only
+def test_scraping_goes_on_while_many_others_guess_and_forgives_no_guess(hub):
+    transport = hub.http._transport
+    assert hub.http.get("/metrics", headers=AUTHORIZATION).status_code == 200
+    for number in range(FAILURES_OVERALL_MAX):
+        transport.client = (f"10.0.{number}.1", 50000)
+        hub.http.get("/metrics", headers={"Authorization": "Bearer a guess"})
+    transport.client = ("10.1.0.1", 50000)
+    assert hub.http.get("/metrics", headers=AUTHORIZATION).status_code == 429
+    transport.client = ("testclient", 50000)
+    for _ in range(FAILURES_FREE - 1):
+        assert hub.http.get("/metrics", headers={"Authorization": "Bearer a guess"}).status_code == 401
+        assert hub.http.get("/metrics", headers=AUTHORIZATION).status_code == 200
+    hub.http.get("/metrics", headers={"Authorization": "Bearer a guess"})
+    assert hub.http.get("/metrics", headers=AUTHORIZATION).status_code == 429

@@ -74,6 +74,33 @@ def test_redaction_of_a_long_text_takes_no_longer_than_its_length() -> None:
     assert redact("a@" * 200_000) != ""
 
 
+SERVICE_KEY = "CiRuYTEtOWY4Mi0wYjE3LTQ1ZDEtYTZjMy1mZTAxMjM0NTY3ODk"
+
+
+@pytest.mark.parametrize("token", [TOKEN, SERVICE_KEY])
+@pytest.mark.parametrize("quoted", ["{0}", "{0}...", "{0}…", "'{0}'", "token={0}&x", "{0}*****", "x{0}", "{0}, {0}"])
+def test_piece_of_the_token_that_hubspot_quotes_is_taken_out(token: str, quoted: str) -> None:
+    redaction = Redaction(token=token)
+    for piece in (token[:8], token[:12], token[:20], token[-8:], token[10:20], token[1:], token[:-1]):
+        text = f"The key {quoted.format(piece)} has expired, see 80000000001."
+        redacted = redaction(text)
+        assert piece not in redacted
+        assert "[token]" in redacted
+        assert redacted.startswith("The key ")
+        assert redacted.endswith("has expired, see 80000000001.")
+
+
+def test_beginning_of_the_token_in_a_refusal_reaches_no_log(hubspot: HubSpot, caplog: pytest.LogCaptureFixture) -> None:
+    hubspot.settings = settings_for(hubspot.sandbox, hubspot_private_app_token=SERVICE_KEY)
+    body = {"status": "error", "message": f"The key {SERVICE_KEY[:16]}... is revoked", "category": "INVALID_AUTH"}
+    hubspot.sandbox.faults.add("custom", status=401, body=json.dumps(body), content_type="application/json")
+    hubspot.sign_up("driver-1")
+    hubspot.deliver()
+    ours = [it.getMessage() for it in caplog.records if it.name.startswith(("hubspot_sync", "outbox"))]
+    assert "[token]" in str(hubspot.gate().reason)
+    assert SERVICE_KEY[:6] not in f"{hubspot.gate().reason} {hubspot.deliveries()} {ours}"
+
+
 def test_no_repr_and_no_traceback_shows_the_token() -> None:
     settings = HubSpotSettings(hubspot_private_app_token=SecretStr(TOKEN))
     client = HubSpotClient("http://127.0.0.1:9", settings.hubspot_private_app_token, "v3", connections=1)

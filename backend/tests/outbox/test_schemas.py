@@ -13,6 +13,7 @@ from outbox.model import Outbox
 from outbox.testing import RecordingDestination
 from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
+from tests.outbox.test_deliveries import kept, noted, noting
 from tests.outbox.test_walk import Walker
 from tests.outbox.test_worker import worker_of
 
@@ -38,6 +39,13 @@ async def test_events_are_stored_and_claimed_in_the_schema_that_the_engine_names
     await worker_of(queue, recorder).drain()
     assert sorted(event.id for event in recorder.events) == ids
     assert all(queue.row(id_).processed_at is not None for id_ in ids)
+
+
+async def test_deliveries_are_kept_in_the_schema_that_the_engine_names(engine: Engine, outbox: Outbox) -> None:
+    queue = Queue(engine, outbox)
+    queue.put("a")
+    await worker_of(queue, noting(noted)).drain()
+    assert [row.outcome for row in kept(queue)] == ["delivered"]
 
 
 def test_event_that_commits_after_a_later_one_is_claimed_at_once_there_too(engine: Engine, outbox: Outbox) -> None:

@@ -9,17 +9,20 @@ from collections.abc import Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
+from sqlalchemy import func, select, update
 from starlette.routing import Mount, Route
 
 from app.models import OUTBOX
 from app.settings import OPERATOR_PAGE
-from hubspot_sync.page.application import TOKEN_LENGTH_MIN
+from hubspot_sync.page.door import TOKEN_LENGTH_MIN
 from hubspot_sync.page.lockout import ADDRESSES_MAX, FAILURES_FREE, FAILURES_OVERALL_MAX, Lockout
 from hubspot_sync.page.rendering import STATIC
 from hubspot_sync.page.sessions import SESSION_LENGTH, Seal
 from hubspot_sync.page.sign_in import COOKIE
 from outbox import operations
+from outbox.clock import DatabaseNow
 from outbox.model import GateState
 from tests.page.conftest import TOKEN, fail, serving, settings_for, track
 
@@ -89,6 +92,14 @@ def test_clients_of_one_ipv6_network_are_one_guesser():
     assert not lockout.wait("2001:db8:0:1::1", 0.0)
 
 
+def test_ipv4_clients_of_a_server_that_listens_on_both_are_not_one():
+    lockout = Lockout()
+    for _ in range(FAILURES_FREE):
+        lockout.note_failure("::ffff:10.0.0.1", 0.0)
+    assert lockout.wait("10.0.0.1", 0.0)
+    assert not lockout.wait("::ffff:10.0.0.2", 0.0)
+
+
 def test_guessing_from_many_addresses_is_slowed_for_all_and_takes_bounded_memory():
     lockout = Lockout()
     for number in range(FAILURES_OVERALL_MAX):
@@ -136,6 +147,47 @@ def test_genuine_cookie_opens(client):
     assert client.get("/events", Cookie=f"{COOKIE}={Seal(TOKEN).issue('Ada', time.time())}").status_code == 200
 
 
+def test_cookie_is_worthless_in_every_process_once_its_operator_has_signed_out(open_page, engine):
+    here, there = open_page(), open_page()
+    here.sign_in()
+    cookie = {"Cookie": f"{COOKIE}={here.http.cookies[COOKIE]}"}
+    form_token = here.form_token()
+    assert there.get("/events", **cookie).status_code == 200
+    assert here.act("/sign-out").status_code == 303
+    here.http.cookies.clear()
+    for client in (here, there):
+        for path in (*VIEWS, AN_EVENT):
+            assert client.get(path, **cookie).status_code == 303, path
+        assert client.get("/stream", Accept="text/event-stream", **cookie).status_code == 401
+        held = client.post("/hold", {**client.origin, **cookie}, form_token=form_token, reason="x")
+        assert urlsplit(held.headers["location"]).path == f"{OPERATOR_PAGE}/sign-in"
+    assert operations.read_audit(engine, OUTBOX) == []
+    assert there.sign_in().status_code == 303
+    assert there.get("/events").status_code == 200
+
+
+def test_others_stay_signed_in_and_what_was_ended_is_forgotten_when_it_is_over(open_page, engine):
+    ada, grace = open_page(), open_page()
+    ada.sign_in(name="Ada")
+    grace.sign_in(name="Grace")
+    ada.act("/sign-out")
+    assert grace.get("/events").status_code == 200
+    ended = OUTBOX.records.ended_sessions
+    with engine.begin() as connection:
+        connection.execute(update(ended).values(ends_at=DatabaseNow(-1.0)))
+    grace.act("/sign-out")
+    with engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(ended)).scalar_one() == 1
+
+
+def test_sign_out_that_the_database_does_not_keep_is_said_to_be_none(operator, engine):
+    form_token = operator.form_token()
+    OUTBOX.records.ended_sessions.drop(engine)
+    refused = operator.post("/sign-out", form_token=form_token)
+    assert refused.status_code == 503
+    assert "set-cookie" not in refused.headers
+
+
 ELSEWHERE: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "cross-site", "Origin": "http://testserver"},
     {"Sec-Fetch-Site": "same-site", "Origin": "http://testserver"},
@@ -153,6 +205,30 @@ def test_post_from_another_site_is_refused_even_with_the_right_form_token(operat
         assert answer.status_code == 403, headers
         assert operator.post("/sign-in", headers, name="Eve", token=TOKEN).status_code == 403
     assert operations.pulse(engine, OUTBOX).gate.state is GateState.OPEN
+
+
+def test_refusal_says_what_a_proxy_has_to_pass_on(client):
+    refused = client.post("/sign-in", {"Origin": "https://ops.example"}, name="Ada", token=TOKEN)
+    assert refused.status_code == 403
+    assert "comes from https://ops.example, and it reached the application as testserver." in refused.text
+    assert "pass on the Host header" in refused.text
+    assert refused.headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_readable"),
+    [
+        ("http://testserver", True),
+        ("http://10.0.0.1", True),
+        ("https://testserver", False),
+        ("http://127.0.0.1", False),
+        ("http://localhost", False),
+        ("http://[::1]", False),
+    ],
+)
+def test_who_is_to_send_the_token_unencrypted_is_told_so(client, base_url, is_readable):
+    client.http.base_url = base_url
+    assert ("this connection is not encrypted" in client.get("/sign-in").text) is is_readable
 
 
 def test_action_without_the_form_token_of_its_session_is_refused(operator, engine):
@@ -256,7 +332,7 @@ def test_every_answer_forbids_to_keep_frame_and_script_it(operator):
         assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
         assert headers["cache-control"] == "no-store"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert headers["x-content-type-options"] == "nosniff"
 
 
@@ -278,6 +354,16 @@ def test_link_of_another_site_comes_again_from_the_page_with_its_cookie(client):
     answer = client.get("/events", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
     assert answer.status_code == 200
     assert '<meta http-equiv="refresh" content="0">' in answer.text
+
+
+@pytest.mark.parametrize("last_id", ["\u00b2", "\u0661", "1e999", "nan", "-1", "9" * 400, "1.2.3", "", "1" * 12 + ".5"])
+def test_stream_goes_on_whatever_the_browser_says_it_had_last(database_url, last_id):
+    with serving(settings_for(database_url)) as address:
+        cookie = f"{COOKIE}={Seal(TOKEN).issue('Ada', time.time())}".encode()
+        headers = {"Cookie": cookie, "Last-Event-ID": last_id.encode("utf-8" if last_id == "\u0661" else "latin-1")}
+        with httpx2.stream("GET", f"{address}/stream", headers=headers, timeout=10) as answer:
+            assert answer.status_code == 200
+            assert next(answer.iter_lines()) == "retry: 1000"
 
 
 def _action_paths(client) -> Iterator[str]:
