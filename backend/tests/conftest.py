@@ -14,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from app.database import create_database_engine
-from tests.postgres import PostgresMissing, run_postgres
+from tests.postgres import PostgresMissing, run_postgres, run_with_standby
 
 BACKEND = Path(__file__).parents[1]
 
@@ -36,6 +36,16 @@ def postgres_server() -> Iterator[str]:
     try:
         with run_postgres() as url:
             yield url
+    except PostgresMissing as missing:
+        missing_tool(str(missing))
+
+
+@pytest.fixture(scope="session")
+def postgres_with_standby() -> Iterator[tuple[str, str]]:
+    """URLs without a database name of a PostgreSQL server, and of a standby that follows it."""
+    try:
+        with run_with_standby() as urls:
+            yield urls
     except PostgresMissing as missing:
         missing_tool(str(missing))
 

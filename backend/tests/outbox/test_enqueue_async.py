@@ -67,6 +67,24 @@ async def test_write_is_part_of_the_async_transaction(async_engine: AsyncEngine)
     assert await stored_types(async_engine) == []
 
 
+async def test_async_write_is_seen_by_nobody_before_the_commit(async_engine: AsyncEngine) -> None:
+    other = create_engine(async_engine.url.set(drivername=async_engine.url.drivername.removesuffix("+aiosqlite")))
+    seen: list[int] = []
+
+    def look(_connection: object) -> None:
+        with other.connect() as connection:
+            seen.append(len(connection.execute(select(OUTBOX.events)).all()))
+
+    # The last thing before COMMIT, and so after the write.
+    event.listen(async_engine.sync_engine, "commit", look)
+    async with AsyncSession(async_engine) as session:
+        enqueue(session, OUTBOX, "committed", "driver-1", {})
+        await session.commit()
+    assert seen == [0]
+    assert await stored_types(async_engine) == ["committed"]
+    other.dispose()
+
+
 def _refuse(_session: object) -> None:
     raise ZeroDivisionError
 

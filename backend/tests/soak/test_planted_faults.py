@@ -94,7 +94,7 @@ FAULTS = {
         "settlement.py", "            charged.add(event.subject)\n", "            pass\n"
     ),
     "four attempts are made": Fault("settlement.py", "if attempts >= ATTEMPTS_MAX", "if attempts > ATTEMPTS_MAX"),
-    "a rolled back event is kept": Fault("enqueue.py", "        buffer.drop(previous)\n", "        pass\n"),
+    "a rolled back event is kept": Fault("sessions.py", "    elif level.is_committed:\n", "    elif True:\n"),
     "the claim exceeds its limit": Fault(
         "candidates.py",
         '        .limit(limited)\n        .cte("batch")',
