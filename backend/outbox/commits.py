@@ -46,9 +46,12 @@ class Entry:
     outbox: Outbox
     row: insertion.Row
     is_dropped: bool = False
+    is_told: bool = False
 
     def say_unmade(self, level: int, what_happened: str) -> None:
-        say_unmade(level, self.row.event_id, self.row.event_type, self.row.subject, what_happened)
+        if not self.is_told:
+            self.is_told = True
+            say_unmade(level, self.row.event_id, self.row.event_type, self.row.subject, what_happened)
 
 
 @dataclass(slots=True)
@@ -101,7 +104,7 @@ def append(connection: Connection, entry: Entry) -> None:
     _mark_savepoints(buffer, connection.get_nested_transaction())
     buffer.entries.append(entry)
     if buffer.is_committing:
-        # By a listener of the commit.
+        # By a listener of the engine's commit.
         _write(root, buffer)
 
 
@@ -119,8 +122,7 @@ class _Root(RootTransaction):
     __slots__ = ()
 
     def commit(self) -> None:
-        if self.is_active and (buffer := _buffers.get(self)) is not None:
-            _write(self, buffer)
+        _write_last(self)
         super().commit()
         _settle(self)
 
@@ -137,13 +139,12 @@ class _TwoPhase(TwoPhaseTransaction):
     __slots__ = ()
 
     def prepare(self) -> None:
-        if self.is_active and (buffer := _buffers.get(self)) is not None:
-            _write(self, buffer)
+        _write_last(self)
         super().prepare()
 
     def commit(self) -> None:
-        if self.is_active and not self._is_prepared and (buffer := _buffers.get(self)) is not None:
-            _write(self, buffer)
+        if not self._is_prepared:
+            _write_last(self)
         super().commit()
         _settle(self)
 
@@ -160,6 +161,14 @@ class _Savepoint(NestedTransaction):
     """A savepoint that has, or had, events after it."""
 
     __slots__ = ()
+
+    def commit(self) -> None:
+        # Where Python's sqlite3 has not begun before the savepoint, the release of the outermost commits its rows.
+        is_release_a_commit = self.connection.dialect.name == "sqlite" and self._previous_nested is None
+        root = self.connection.get_transaction()
+        if is_release_a_commit and self.is_active and root is not None and (buffer := _buffers.get(root)) is not None:
+            _write(root, buffer)
+        super().commit()
 
     def rollback(self) -> None:
         _drop_after(self)
@@ -181,6 +190,12 @@ def _drop(root: RootTransaction) -> None:
         buffer.drop_from(0)
 
 
+def _write_last(root: RootTransaction) -> None:
+    if root.is_active and (buffer := _buffers.get(root)) is not None:
+        _write(root, buffer)
+        buffer.is_committing = True
+
+
 def _write(root: RootTransaction, buffer: _Buffer) -> None:
     entries, buffer.entries = buffer.entries, []
     buffer.savepoints.clear()
@@ -191,7 +206,6 @@ def _write(root: RootTransaction, buffer: _Buffer) -> None:
             buffer.written.update((outbox, "undeliverable" if row.error else row.event_type) for row in rows)
         else:
             buffer.unwritten += [(row, reason) for row in rows]
-    buffer.is_committing = True
 
 
 def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row]) -> str | None:

@@ -20,7 +20,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from outbox import commits, insertion, sessions
 from outbox.commits import Entry
-from outbox.losses import EVENTS_LOST
+from outbox.losses import EVENTS_LOST, as_type
 from outbox.model import Outbox
 from outbox.payload import encode_payload, storable
 from outbox.reason import reason_of
@@ -64,12 +64,11 @@ def _row(event_id: UUID, event_type: object, subject: str | None, payload: objec
         error = error or f"subject must have 1 to {SUBJECT_CHARS_MAX} characters"
         subject = str(event_id)
     if not isinstance(event_type, str):
-        error = error or f"event type must be text, not {type(event_type).__name__}"
-    type_ = event_type if isinstance(event_type, str) else repr(event_type)
+        error = error or f"event type must be text, not {as_type(event_type)}"
     error = storable(unreadable or error or "") or None
     return insertion.Row(
         event_id=str(event_id),
-        event_type=storable(type_[:_TYPE_CHARS_MAX]),
+        event_type=storable(as_type(event_type)[:_TYPE_CHARS_MAX]),
         subject=storable(subject),
         payload=text,
         error=error,
