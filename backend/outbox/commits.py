@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from prometheus_client import Counter
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, TwoPhaseTransaction
+from sqlalchemy.util.concurrency import in_greenlet
 
 from outbox import insertion, wakeup
 from outbox.isolation import as_sqlalchemys, has_rolled_back, is_autocommit
@@ -36,6 +37,7 @@ AUTOCOMMIT = (
     "its connection is in AUTOCOMMIT, where no row and event are atomic; enqueue on an engine with another isolation "
     'level, such as engine.execution_options(isolation_level="READ COMMITTED")'
 )
+TOO_LATE = "it was enqueued too late in the commit"
 _PREPARED = "its transaction is prepared already, and takes nothing more; enqueue before prepare()"
 
 
@@ -89,6 +91,19 @@ def refuse_prepared(connection: Connection) -> None:
     # SQLAlchemy has no public word for it.
     if isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared:
         raise TypeError(f"An event cannot be enqueued here: {_PREPARED}.")
+
+
+def begin_if_needed(connection: Connection) -> None:
+    """Begin as the first statement would, or a commit() or rollback() right after would tell nobody. TypeError."""
+    if connection.get_transaction() is not None:
+        return
+    if connection.dialect.is_async and connection.dispatch.begin and not in_greenlet():
+        # A listener of `begin` that executes something, as SQLite's do, would have to be awaited.
+        raise TypeError(
+            "An event cannot be enqueued on an AsyncConnection that is in no transaction, because something listens "
+            "to its beginning; use engine.begin(), or await connection.begin() first."
+        )
+    connection.begin()
 
 
 def append(connection: Connection, entry: Entry) -> None:
@@ -235,5 +250,6 @@ def _settle(root: RootTransaction) -> None:
     with suppress(OSError):
         for (outbox, event_type), count in buffer.written.items():
             EVENTS_ENQUEUED.labels(outbox.name, event_type).inc(count)
-    for row, reason in buffer.unwritten:
+    entries, buffer.entries = buffer.entries, []
+    for row, reason in [*buffer.unwritten, *((entry.row, TOO_LATE) for entry in entries)]:
         lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)

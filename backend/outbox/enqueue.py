@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
-from sqlalchemy.util.concurrency import in_greenlet
 
 from outbox import commits, insertion, sessions
 from outbox.commits import Entry
@@ -110,17 +109,5 @@ def _started(connection: AsyncConnection) -> Connection:
 def _append_to_connection(connection: Connection, entry: Entry) -> None:
     commits.refuse_where_nothing_is_atomic(connection)
     commits.refuse_prepared(connection)
-    if connection.get_transaction() is None:
-        _begin(connection)
+    commits.begin_if_needed(connection)
     commits.append(connection, entry)
-
-
-def _begin(connection: Connection) -> None:
-    """Begin as the first statement would, or a commit() or rollback() right after would tell nobody."""
-    if connection.dialect.is_async and connection.dispatch.begin and not in_greenlet():
-        # A listener of `begin` that executes something, as SQLite's do, would have to be awaited.
-        raise TypeError(
-            "An event cannot be enqueued on an AsyncConnection that is in no transaction, because something listens "
-            "to its beginning; use engine.begin(), or await connection.begin() first."
-        )
-    connection.begin()

@@ -77,10 +77,14 @@ def append(session: Session, entry: Entry) -> None:
     if innermost.is_rolled_back:
         # Until the session's own rollback() there is nothing that it could commit.
         return
-    _refuse(outermost, innermost, bind)
+    _refuse(outermost, bind)
+    is_active = next(reversed(levels)).is_active
+    if is_active and (connection := outermost.connection_to(bind)) is not None:
+        # Its transaction may have ended below the session.
+        commits.begin_if_needed(connection)
     outermost.entries.append(entry)
     innermost.take(bind, entry)
-    if outermost.is_committing and next(reversed(levels)).is_active:
+    if is_active and outermost.is_committing:
         _connect(session, levels)
 
 
@@ -138,7 +142,7 @@ def _with_those_around(transaction: SessionTransaction | None) -> list[SessionTr
     return found
 
 
-def _refuse(outermost: _Level, innermost: _Level, bind: _Bind) -> None:
+def _refuse(outermost: _Level, bind: _Bind) -> None:
     if outermost.is_committed:
         raise TypeError(
             "An event cannot be enqueued here: its session has committed already; enqueue before that, at the latest "
@@ -215,7 +219,7 @@ def _end(outermost: _Level, waiting: list[tuple[_Bind, Entry]]) -> None:
     if outermost.is_committed:
         for _, entry in waiting:
             row = entry.row
-            lose(row.event_id, row.event_type, row.subject, "it was enqueued too late in the commit", COMMITTED_WITHOUT)
+            lose(row.event_id, row.event_type, row.subject, commits.TOO_LATE, COMMITTED_WITHOUT)
     elif not outermost.is_rolled_back:
         for _, entry in waiting:
             entry.is_dropped = True

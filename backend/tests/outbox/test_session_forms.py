@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine, create_engine, event, insert, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -425,6 +425,28 @@ def test_write_that_is_followed_by_a_failed_commit_is_rolled_back_with_the_rows(
     assert (count_orders(engine), stored_ids(engine)) == (0, [])
     assert enqueued_count() == counted
     engine.dispose()
+
+
+def test_failed_write_is_no_loss_where_the_transaction_does_not_commit(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = lost_count()
+    OUTBOX.events.drop(engine)
+    event.listen(engine, "commit", fail)
+    for use in (Session, Engine.connect):
+        with use(engine) as db:
+            enqueue(db, OUTBOX, "something_happened", "driver-1", {})
+            with pytest.raises(ZeroDivisionError):
+                db.commit()
+    event.remove(engine, "commit", fail)
+    assert lost_count() == before
+    assert caplog.records == []
+
+
+def fail(connection: Connection) -> None:
+    # SQLAlchemy does not end the transaction where a listener fails; the pool would hand it on.
+    connection.invalidate()
+    raise ZeroDivisionError
 
 
 def test_second_outbox_on_a_second_engine_is_written_there(engine: Engine, sqlite_url: str) -> None:

@@ -1,4 +1,4 @@
-"""The state machine bites: each of these faults, planted into a copy of the outbox, makes it fail.
+"""The state machines bite: each of these faults, planted into a copy of the outbox, makes one of them fail.
 
 A fault whose text is no longer found fails too, so that the list cannot grow old unnoticed.
 """
@@ -24,6 +24,10 @@ class Fault:
     wrong: str
     # A second place, where one alone would be made good by another.
     also: tuple[str, str] | None = None
+    tests: tuple[str, ...] = ("tests/outbox/test_one_behaviour.py",)
+
+
+PROGRAMS = ("tests/outbox/test_every_program.py", "-k", "sync and not async")
 
 
 FAULTS = {
@@ -100,13 +104,69 @@ FAULTS = {
         '        .limit(limited)\n        .cte("batch")',
         '        .cte("batch")',
     ),
+    "events of a savepoint that the commit finds open are dropped": Fault(
+        "sessions.py",
+        "    elif level.is_committed:\n",
+        "    elif level.is_committed and not next(iter(levels.values())).is_committing:\n",
+        tests=PROGRAMS,
+    ),
+    "what a listener of before_commit tracks is written too late": Fault(
+        "sessions.py", "    if is_active and outermost.is_committing:\n", "    if False:\n", tests=PROGRAMS
+    ),
+    "an event is taken after prepare": Fault(
+        "commits.py",
+        "isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared",
+        "False",
+        tests=PROGRAMS,
+    ),
+    "an event is taken after the commit": Fault(
+        "sessions.py", "    if outermost.is_committed:\n        raise", "    if False:\n        raise", tests=PROGRAMS
+    ),
+    "a connection's event stays with the pooled connection": Fault(
+        "enqueue.py",
+        "    commits.append(connection, entry)\n",
+        '    connection.info["outbox"] = entry\n',
+        tests=PROGRAMS,
+    ),
+    "events go where readers go": Fault(
+        "sessions.py",
+        "session._flushing = session._flushing, True",
+        "session._flushing = session._flushing, session._flushing",
+        also=("    return update(outbox.events)\n", "    return outbox.events  # type: ignore[return-value]\n"),
+        tests=PROGRAMS,
+    ),
+    "an event is taken in autocommit": Fault(
+        "isolation.py", "return bool(level == _AUTOCOMMIT)", "return False", tests=PROGRAMS
+    ),
+    "a savepoint of a connection keeps its events when it is rolled back": Fault(
+        "commits.py",
+        "    if savepoint.is_active and root is not None",
+        "    if False and root is not None",
+        tests=PROGRAMS,
+    ),
+    "events are written whatever savepoints a session has joined": Fault(
+        "commits.py", "        savepoint = savepoint._previous_nested\n", "        savepoint = None\n", tests=PROGRAMS
+    ),
+    "a serialization failure loses the event": Fault(
+        "commits.py",
+        "        if has_rolled_back(error):\n",
+        "        if False:\n",
+        tests=("tests/outbox/test_session_forms.py",),
+    ),
+    "an event is called lost before its transaction has committed": Fault(
+        "commits.py",
+        "            buffer.unwritten += [(row, reason) for row in rows]\n",
+        "            for row in rows:\n"
+        "                lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)\n",
+        tests=("tests/outbox/test_session_forms.py",),
+    ),
 }
 
 
-def run_state_machine(backend: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "tests/outbox/test_one_behaviour.py"]
+def run_state_machine(backend: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
     # Found is enough: the smallest example of it would take minutes more.
-    environment = os.environ | {"STATE_MACHINE_EXAMPLES": "400"}
+    environment = os.environ | {"STATE_MACHINE_EXAMPLES": "400", "PROGRAM_EXAMPLES": "1000"}
     return subprocess.run(command, cwd=backend, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -122,6 +182,6 @@ def test_planted_fault_is_found(name: str, tmp_path: Path) -> None:
         assert text.count(right) == 1, f"{fault.file} has {text.count(right)} places that read: {right}"
         text = text.replace(right, wrong)
     source.write_text(text)
-    result = run_state_machine(backend)
+    result = run_state_machine(backend, fault.tests)
     assert result.returncode == 1, result.stdout[-3000:]
     assert "FAILED" in result.stdout
