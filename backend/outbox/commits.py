@@ -38,7 +38,10 @@ AUTOCOMMIT = (
     'level, such as engine.execution_options(isolation_level="READ COMMITTED")'
 )
 TOO_LATE = "it was enqueued too late in the commit"
-_PREPARED = "its transaction is prepared already, and takes nothing more; enqueue before prepare()"
+PREPARED = (
+    "An event cannot be enqueued here: its transaction is prepared already, and takes nothing more; enqueue before "
+    "prepare()."
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +93,7 @@ def refuse_prepared(connection: Connection) -> None:
     transaction = connection.get_transaction()
     # SQLAlchemy has no public word for it.
     if isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared:
-        raise TypeError(f"An event cannot be enqueued here: {_PREPARED}.")
+        raise TypeError(PREPARED)
 
 
 def begin_if_needed(connection: Connection) -> None:

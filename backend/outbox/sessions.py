@@ -79,6 +79,9 @@ def append(session: Session, entry: Entry) -> None:
         return
     _refuse(outermost, bind)
     is_active = next(reversed(levels)).is_active
+    if session.twophase and not is_active and not outermost.connections:
+        # Prepared before it had any connection.
+        raise TypeError(commits.PREPARED)
     if is_active and (connection := outermost.connection_to(bind)) is not None:
         # Its transaction may have ended below the session.
         commits.begin_if_needed(connection)

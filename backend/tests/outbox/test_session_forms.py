@@ -184,6 +184,11 @@ def test_event_tracked_after_prepare_is_refused_and_one_before_is_kept(outbox_po
             add(session)
         session.commit()
     with Session(engine, twophase=True) as session:
+        session.prepare()
+        with pytest.raises(TypeError, match=r"before prepare\(\)"):
+            add(session)
+        session.commit()
+    with Session(engine, twophase=True) as session:
         order(session, "c")
         add(session)
         session.prepare()
