@@ -21,8 +21,7 @@ from bench.figures import Count, Demand, Figure, Rounds
 from bench.ground import Ground
 from bench.peers.client import Peer
 from bench.table import EVENT_TYPE, ORDERS, OUTBOX, PAYLOAD, insert_event
-from outbox import enqueue as enqueue_module
-from outbox import wakeup
+from outbox import commits, wakeup
 from outbox.enqueue import enqueue
 from outbox.payload import encode_payload
 from tests.protocol_trace import round_trips, traced
@@ -160,7 +159,7 @@ def _measure_threads(ground: Ground, engine: Engine) -> list[Figure]:
 def _processor_times(ground: Ground, engine: Engine, transactions: int) -> str:
     """What the client computes for one transaction, with one step of enqueue more each time."""
     unwoken = partial(patch.object, wakeup, "wake")
-    unwritten = partial(patch.object, enqueue_module, "_write_rows", return_value=True)
+    unwritten = partial(patch.object, commits, "_write_rows", return_value=None)
     steps: dict[str, tuple[Enqueue, list[Callable[[], AbstractContextManager[object]]]]] = {
         "the transaction alone": (_nothing, []),
         "with an event that is encoded and buffered": (ours(1), [unwritten, unwoken]),

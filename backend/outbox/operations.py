@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, gate_row, history, moves, newer, queries, search, sessions, wakeup
+from outbox import audit, ended_sessions, gate_row, history, moves, newer, queries, search, wakeup
 from outbox import selection as selections
 from outbox.audit import Action, AuditEntry
 from outbox.gate_row import GateStatus
@@ -219,13 +219,13 @@ def reveal(engine: Engine, outbox: Outbox, subject: str, *, by: str) -> None:
 def end_session(engine: Engine, outbox: Outbox, session: str, ends_at: datetime, *, by: str) -> None:
     """Let nobody act in this session any more, in any process; it would have lasted until `ends_at`."""
     with engine.begin() as connection:
-        sessions.end(connection, outbox, session, ends_at)
+        ended_sessions.end(connection, outbox, session, ends_at)
     log.info("Operator %s signed out.", by, extra={"by": by})
 
 
 def is_session_ended(engine: Engine, outbox: Outbox, session: str) -> bool:
     with engine.connect() as connection:
-        return sessions.is_ended(connection, outbox, session)
+        return ended_sessions.is_ended(connection, outbox, session)
 
 
 def _in_batches(

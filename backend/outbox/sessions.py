@@ -1,23 +1,243 @@
-"""Sessions of an operator that were ended before their time: whoever shows one of them is nobody."""
+"""To which database transaction an event of a session belongs: to the one that a row, flushed now, would be part of.
+
+    after_transaction_create ─▶ a level, for the transaction and for each savepoint of the session
+    after_begin              ─▶ the level has a connection: its transaction takes the level's events (commits.py)
+    before_commit            ─▶ where events still wait for a connection, the session connects
+    after_transaction_end    ─▶ a level that committed hands what still waits to the level around it, others drop it
+
+A session connects, and sets its savepoints, when the first statement needs them; until then events wait in the level.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+import asyncio
+import logging
+import sys
+from dataclasses import dataclass, field
+from functools import cache, partial
+from weakref import ref
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, Engine, Update, event, update
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util.concurrency import in_greenlet
 
-from outbox.clock import DatabaseNow
+from outbox import commits
+from outbox.commits import Entry
+from outbox.losses import COMMITTED_WITHOUT, lose
 from outbox.model import Outbox
 
-
-def end(connection: Connection, outbox: Outbox, session: str, ends_at: datetime) -> None:
-    """Remember it for as long as it would have lasted, and forget those that are over."""
-    table = outbox.records.ended_sessions
-    connection.execute(delete(table).where(table.c.ends_at < DatabaseNow()))
-    if not is_ended(connection, outbox, session):
-        connection.execute(insert(table).values(session=session, ends_at=ends_at))
+_LEVELS = "outbox.levels"
+_Bind = Engine | Connection
 
 
-def is_ended(connection: Connection, outbox: Outbox, session: str) -> bool:
-    c = outbox.records.ended_sessions.c
-    return connection.execute(select(c.session).where(c.session == session)).one_or_none() is not None
+@dataclass(slots=True, eq=False)
+class _Level:
+    """A transaction or a savepoint of a session."""
+
+    connections: list[Connection] = field(default_factory=list)
+    waiting: list[tuple[_Bind, Entry]] = field(default_factory=list)
+    is_committed: bool = False
+    is_rolled_back: bool = False
+    # Of the outermost level: whether a commit is under way, whose task it is, and all that was enqueued.
+    is_committing: bool = False
+    is_watched: bool = False
+    entries: list[Entry] = field(default_factory=list)
+
+    def connection_to(self, bind: _Bind) -> Connection | None:
+        return next((it for it in self.connections if it is bind or it.engine is bind), None)
+
+    def take(self, bind: _Bind, entry: Entry) -> None:
+        if (connection := self.connection_to(bind)) is None:
+            self.waiting.append((bind, entry))
+        else:
+            commits.append(connection, entry)
+
+    def begin(self, connection: Connection) -> None:
+        if connection not in self.connections:
+            self.connections.append(connection)
+        waiting, self.waiting = self.waiting, []
+        for bind, entry in waiting:
+            self.take(bind, entry)
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for _, entry in self.waiting:
+                entry.say_unmade(logging.WARNING, "its session was dropped in the middle of the transaction")
+
+
+_Levels = dict[SessionTransaction, _Level]
+
+
+def append(session: Session, entry: Entry) -> None:
+    """Have the session's transaction write the event. TypeError where it cannot."""
+    bind = _bind(session, entry.outbox)
+    levels = _levels_in_transaction(session)
+    outermost, innermost = next(iter(levels.values())), next(reversed(levels.values()))
+    if innermost.is_rolled_back:
+        # Until the session's own rollback() there is nothing that it could commit.
+        return
+    _refuse(outermost, bind)
+    is_active = next(reversed(levels)).is_active
+    if session.twophase and not is_active and not outermost.connections:
+        # Prepared before it had any connection.
+        raise TypeError(commits.PREPARED)
+    if is_active and (connection := outermost.connection_to(bind)) is not None:
+        # Its transaction may have ended below the session.
+        commits.begin_if_needed(connection)
+    outermost.entries.append(entry)
+    innermost.take(bind, entry)
+    if is_active and outermost.is_committing:
+        _connect(session, levels)
+
+
+def watch(session: Session, task: asyncio.Task[object]) -> None:
+    """Have it said when the task ends, and with it the scope of its session, in the middle of a transaction."""
+    outermost = next(iter(_levels(session).values()), None)
+    if outermost is not None and not outermost.is_watched:
+        outermost.is_watched = True
+        task.add_done_callback(partial(_say_left, ref(session), outermost))
+
+
+def _bind(session: Session, outbox: Outbox) -> _Bind:
+    """Where a flush would write the outbox's rows, whatever the session's routes.
+
+    SQLAlchemy's documented routing sessions ask the kind of the statement, and `_flushing`.
+    """
+    is_flushing, session._flushing = session._flushing, True
+    try:
+        return session.get_bind(clause=_update_of(outbox))
+    except UnboundExecutionError as error:
+        raise TypeError(
+            f"An event cannot be enqueued here: the session has no engine for the table {outbox.name}; "
+            "pass one in Session(binds={outbox.events: engine}), the engine of the rows that the events tell of."
+        ) from error
+    finally:
+        session._flushing = is_flushing
+
+
+@cache
+def _update_of(outbox: Outbox) -> Update:
+    return update(outbox.events)
+
+
+def _levels(session: Session) -> _Levels:
+    levels: _Levels = session.info.setdefault(_LEVELS, {})
+    return levels
+
+
+def _levels_in_transaction(session: Session) -> _Levels:
+    levels = _levels(session)
+    # Begun here when there is none, or a rollback() or close() right after would tell nobody and leave a ghost.
+    innermost = session.get_nested_transaction() or session.get_transaction() or session.begin()
+    if not levels:
+        # Begun before this module was imported.
+        levels.update((it, _Level()) for it in reversed(_with_those_around(innermost)))
+    return levels
+
+
+def _with_those_around(transaction: SessionTransaction | None) -> list[SessionTransaction]:
+    found = []
+    while transaction is not None:
+        if transaction.nested or transaction.parent is None:
+            found.append(transaction)
+        transaction = transaction.parent
+    return found
+
+
+def _refuse(outermost: _Level, bind: _Bind) -> None:
+    if outermost.is_committed:
+        raise TypeError(
+            "An event cannot be enqueued here: its session has committed already; enqueue before that, at the latest "
+            "in before_commit, or in a transaction of its own."
+        )
+    for connection in outermost.connections:
+        commits.refuse_prepared(connection)
+    commits.refuse_where_nothing_is_atomic(outermost.connection_to(bind) or bind)
+
+
+def _connect(session: Session, levels: _Levels) -> None:
+    """Begin on every bind that events wait for; not where only a savepoint's wait, that hands them on."""
+    outermost = next(iter(levels.values()))
+    while binds := [bind for it in levels.values() for bind, _ in it.waiting if outermost.connection_to(bind) is None]:
+        if binds[0].dialect.is_async and not in_greenlet():
+            return
+        outermost.begin(session.connection(bind_arguments={"bind": binds[0]}))
+
+
+# First of all listeners: what others enqueue meets levels that are as the session is.
+
+
+@event.listens_for(Session, "after_transaction_create", insert=True)
+def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested or transaction.parent is None:
+        _levels(session)[transaction] = _Level()
+
+
+@event.listens_for(Session, "after_begin", insert=True)
+def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if (level := _levels(session).get(transaction)) is not None:
+        level.begin(connection)
+
+
+@event.listens_for(Session, "before_commit", insert=True)
+def _before_commit(session: Session) -> None:
+    # Also where only a savepoint is released: it cannot be told from a commit of the whole that releases it.
+    if levels := _levels(session):
+        next(iter(levels.values())).is_committing = True
+        _connect(session, levels)
+
+
+@event.listens_for(Session, "after_commit", insert=True)
+def _after_commit(session: Session) -> None:
+    if levels := _levels(session):
+        next(reversed(levels.values())).is_committed = True
+
+
+@event.listens_for(Session, "after_rollback", insert=True)
+def _after_rollback(session: Session) -> None:
+    if levels := _levels(session):
+        next(reversed(levels.values())).is_rolled_back = True
+
+
+@event.listens_for(Session, "after_transaction_end", insert=True)
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    levels = _levels(session)
+    if (level := levels.pop(transaction, None)) is None:
+        return
+    waiting, level.waiting = level.waiting, []
+    if not levels:
+        _end(level, waiting)
+    elif level.is_committed:
+        for bind, entry in waiting:
+            next(reversed(levels.values())).take(bind, entry)
+        if next(iter(levels.values())).is_committing:
+            _connect(session, levels)
+    else:
+        for _, entry in waiting:
+            entry.is_dropped = True
+
+
+def _end(outermost: _Level, waiting: list[tuple[_Bind, Entry]]) -> None:
+    if outermost.is_committed:
+        for _, entry in waiting:
+            row = entry.row
+            lose(row.event_id, row.event_type, row.subject, commits.TOO_LATE, COMMITTED_WITHOUT)
+    elif not outermost.is_rolled_back:
+        for _, entry in waiting:
+            entry.is_dropped = True
+        _say_closed([entry for entry in outermost.entries if entry.is_dropped])
+
+
+def _say_closed(entries: list[Entry]) -> None:
+    # A request that fails ends so, and that is its own affair. A greenlet cannot see whether its caller is failing.
+    is_failing = sys.exc_info()[0] is not None or in_greenlet()
+    for entry in entries:
+        entry.say_unmade(logging.INFO if is_failing else logging.WARNING, "its session was closed without a commit")
+
+
+def _say_left(session_: ref[Session], outermost: _Level, _task: object) -> None:
+    if (session := session_()) is not None and outermost in _levels(session).values():
+        for entry in outermost.entries:
+            if not entry.is_dropped:
+                entry.say_unmade(logging.WARNING, "the task whose session it is ended in the middle of the transaction")

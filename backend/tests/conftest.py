@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 
 from app.database import create_database_engine
-from tests.postgres import PostgresMissing, run_postgres
+from tests.postgres import PostgresMissing, run_postgres, run_with_standby
 
 BACKEND = Path(__file__).parents[1]
 
@@ -36,6 +38,16 @@ def postgres_server() -> Iterator[str]:
     try:
         with run_postgres() as url:
             yield url
+    except PostgresMissing as missing:
+        missing_tool(str(missing))
+
+
+@pytest.fixture(scope="session")
+def postgres_with_standby() -> Iterator[tuple[str, str]]:
+    """URLs without a database name of a PostgreSQL server, and of a standby that follows it."""
+    try:
+        with run_with_standby() as urls:
+            yield urls
     except PostgresMissing as missing:
         missing_tool(str(missing))
 
@@ -123,6 +135,17 @@ def create_template(server: str, prepare: Callable[[str], object]) -> str:
     return name
 
 
+def wait_for_replica(primary: str, standby: str) -> None:
+    """Return once the standby has all that the primary has written by now."""
+    with _connect(primary) as connection:
+        written = connection.execute(text("SELECT pg_current_wal_lsn()")).scalar_one()
+    deadline = time.monotonic() + 30
+    with _connect(standby) as connection:
+        is_there = text("SELECT pg_last_wal_replay_lsn() >= CAST(:written AS pg_lsn)")
+        while not connection.execute(is_there, {"written": written}).scalar_one():
+            assert time.monotonic() < deadline, "the standby does not follow"
+
+
 def copy_of(server: str, template: str) -> Iterator[str]:
     """The URL of a database of a test's own."""
     name = f"test_{uuid4().hex}"
@@ -132,7 +155,13 @@ def copy_of(server: str, template: str) -> Iterator[str]:
 
 
 def _execute(server: str, statement: str) -> None:
+    with _connect(server) as connection:
+        connection.execute(text(statement))
+
+
+@contextmanager
+def _connect(server: str) -> Iterator[Connection]:
     engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(statement))
+        yield connection
     engine.dispose()

@@ -57,6 +57,18 @@ def run_cluster(*, is_durable: bool = False, environment: Mapping[str, str] | No
 
 
 @contextmanager
+def run_with_standby() -> Iterator[tuple[str, str]]:
+    """The URLs of a fresh server, and of a standby that follows it and answers readers."""
+    with run_cluster() as primary, _folder(_memory()) as place:
+        standby = primary.copy_as_standby(place)
+        standby.start()
+        try:
+            yield primary.url, standby.url
+        finally:
+            standby.stop()
+
+
+@contextmanager
 def _folder(parent: Path | None = None) -> Iterator[Path]:
     """Not the one pytest gives: that is private to root, and the server must not run as root."""
     folder = Path(tempfile.mkdtemp(prefix=f"outbox-pg-{os.getpid()}-", dir=parent))
@@ -84,6 +96,12 @@ class Cluster:
         self._bin_dir, self._data, self._port, self._is_durable = bin_dir, data, port, is_durable
         self._environment = environment
         self.url = f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+
+    def copy_as_standby(self, folder: Path) -> Cluster:
+        data = _create_data_folder(folder)
+        source = ["-h", "127.0.0.1", "-p", self._port, "-U", "postgres"]
+        _run([self._bin_dir / "pg_basebackup", "-D", data, *source, "-R", "-X", "stream", "-c", "fast", "-N"])
+        return Cluster(self._bin_dir, data, _free_port(), self._is_durable)
 
     def start(self) -> None:
         """Return once it answers."""
@@ -125,13 +143,18 @@ def _binaries(folder: Path) -> Path:
 
 
 def _create_cluster(bin_dir: Path, folder: Path) -> Path:
+    data = _create_data_folder(folder)
+    # Without -E the C locale means SQL_ASCII, and SQLAlchemy cannot connect.
+    command = [bin_dir / "initdb", "-D", data, "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "-N"]
+    _run(command)
+    return data
+
+
+def _create_data_folder(folder: Path) -> Path:
     data = folder / "data"
     data.mkdir(mode=0o700)
     if (user := _server_user()) is not None:
         os.chown(data, user.pw_uid, user.pw_gid)
-    # Without -E the C locale means SQL_ASCII, and SQLAlchemy cannot connect.
-    command = [bin_dir / "initdb", "-D", data, "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "-N"]
-    _run(command)
     return data
 
 
@@ -144,6 +167,7 @@ def _start(
         "unix_socket_directories": "",
         "fsync": "on" if is_durable else "off",
         "max_connections": "100",
+        "max_prepared_transactions": "20",
         "log_min_messages": "fatal",
     }
     command: list[str | Path] = [bin_dir / "postgres", "-D", data]

@@ -8,13 +8,25 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import Session
 
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 
 GOOD = {"user_id": "driver-1", "created_at": "2026-11-24T18:00:00Z"}
+
+
+class Silent:
+    """What cannot be made text."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(
@@ -34,12 +46,16 @@ GOOD = {"user_id": "driver-1", "created_at": "2026-11-24T18:00:00Z"}
         ("driver_signed_up", GOOD | {"note": "x" * 1_000_000}, "payload has 1000"),
         ("nova_earned", GOOD | {"amount": float("nan"), "earned_at": "2026-11-24T18:00:00Z"}, "payload is no JSON"),
         ("nova_earned", GOOD | {"amount": -1, "earned_at": "2026-11-24T18:00:00Z"}, "amount: Input should be greater"),
+        (None, GOOD, "event type must be text, not NoneType"),
+        (None, None, "payload is a NoneType"),
+        ([], GOOD, "event type must be text, not list"),
+        (Silent(), GOOD, "event type must be text, not Silent"),
         ("driver_signed_up", [GOOD], "payload is a list"),
         ("driver_signed_up", None, "payload is a NoneType"),
     ],
 )
 def test_event_that_can_never_be_delivered_is_stored_as_failed_with_the_reason(
-    engine: Engine, event_type: str, payload: Any, reason: str
+    engine: Engine, event_type: Any, payload: Any, reason: str
 ) -> None:
     with Session(engine) as db, db.begin():
         before = track_event(db, "driver_signed_up", GOOD)
@@ -65,7 +81,7 @@ class Hostile(Mapping[str, object]):
         raise ZeroDivisionError
 
     def __len__(self) -> int:
-        raise ZeroDivisionError
+        raise Unspeakable
 
 
 @pytest.mark.parametrize("db", [None, "a session"], ids=repr)
@@ -81,3 +97,31 @@ def test_hostile_payload_is_no_error_of_the_request(engine: Engine) -> None:
         kept = track_event(db, "driver_signed_up", GOOD)
     with engine.connect() as connection:
         assert kept in connection.execute(select(OUTBOX.events.c.event_id)).scalars().all()
+
+
+def test_event_of_a_connection_is_stored_as_a_sessions_is(engine: Engine) -> None:
+    with engine.begin() as connection:
+        kept = track_event(connection, "driver_signed_up", GOOD)
+    with engine.connect() as connection:
+        assert connection.execute(select(OUTBOX.events.c.event_id)).scalars().all() == [kept]
+
+
+def test_event_in_autocommit_is_counted_and_logged_at_once_and_the_request_goes_on(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(database_url, isolation_level="AUTOCOMMIT")
+    before = REGISTRY.get_sample_value("outbox_events_lost_total") or 0
+    for open_db in (Session, Engine.connect):
+        with open_db(engine) as db:
+            event_id = track_event(db, "driver_signed_up", GOOD)
+            assert str(event_id) in caplog.text
+            assert "goes on without it" in caplog.text
+            db.commit()
+    assert REGISTRY.get_sample_value("outbox_events_lost_total") == before + 2
+    assert count(engine) == 0
+    engine.dispose()
+
+
+def count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return len(connection.execute(select(OUTBOX.events)).all())

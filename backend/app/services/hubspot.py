@@ -7,22 +7,24 @@ from uuid import UUID, uuid4
 
 from app.events import CATALOG
 from app.models import OUTBOX
-from outbox.enqueue import AnySession, enqueue, lose
+from outbox.enqueue import AnySession, enqueue
+from outbox.losses import GOES_ON_WITHOUT, in_words, lose
 
 
 def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) -> UUID:
     """Add a lifecycle event to the caller's transaction; it exists if and only if that commits.
 
-    Takes a Session, an AsyncSession or their scoped forms, and needs no await. Returns the event's id, and means
-    "buffered". Never raises: a payload that cannot be delivered is stored as failed with the reason, for an operator
-    to see. Whether HubSpot is switched on does not matter here.
+    Takes a Session, an AsyncSession or their scoped forms, a Connection or an AsyncConnection, and needs no await.
+    Returns the event's id, and means "buffered". Never raises: a payload that cannot be delivered is stored as failed
+    with the reason, for an operator to see; where nothing could be atomic, the event is counted and logged as lost.
+    Whether HubSpot is switched on does not matter here.
     """
     event_id = uuid4()
     subject = None
     try:
         subject = CATALOG.subject_of(payload)
-        objection = CATALOG.objection_to(event_type, payload)
+        objection = CATALOG.objection_to(event_type, payload) if isinstance(event_type, str) else None
         return enqueue(db, OUTBOX, event_type, subject, payload, error=objection, event_id=event_id)
     except Exception as error:  # noqa: BLE001  # HubSpot must never break a request.
-        lose(event_id, str(event_type), subject, error)
+        lose(event_id, event_type, subject, in_words(error), GOES_ON_WITHOUT)
         return event_id

@@ -216,7 +216,7 @@ def test_session_that_ends_without_commit_or_rollback_says_so(engine: Engine, ca
     event_id = add(session)
     session.close()
     assert stored_ids(engine) == []
-    assert [it.levelno for it in caplog.records] == [logging.ERROR]
+    assert [it.levelno for it in caplog.records] == [logging.WARNING]
     assert str(event_id) in caplog.text
 
 
@@ -311,6 +311,22 @@ def refuse_commit(session: Session) -> None:
     raise ZeroDivisionError
 
 
+def test_write_on_a_plain_engine_is_seen_by_nobody_before_the_commit(empty_database_url: str) -> None:
+    engine, other = create_engine(empty_database_url), create_engine(empty_database_url)
+    METADATA.create_all(engine)
+    seen: list[list[UUID]] = []
+    # The last thing before COMMIT, and so after the write.
+    event.listen(engine, "commit", lambda _: seen.append(stored_ids(other)))
+    with Session(engine) as session:
+        session.execute(select(ORDERS)).all()
+        kept = add(session)
+        session.commit()
+    assert seen == [[]]
+    assert stored_ids(other) == [kept]
+    engine.dispose()
+    other.dispose()
+
+
 def test_missing_table_costs_the_event_and_not_the_request(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     OUTBOX.events.drop(engine)
     before = lost_count()
@@ -386,12 +402,17 @@ def test_locked_table_is_waited_for_one_second(outbox_postgres_url: str) -> None
 
 def test_callers_lock_timeout_is_left_as_it_was(outbox_postgres_url: str) -> None:
     engine = create_engine(outbox_postgres_url)
+    seen: list[str] = []
+    # The last thing before COMMIT, and so after the write.
+    event.listen(engine, "commit", lambda it: seen.append(it.execute(text("SHOW lock_timeout")).scalar_one()))
     with engine.connect() as connection, connection.begin():
         connection.execute(text("SET LOCAL lock_timeout = '7s'"))
         with Session(connection, join_transaction_mode="rollback_only") as session:
             add(session)
             session.commit()
         assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "7s"
+    assert seen == ["7s"]
+    assert len(stored_ids(engine)) == 1
     engine.dispose()
 
 
@@ -511,12 +532,13 @@ def test_two_transactions_that_track_the_same_drivers_in_opposite_order_do_not_w
 ) -> None:
     engine = create_engine(outbox_postgres_url)
     both_written = threading.Barrier(2, timeout=10)
+    # The last thing before COMMIT, and so after the write.
+    event.listen(engine, "commit", lambda _: both_written.wait())
 
     def track(subjects: list[str]) -> None:
         with Session(engine) as session:
             for subject in subjects:
                 add(session, subject)
-            event.listen(session, "before_commit", lambda _: both_written.wait())
             session.commit()
 
     threads = [threading.Thread(target=track, args=(it,)) for it in (["a", "b"], ["b", "a"])]

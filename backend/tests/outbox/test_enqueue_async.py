@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,6 +15,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.orm import Session
 
 from outbox.enqueue import enqueue
 from outbox.sqlite import configure_engine
@@ -67,6 +70,24 @@ async def test_write_is_part_of_the_async_transaction(async_engine: AsyncEngine)
     assert await stored_types(async_engine) == []
 
 
+async def test_async_write_is_seen_by_nobody_before_the_commit(async_engine: AsyncEngine) -> None:
+    other = create_engine(async_engine.url.set(drivername=async_engine.url.drivername.removesuffix("+aiosqlite")))
+    seen: list[int] = []
+
+    def look(_connection: object) -> None:
+        with other.connect() as connection:
+            seen.append(len(connection.execute(select(OUTBOX.events)).all()))
+
+    # The last thing before COMMIT, and so after the write.
+    event.listen(async_engine.sync_engine, "commit", look)
+    async with AsyncSession(async_engine) as session:
+        enqueue(session, OUTBOX, "committed", "driver-1", {})
+        await session.commit()
+    assert seen == [0]
+    assert await stored_types(async_engine) == ["committed"]
+    other.dispose()
+
+
 def _refuse(_session: object) -> None:
     raise ZeroDivisionError
 
@@ -113,3 +134,67 @@ async def test_table_that_was_missing_for_long_takes_async_events_again_once_it_
     assert await stored_types(async_engine) == ["before"] * 4 + ["after"] * 8
     engine.dispose()
     await async_engine.dispose()
+
+
+async def test_async_savepoint_left_open_and_listener_of_before_commit_keep_their_events(
+    async_engine: AsyncEngine,
+) -> None:
+    def track(session: Session) -> None:
+        # Fires again where the open savepoint is released.
+        if not session.info.setdefault("tracked", False):
+            session.info["tracked"] = True
+            enqueue(session, OUTBOX, "by the listener", "driver-1", {})
+
+    async with AsyncSession(async_engine) as session, session.begin():
+        event.listen(session.sync_session, "before_commit", track)
+        enqueue(session, OUTBOX, "before", "driver-1", {})
+        await session.begin_nested()
+        enqueue(session, OUTBOX, "inside", "driver-1", {})
+    assert sorted(await stored_types(async_engine)) == ["before", "by the listener", "inside"]
+
+
+async def test_async_session_joined_to_a_connection_shares_its_fate(async_engine: AsyncEngine) -> None:
+    async with async_engine.connect() as connection:
+        for end in ("rollback", "commit"):
+            await connection.begin()
+            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+                await session.execute(insert(ORDERS).values(item=end))
+                enqueue(session, OUTBOX, end, "driver-1", {})
+                await session.commit()
+            await getattr(connection, end)()
+        # Python's sqlite3 commits where the savepoint is released, unless the engine is configured.
+        items = list((await connection.execute(select(ORDERS.c.item).order_by(ORDERS.c.id))).scalars())
+    assert items[-1] == "commit"
+    assert await stored_types(async_engine) == items
+
+
+async def test_failed_async_request_leaves_no_warning(
+    async_engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def request() -> None:
+        async with AsyncSession(async_engine) as session:
+            enqueue(session, OUTBOX, "failed", "driver-1", {})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await request()
+    assert caplog.records == []
+    assert await stored_types(async_engine) == []
+
+
+async def test_children_of_gather_that_leave_their_scoped_sessions_say_so(
+    async_engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = async_scoped_session(async_sessionmaker(async_engine), scopefunc=asyncio.current_task)
+
+    async def child(event_type: str, is_committed: bool) -> None:
+        enqueue(sessions, OUTBOX, event_type, "driver-1", {})
+        if is_committed:
+            await sessions.commit()
+            await sessions.remove()
+
+    await asyncio.gather(child("left", False), child("kept", True))
+    await asyncio.sleep(0)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "(left of driver-1) was not committed" in caplog.text
+    assert await stored_types(async_engine) == ["kept"]

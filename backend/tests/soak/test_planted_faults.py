@@ -28,8 +28,13 @@ class Fault:
     found_by: tuple[str, ...] = ("tests/outbox/test_one_behaviour.py",)
 
 
+PROGRAMS = ("tests/outbox/test_every_program.py", "-k", "sync and not async")
+
+
 CLOCKS = "tests/outbox/test_clocks.py"
 SLOTS = "tests/outbox/test_slots.py"
+OVERTAKEN = ("tests/hubspot/test_overtaken.py",)
+NEVER_BACKWARDS = ("tests/hubspot/test_never_backwards.py",)
 
 FAULTS = {
     "the fence is dropped": Fault(
@@ -99,7 +104,7 @@ FAULTS = {
         "settlement.py", "            charged.add(event.subject)\n", "            pass\n"
     ),
     "four attempts are made": Fault("settlement.py", "if attempts >= ATTEMPTS_MAX", "if attempts > ATTEMPTS_MAX"),
-    "a rolled back event is kept": Fault("enqueue.py", "        buffer.drop(previous)\n", "        pass\n"),
+    "a rolled back event is kept": Fault("sessions.py", "    elif level.is_committed:\n", "    elif True:\n"),
     "the claim exceeds its limit": Fault(
         "candidates.py",
         '        .limit(limited)\n        .cte("batch")',
@@ -137,6 +142,76 @@ FAULTS = {
     ),
     "what waits is hidden by a clock that ran ahead": Fault(
         "queries.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
+    "events of a savepoint that the commit finds open are dropped": Fault(
+        "sessions.py",
+        "    elif level.is_committed:\n",
+        "    elif level.is_committed and not next(iter(levels.values())).is_committing:\n",
+        found_by=PROGRAMS,
+    ),
+    "what a listener of before_commit tracks is written too late": Fault(
+        "sessions.py", "    if is_active and outermost.is_committing:\n", "    if False:\n", found_by=PROGRAMS
+    ),
+    "an event is taken after prepare": Fault(
+        "commits.py",
+        "isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared",
+        "False",
+        found_by=PROGRAMS,
+    ),
+    "an event is taken after the commit": Fault(
+        "sessions.py", "    if outermost.is_committed:\n        raise", "    if False:\n        raise", found_by=PROGRAMS
+    ),
+    "a connection's event stays with the pooled connection": Fault(
+        "enqueue.py",
+        "    commits.append(connection, entry)\n",
+        '    connection.info["outbox"] = entry\n',
+        found_by=PROGRAMS,
+    ),
+    "events go where readers go": Fault(
+        "sessions.py",
+        "session._flushing = session._flushing, True",
+        "session._flushing = session._flushing, session._flushing",
+        also=("    return update(outbox.events)\n", "    return outbox.events  # type: ignore[return-value]\n"),
+        found_by=PROGRAMS,
+    ),
+    "an event is taken in autocommit": Fault(
+        "isolation.py", "return bool(level == _AUTOCOMMIT)", "return False", found_by=PROGRAMS
+    ),
+    "a savepoint of a connection keeps its events when it is rolled back": Fault(
+        "commits.py",
+        "    if savepoint.is_active and root is not None",
+        "    if False and root is not None",
+        found_by=PROGRAMS,
+    ),
+    "events are written whatever savepoints a session has joined": Fault(
+        "commits.py", "        savepoint = savepoint._previous_nested\n", "        savepoint = None\n", found_by=PROGRAMS
+    ),
+    "a serialization failure loses the event": Fault(
+        "commits.py",
+        "        if has_rolled_back(error):\n",
+        "        if False:\n",
+        found_by=("tests/outbox/test_session_forms.py",),
+    ),
+    "an event is called lost before its transaction has committed": Fault(
+        "commits.py",
+        "            buffer.unwritten += [(row, reason) for row in rows]\n",
+        "            for row in rows:\n"
+        "                lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)\n",
+        found_by=("tests/outbox/test_session_forms.py",),
+    ),
+    "newer events are read no further than their first page": Fault(
+        "destination.py", "            if len(page) < PAGE_SIZE:\n", "            if page:\n", found_by=OVERTAKEN
+    ),
+    "a newer event that cannot be read is passed by": Fault(
+        "../hubspot_sync/overtaken.py",
+        "                raise Unreadable(newer.event) from None\n",
+        "                return {}\n",
+        found_by=NEVER_BACKWARDS,
+    ),
+    "what was sent under a lost lease is not in doubt": Fault(
+        "settlement.py", 'stopped answering", is_in_doubt=True)', 'stopped answering")', found_by=NEVER_BACKWARDS
+    ),
+    "a run that was lost once goes apart": Fault(
+        "candidates.py", "heads.c.attempt_count == ONE, heads.c", "heads.c.attempt_count == _ZERO, heads.c"
     ),
 }
 
@@ -144,7 +219,7 @@ FAULTS = {
 def run_tests(backend: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
     # Found is enough: the smallest example of it would take minutes more.
-    environment = os.environ | {"STATE_MACHINE_EXAMPLES": "400"}
+    environment = os.environ | {"STATE_MACHINE_EXAMPLES": "400", "PROGRAM_EXAMPLES": "1000"}
     return subprocess.run(command, cwd=backend, env=environment, capture_output=True, text=True, timeout=300)
 
 

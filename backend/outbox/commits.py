@@ -1,0 +1,258 @@
+"""What a database transaction writes to its outboxes: buffered, written just before COMMIT, told of just after.
+
+    append ─▶ buffer of the RootTransaction ─ commit() ─▶ one savepoint, one INSERT ─▶ COMMIT ─▶ wake-up, counters
+                  ├─ a savepoint is rolled back: what came after it is dropped
+                  └─ the whole is rolled back, or closed: all is dropped
+
+SQLAlchemy has no event between a transaction's last statement and its COMMIT that could fail the commit cleanly, and
+none at all after it. So a transaction that has events is given a subclass of its own class (decision 0015).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter as Counts
+from contextlib import suppress
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from prometheus_client import Counter
+from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, TwoPhaseTransaction
+from sqlalchemy.util.concurrency import in_greenlet
+
+from outbox import insertion, wakeup
+from outbox.isolation import as_sqlalchemys, has_rolled_back, is_autocommit
+from outbox.losses import COMMITTED_WITHOUT, in_words, lose, say_unmade
+from outbox.model import Outbox
+
+EVENTS_ENQUEUED = Counter(
+    "outbox_events_enqueued",
+    "Events that exist because their transaction committed; those that can never be delivered as event_type "
+    '"undeliverable".',
+    ["outbox", "event_type"],
+)
+
+AUTOCOMMIT = (
+    "its connection is in AUTOCOMMIT, where no row and event are atomic; enqueue on an engine with another isolation "
+    'level, such as engine.execution_options(isolation_level="READ COMMITTED")'
+)
+TOO_LATE = "it was enqueued too late in the commit"
+PREPARED = (
+    "An event cannot be enqueued here: its transaction is prepared already, and takes nothing more; enqueue before "
+    "prepare()."
+)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """An event that its transaction is to write."""
+
+    outbox: Outbox
+    row: insertion.Row
+    is_dropped: bool = False
+    is_told: bool = False
+
+    def say_unmade(self, level: int, what_happened: str) -> None:
+        if not self.is_told:
+            self.is_told = True
+            say_unmade(level, self.row.event_id, self.row.event_type, self.row.subject, what_happened)
+
+
+@dataclass(slots=True)
+class _Buffer:
+    entries: list[Entry] = field(default_factory=list)
+    # How many entries came before each savepoint that is open.
+    savepoints: WeakKeyDictionary[NestedTransaction, int] = field(default_factory=WeakKeyDictionary)
+    written: Counts[tuple[Outbox, str]] = field(default_factory=Counts)
+    # With why they could not be written.
+    unwritten: list[tuple[insertion.Row, str]] = field(default_factory=list)
+    is_committing: bool = False
+
+    def drop_from(self, position: int) -> None:
+        for entry in self.entries[position:]:
+            entry.is_dropped = True
+        del self.entries[position:]
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for entry in self.entries:
+                entry.say_unmade(logging.WARNING, "its connection was dropped in the middle of the transaction")
+
+
+_buffers: WeakKeyDictionary[RootTransaction, _Buffer] = WeakKeyDictionary()
+
+
+def refuse_where_nothing_is_atomic(bind: Engine | Connection) -> None:
+    """Raise TypeError where an event could not share a row's fate, as far as that can be told without a round trip."""
+    if is_autocommit(bind):
+        raise TypeError(f"An event cannot be enqueued here: {AUTOCOMMIT}.")
+
+
+def refuse_prepared(connection: Connection) -> None:
+    transaction = connection.get_transaction()
+    # SQLAlchemy has no public word for it.
+    if isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared:
+        raise TypeError(PREPARED)
+
+
+def begin_if_needed(connection: Connection) -> None:
+    """Begin as the first statement would, or a commit() or rollback() right after would tell nobody. TypeError."""
+    if connection.get_transaction() is not None:
+        return
+    if connection.dialect.is_async and connection.dispatch.begin and not in_greenlet():
+        # A listener of `begin` that executes something, as SQLite's do, would have to be awaited.
+        raise TypeError(
+            "An event cannot be enqueued on an AsyncConnection that is in no transaction, because something listens "
+            "to its beginning; use engine.begin(), or await connection.begin() first."
+        )
+    connection.begin()
+
+
+def append(connection: Connection, entry: Entry) -> None:
+    """Have the connection's transaction write the event, unless the savepoint that is innermost now is rolled back."""
+    root = connection.get_transaction()
+    if root is None or not root.is_active:
+        # A transaction that can only be rolled back.
+        entry.is_dropped = True
+        return
+    if (buffer := _buffers.get(root)) is None:
+        buffer = _buffers[root] = _Buffer()
+        root.__class__ = _TwoPhase if isinstance(root, TwoPhaseTransaction) else _Root
+    _mark_savepoints(buffer, connection.get_nested_transaction())
+    buffer.entries.append(entry)
+    if buffer.is_committing:
+        # By a listener of the engine's commit.
+        _write(root, buffer)
+
+
+def _mark_savepoints(buffer: _Buffer, savepoint: NestedTransaction | None) -> None:
+    while savepoint is not None and savepoint not in buffer.savepoints:
+        savepoint.__class__ = _Savepoint
+        buffer.savepoints[savepoint] = len(buffer.entries)
+        # SQLAlchemy has no public way from a savepoint to the one around it.
+        savepoint = savepoint._previous_nested
+
+
+class _Root(RootTransaction):
+    """A transaction that has events."""
+
+    __slots__ = ()
+
+    def commit(self) -> None:
+        _write_last(self)
+        super().commit()
+        _settle(self)
+
+    def rollback(self) -> None:
+        _drop(self)
+        super().rollback()
+
+    def close(self) -> None:
+        _drop(self)
+        super().close()
+
+
+class _TwoPhase(TwoPhaseTransaction):
+    __slots__ = ()
+
+    def prepare(self) -> None:
+        _write_last(self)
+        super().prepare()
+
+    def commit(self) -> None:
+        if not self._is_prepared:
+            _write_last(self)
+        super().commit()
+        _settle(self)
+
+    def rollback(self) -> None:
+        _drop(self)
+        super().rollback()
+
+    def close(self) -> None:
+        _drop(self)
+        super().close()
+
+
+class _Savepoint(NestedTransaction):
+    """A savepoint that has, or had, events after it."""
+
+    __slots__ = ()
+
+    def commit(self) -> None:
+        # Where Python's sqlite3 has not begun before the savepoint, the release of the outermost commits its rows.
+        is_release_a_commit = self.connection.dialect.name == "sqlite" and self._previous_nested is None
+        root = self.connection.get_transaction()
+        if is_release_a_commit and self.is_active and root is not None and (buffer := _buffers.get(root)) is not None:
+            _write(root, buffer)
+        super().commit()
+
+    def rollback(self) -> None:
+        _drop_after(self)
+        super().rollback()
+
+    def close(self) -> None:
+        _drop_after(self)
+        super().close()
+
+
+def _drop_after(savepoint: NestedTransaction) -> None:
+    root = savepoint.connection.get_transaction()
+    if savepoint.is_active and root is not None and (buffer := _buffers.get(root)) is not None:
+        buffer.drop_from(buffer.savepoints.get(savepoint, 0))
+
+
+def _drop(root: RootTransaction) -> None:
+    if (buffer := _buffers.pop(root, None)) is not None:
+        buffer.drop_from(0)
+
+
+def _write_last(root: RootTransaction) -> None:
+    if root.is_active and (buffer := _buffers.get(root)) is not None:
+        _write(root, buffer)
+        buffer.is_committing = True
+
+
+def _write(root: RootTransaction, buffer: _Buffer) -> None:
+    entries, buffer.entries = buffer.entries, []
+    buffer.savepoints.clear()
+    for outbox in dict.fromkeys(entry.outbox for entry in entries):
+        rows = [entry.row for entry in entries if entry.outbox is outbox]
+        if (reason := _write_rows(root.connection, outbox, rows)) is None:
+            # A type that nothing knows may be any text, and each would be a series of its own.
+            buffer.written.update((outbox, "undeliverable" if row.error else row.event_type) for row in rows)
+        else:
+            buffer.unwritten += [(row, reason) for row in rows]
+
+
+def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row]) -> str | None:
+    """None when they are written; else why not, and the transaction is as it was before."""
+    if is_autocommit(connection):
+        return AUTOCOMMIT
+    savepoint = insertion.open_savepoint(connection)
+    try:
+        savepoint.insert(outbox, rows)
+    except Exception as error:  # Whatever it is, HubSpot must never break a request.
+        if has_rolled_back(error):
+            # A deadlock or a serialization failure: the request's own, to be tried again whole.
+            raise as_sqlalchemys(connection, error) from error
+        # Raises when the connection or the transaction is gone, and then the request itself has failed.
+        savepoint.roll_back()
+        return in_words(error)
+    return None
+
+
+def _settle(root: RootTransaction) -> None:
+    """The COMMIT has succeeded."""
+    if (buffer := _buffers.pop(root, None)) is None:
+        return
+    for outbox in dict.fromkeys(outbox for outbox, _ in buffer.written):
+        wakeup.wake(root.connection.engine, outbox)
+    # Where several processes are counted together, counters are files.
+    with suppress(OSError):
+        for (outbox, event_type), count in buffer.written.items():
+            EVENTS_ENQUEUED.labels(outbox.name, event_type).inc(count)
+    entries, buffer.entries = buffer.entries, []
+    for row, reason in [*buffer.unwritten, *((entry.row, TOO_LATE) for entry in entries)]:
+        lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)

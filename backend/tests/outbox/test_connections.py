@@ -1,0 +1,288 @@
+"""Guarantee 1 without a session: an event on a Connection or an AsyncConnection shares its transaction's fate."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from outbox import wakeup
+from outbox.enqueue import enqueue
+from outbox.sqlite import configure_engine
+from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
+from tests.outbox.test_session_forms import enqueued_count, require_two_phases
+
+
+def add(connection: Connection | AsyncConnection) -> UUID:
+    return enqueue(connection, OUTBOX, "something_happened", "driver-1", {"n": 1})
+
+
+def order(connection: Connection, item: str) -> None:
+    connection.execute(insert(ORDERS).values(item=item))
+
+
+def test_event_of_a_committed_connection_exists_however_it_commits(engine: Engine) -> None:
+    expected = []
+    with engine.begin() as connection:
+        expected.append(add(connection))
+    with engine.connect() as connection:
+        expected.append(add(connection))
+        order(connection, "a")
+        connection.commit()
+        expected.append(add(connection))
+        connection.commit()
+        connection.commit()
+        with connection.begin() as transaction:
+            expected.append(add(connection))
+            transaction.commit()
+    assert stored_ids(engine) == expected
+
+
+def test_event_of_a_rolled_back_connection_does_not_exist(engine: Engine) -> None:
+    with engine.connect() as connection:
+        add(connection)
+        order(connection, "a")
+        connection.rollback()
+        connection.commit()
+        add(connection)
+        order(connection, "b")
+    with engine.connect() as connection:
+        connection.commit()
+        order(connection, "c")
+        connection.commit()
+    with suppress(ZeroDivisionError), engine.begin() as connection:
+        add(connection)
+        raise ZeroDivisionError
+    assert count_orders(engine) == 1
+    assert stored_ids(engine) == []
+
+
+def test_connections_savepoints_take_their_own_events_with_them(engine: Engine) -> None:
+    with engine.begin() as connection:
+        kept = [add(connection)]
+        with connection.begin_nested():
+            kept.append(add(connection))
+            with connection.begin_nested() as inner:
+                add(connection)
+                inner.rollback()
+            kept.append(add(connection))
+        outer = connection.begin_nested()
+        connection.begin_nested().commit()
+        with connection.begin_nested():
+            add(connection)
+        outer.rollback()
+        kept.append(add(connection))
+        connection.begin_nested()
+        kept.append(add(connection))
+    assert stored_ids(engine) == kept
+
+
+def test_savepoint_set_before_the_first_event_takes_it_along(engine: Engine) -> None:
+    with engine.begin() as connection:
+        outer = connection.begin_nested()
+        inner = connection.begin_nested()
+        add(connection)
+        inner.commit()
+        outer.rollback()
+        kept = add(connection)
+    assert stored_ids(engine) == [kept]
+
+
+@pytest.mark.filterwarnings("ignore:nested transaction already deassociated")
+def test_savepoint_rolled_back_before_those_within_it_takes_all_their_events(engine: Engine) -> None:
+    with engine.connect() as connection:
+        kept = add(connection)
+        outer = connection.begin_nested()
+        add(connection)
+        connection.begin_nested()
+        add(connection)
+        outer.rollback()
+        connection.commit()
+    assert stored_ids(engine) == [kept]
+
+
+def test_nothing_of_an_event_stays_with_the_pooled_connection(engine: Engine) -> None:
+    for end in (Connection.commit, Connection.rollback, Connection.close):
+        with engine.connect() as connection:
+            known = dict(connection.info)
+            add(connection)
+            assert connection.info == known
+            end(connection)
+        with engine.connect() as connection:
+            assert connection.info == known
+            assert type(connection.begin()).__module__.startswith("sqlalchemy")
+
+
+def test_commit_of_a_connection_wakes_workers_and_counts_and_nothing_else_does(engine: Engine) -> None:
+    bell = wakeup.WakeUp()
+    wakeup.subscribe(OUTBOX, bell)
+    rings: list[None] = []
+    counted = enqueued_count()
+    with bell.waking(lambda: rings.append(None)), engine.connect() as connection:
+        add(connection)
+        connection.rollback()
+        transaction = connection.begin()
+        add(connection)
+        add(connection)
+        assert (len(rings), enqueued_count() - counted) == (0, 0)
+        transaction.commit()
+        assert (len(rings), enqueued_count() - counted) == (1, 2)
+
+
+def test_two_phases_of_a_connection_keep_the_events_of_the_first(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
+    require_two_phases(engine)
+    counted = enqueued_count()
+    with engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        kept = [add(connection)]
+        order(connection, "a")
+        transaction.prepare()
+        with pytest.raises(TypeError, match=r"before prepare\(\)"):
+            add(connection)
+        assert enqueued_count() == counted
+        transaction.commit()
+        transaction = connection.begin_twophase()
+        kept.append(add(connection))
+        transaction.commit()
+        transaction = connection.begin_twophase()
+        add(connection)
+        transaction.prepare()
+        transaction.rollback()
+        transaction = connection.begin_twophase()
+        transaction.prepare()
+        with pytest.raises(TypeError, match=r"before prepare\(\)"):
+            add(connection)
+        transaction.rollback()
+    assert stored_ids(engine) == kept
+    assert enqueued_count() == counted + 2
+    engine.dispose()
+
+
+def test_event_enqueued_by_a_listener_of_the_engines_commit_is_written(engine: Engine) -> None:
+    tracked: list[UUID] = []
+
+    def track(connection: Connection) -> None:
+        tracked.append(add(connection))
+
+    event.listen(engine, "commit", track)
+    with engine.begin() as connection:
+        first = add(connection)
+    event.remove(engine, "commit", track)
+    assert stored_ids(engine) == [first, *tracked]
+    assert len(tracked) == 1
+
+
+def test_missing_table_costs_a_connection_the_event_alone(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    OUTBOX.events.drop(engine)
+    with engine.begin() as connection:
+        order(connection, "a")
+        event_id = add(connection)
+    assert count_orders(engine) == 1
+    assert "committed without it" in caplog.text
+    assert str(event_id) in caplog.text
+
+
+def test_lost_connection_fails_the_commit_of_a_connection(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
+    with engine.connect() as connection:
+        order(connection, "a")
+        add(connection)
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with engine.connect() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        with pytest.raises(DBAPIError):
+            connection.commit()
+        connection.rollback()
+        kept = add(connection)
+        connection.commit()
+    assert count_orders(engine) == 0
+    assert stored_ids(engine) == [kept]
+    engine.dispose()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_connection_dropped_without_close_says_so(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    connection = engine.connect()
+    event_id = add(connection)
+    del connection
+    gc.collect()
+    assert [record.levelno for record in caplog.records if record.name == "outbox.enqueue"] == [logging.WARNING]
+    assert str(event_id) in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [None, "session", 7])
+def test_what_is_neither_session_nor_connection_is_refused_with_the_remedy(wrong: object) -> None:
+    with pytest.raises(TypeError, match="pass the Session"):
+        enqueue(wrong, OUTBOX, "something_happened", "driver-1", {})  # type: ignore[arg-type]
+
+
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
+
+
+@pytest.fixture(params=[True, False], ids=["configured", "plain"])
+async def async_engine(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
+    url = make_url(database_url)
+    engine = create_async_engine(url.set(drivername=_ASYNC_DRIVERS[url.drivername]))
+    if request.param:
+        configure_engine(engine)
+    yield engine
+    await engine.dispose()
+
+
+async def test_async_connection_keeps_what_it_commits_and_nothing_else(
+    async_engine: AsyncEngine, database_url: str
+) -> None:
+    kept = []
+    async with async_engine.begin() as connection:
+        kept.append(add(connection))
+        savepoint = await connection.begin_nested()
+        add(connection)
+        await savepoint.rollback()
+        async with connection.begin_nested():
+            kept.append(add(connection))
+    async with async_engine.connect() as connection:
+        await connection.execute(insert(ORDERS).values(item="a"))
+        add(connection)
+        await connection.rollback()
+        await connection.execute(insert(ORDERS).values(item="b"))
+        kept.append(add(connection))
+        await connection.commit()
+        await connection.begin()
+        add(connection)
+    async with async_engine.begin() as connection:
+        kept.append(await connection.run_sync(add))
+    engine = create_engine(database_url)
+    assert stored_ids(engine) == kept
+    assert count_orders(engine) == 1
+    engine.dispose()
+
+
+async def test_async_connection_in_no_transaction_begins_one_or_refuses_with_the_remedy(
+    async_engine: AsyncEngine, database_url: str
+) -> None:
+    """Where a listener would have to be awaited, as SQLite's BEGIN is, the call cannot begin."""
+    kept = []
+    async with async_engine.connect() as connection:
+        if connection.sync_connection is not None and connection.sync_connection.dispatch.begin:
+            with pytest.raises(TypeError, match=r"engine\.begin\(\)"):
+                add(connection)
+        else:
+            kept.append(add(connection))
+        await connection.execute(insert(ORDERS).values(item="a"))
+        kept.append(add(connection))
+        await connection.commit()
+    unstarted = async_engine.connect()
+    with pytest.raises(TypeError, match="await it"):
+        add(unstarted)
+    engine = create_engine(database_url)
+    assert stored_ids(engine) == kept
+    assert count_orders(engine) == 1
+    engine.dispose()
