@@ -101,7 +101,7 @@ class Cluster:
         data = _create_data_folder(folder)
         source = ["-h", "127.0.0.1", "-p", self._port, "-U", "postgres"]
         _run([self._bin_dir / "pg_basebackup", "-D", data, *source, "-R", "-X", "stream", "-c", "fast", "-N"])
-        return Cluster(self._bin_dir, data, _free_port(), self._is_durable)
+        return Cluster(self._bin_dir, data, _free_port(), self._is_durable, self._environment)
 
     def start(self) -> None:
         """Return once it answers."""

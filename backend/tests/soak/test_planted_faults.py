@@ -142,6 +142,7 @@ FAULTS = {
     ),
     "what waits is hidden by a clock that ran ahead": Fault(
         "queries.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
+    ),
     "events of a savepoint that the commit finds open are dropped": Fault(
         "sessions.py",
         "    elif level.is_committed:\n",
@@ -158,7 +159,10 @@ FAULTS = {
         found_by=PROGRAMS,
     ),
     "an event is taken after the commit": Fault(
-        "sessions.py", "    if outermost.is_committed:\n        raise", "    if False:\n        raise", found_by=PROGRAMS
+        "sessions.py",
+        "    if outermost.is_committed:\n        raise",
+        "    if False:\n        raise",
+        found_by=PROGRAMS,
     ),
     "a connection's event stays with the pooled connection": Fault(
         "enqueue.py",
@@ -183,7 +187,10 @@ FAULTS = {
         found_by=PROGRAMS,
     ),
     "events are written whatever savepoints a session has joined": Fault(
-        "commits.py", "        savepoint = savepoint._previous_nested\n", "        savepoint = None\n", found_by=PROGRAMS
+        "commits.py",
+        "        savepoint = savepoint._previous_nested\n",
+        "        savepoint = None\n",
+        found_by=PROGRAMS,
     ),
     "a serialization failure loses the event": Fault(
         "commits.py",
