@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.orm import Session
 
-from outbox.enqueue import enqueue
+from outbox.follow_up import FollowUp, store
 from outbox.model import Outbox
 from outbox.testing import RecordingDestination
 from tests.outbox.conftest import METADATA
@@ -53,9 +52,7 @@ def test_event_that_commits_after_a_later_one_is_claimed_at_once_there_too(engin
     queue = Queue(engine, outbox)
     walker = Walker(queue)
     with engine.connect() as connection, connection.begin() as late:
-        session = Session(connection)
-        enqueue(session, outbox, TYPES[0], "a", {})
-        session.commit()
+        store(connection, outbox, [FollowUp(TYPES[0], "a", {})])
         (later,) = queue.put("b")
         assert walker.claimed_ids() == [later]
         late.commit()

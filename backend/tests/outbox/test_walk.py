@@ -8,10 +8,9 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.orm import Session
 
 from outbox import settlement
-from outbox.enqueue import enqueue
+from outbox.follow_up import FollowUp, store
 from outbox.lease import LEASE
 from outbox.model import Event, Outbox
 from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
@@ -217,9 +216,7 @@ def test_event_that_commits_after_a_later_one_is_claimed_at_once(outbox_postgres
     walker = Walker(queue)
     for _ in range(2):  # The second time, the walk has been at its end before.
         with engine.connect() as connection, connection.begin() as late:
-            session = Session(connection)
-            enqueue(session, outbox, TYPES[0], uuid4().hex, {})
-            session.commit()
+            store(connection, outbox, [FollowUp(TYPES[0], uuid4().hex, {})])
             (later,) = queue.put(uuid4().hex)
             assert walker.claimed_ids() == [later]
             late.commit()
