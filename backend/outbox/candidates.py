@@ -68,8 +68,9 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
 
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
     for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
-    id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and `dear` (DEAR),
-    and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and ix_…_retried.
+    id, unless a person retried it or it was set apart), on PostgreSQL `patience` (seconds after which nothing is taken)
+    and `dear` (DEAR), and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and
+    ix_…_below_floor.
     """
     # A short name, for a short statement.
     events = outbox.events.alias("e")
@@ -117,7 +118,7 @@ def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
 def _ahead(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     return (
         _window(events, dialect_name)
-        .where(outbox.is_open(events), events.c.id > untold("after", BigInteger()))
+        .where(outbox.is_in_line(events), events.c.id > untold("after", BigInteger()))
         .order_by(events.c.id)
         .limit(size)
     )
@@ -211,7 +212,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
             outbox.is_open(events),
             _is_due(events, dialect_name),
             ~_has_earlier(outbox, events),
-            ~_has_earlier_retried(outbox, events),
+            ~_has_earlier_below_floor(outbox, events),
             # Only a retry by hand makes an event pending that is older than one in flight.
             or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),
         )
@@ -232,11 +233,13 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     )
 
 
-def _has_earlier_retried(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
-    """A person's retry is the one thing that opens an event below the floor."""
-    c, earlier = events.c, outbox.events.alias("retried")
+def _has_earlier_below_floor(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
+    """A person's retry opens an event below the floor, and the floor rises above what is set apart."""
+    c, earlier = events.c, outbox.events.alias("below")
     return looked_up(
-        select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
+        select(earlier.c.id).where(
+            earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.may_lie_below_floor(earlier)
+        ),
         events,
     )
 

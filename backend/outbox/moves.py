@@ -15,6 +15,7 @@ from sqlalchemy import (
     update,
 )
 
+from outbox import waits
 from outbox.clock import DatabaseNow, DatabaseNowExactly
 from outbox.model import Outbox
 from outbox.selection import Selection, failed, parameters
@@ -58,6 +59,7 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
             available_at=DatabaseNowExactly(),
             retried_at=DatabaseNowExactly(),
             is_cautious=is_cautious or None,
+            waits_for=null(),
         )
         .returning(c.subject)
     )
@@ -80,6 +82,10 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
 def discard_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, by: str, reason: str) -> None:
     """Take these events, which `choose_failed` has locked, out of the outbox; each is kept whole in `discarded`."""
     events, discarded = outbox.events, outbox.records.discarded
+    c = events.c
+    # What waits behind one that a statement has failed need not wait for its sake any more.
+    were_waiting = select(c.subject).where(c.id.in_(ids), c.waits_for.is_not(None))
+    waits.release_subjects(connection, outbox, connection.execute(were_waiting).scalars().all())
     said = [literal(words, StorableText) for words in (by, reason)]
     kept = select(*events.c, DatabaseNow(), *said).where(events.c.id.in_(ids))
     columns = [*(it.name for it in events.c), "discarded_at", "discarded_by", "reason"]

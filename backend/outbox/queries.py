@@ -19,8 +19,9 @@ from sqlalchemy import (
 
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate_row import GateStatus, read_gate
-from outbox.model import Event, Outbox, as_event, event_columns
+from outbox.model import WAIT_MIN, Event, Outbox, as_event, event_columns
 from outbox.planning import looked_up
+from outbox.waits import Wait, read_waits
 
 # Those that a person is shown a comparison with.
 _DELIVERED_MAX = 1000
@@ -98,15 +99,20 @@ def seconds_to_lease_end(connection: Connection, outbox: Outbox, since: timedelt
 def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[str]) -> float:
     """For how long the pending event of these types that has been due the longest could have been claimed; else 0."""
     c = outbox.events.c
-    first = select(SecondsUntil(func.min(c.available_at))).where(
-        outbox.is_open(), c.claim_token.is_(None), c.event_type.in_(types)
+    is_claimable = (c.claim_token.is_(None), c.event_type.in_(types))
+    first = (
+        connection.execute(select(SecondsUntil(func.min(c.available_at))).where(is_pending, *is_claimable)).scalar_one()
+        for is_pending in (outbox.is_in_line(), outbox.is_set_apart())
     )
-    return max(0.0, -(connection.execute(first).scalar_one() or 0.0))
+    return max(0.0, *(-(seconds or 0.0) for seconds in first))
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What an operator asks first. Counts are events; the age is that of the first one still pending or claimed."""
+    """What an operator asks first. Counts are events; the age is that of the first one still pending or claimed.
+
+    What is set apart is pending and is in `waiting`; the age is that of others.
+    """
 
     pending: int
     claimed: int
@@ -114,9 +120,10 @@ class Status:
     failed: int
     oldest_pending_seconds: float | None
     gate: GateStatus
+    waiting: tuple[Wait, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"gate": self.gate.as_json()}
+        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +137,10 @@ class Pulse:
     delivered_last_minute: int
     requests_last_minute: int
     gate: GateStatus
+    waiting: tuple[Wait, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"gate": self.gate.as_json()}
+        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
 
 
 def read_status(connection: Connection, outbox: Outbox) -> Status:
@@ -140,12 +148,13 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
     c = outbox.events.c
     claimed = _count_claimed(connection, outbox)
     return Status(
-        pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
+        pending=max(0, _count_open(connection, outbox) - claimed),
         claimed=claimed,
         delivered=_count(connection, outbox, c.processed_at.is_not(None)),
         failed=_count(connection, outbox, c.failed_at.is_not(None)),
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
         gate=read_gate(connection, outbox),
+        waiting=tuple(read_waits(connection, outbox)),
     )
 
 
@@ -156,13 +165,14 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     a_minute_ago = DatabaseNow(-60.0)
     requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at > a_minute_ago)
     return Pulse(
-        pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
+        pending=max(0, _count_open(connection, outbox) - claimed),
         claimed=claimed,
         failed=_count(connection, outbox, c.failed_at.is_not(None)),
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
         delivered_last_minute=_count(connection, outbox, c.processed_at > a_minute_ago),
         requests_last_minute=connection.execute(requests).scalar_one(),
         gate=read_gate(connection, outbox),
+        waiting=tuple(read_waits(connection, outbox)),
     )
 
 
@@ -182,14 +192,32 @@ def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool
     return connection.execute(select(func.count()).select_from(outbox.events).where(condition)).scalar_one()
 
 
+def _count_open(connection: Connection, outbox: Outbox) -> int:
+    """By the indexes of those in line and of those set apart."""
+    return sum(_count(connection, outbox, is_open) for is_open in (outbox.is_in_line(), outbox.is_set_apart()))
+
+
 def _count_claimed(connection: Connection, outbox: Outbox) -> int:
     count = func.sum(func.json_array_length(outbox.leases.c.event_ids))
     return int(connection.execute(select(count)).scalar_one() or 0)
 
 
 def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:
-    """How long ago the first open event was enqueued. Relies on ix_…_open."""
+    """How long ago the first open event was enqueued, of those that do not wait for something.
+
+    Relies on ix_…_open and ix_…_backing_off.
+    """
     c = outbox.events.c
-    first = select(SecondsUntil(c.created_at)).where(outbox.is_open()).order_by(c.id).limit(1)
-    seconds = connection.execute(first).scalar_one_or_none()
-    return None if seconds is None else round(max(0.0, -seconds), 3)
+    in_line = select(SecondsUntil(c.created_at)).where(outbox.is_in_line()).order_by(c.id).limit(1)
+    # Released, or claimed since: set apart once, and due before anything that waits.
+    released = (
+        select(SecondsUntil(c.created_at))
+        .where(
+            outbox.is_pushed_back(), c.waits_for.is_not(None), c.available_at <= DatabaseNow(WAIT_MIN.total_seconds())
+        )
+        .order_by(c.available_at)
+        .limit(1)
+    )
+    found = (connection.execute(first).scalar_one_or_none() for first in (in_line, released))
+    ages = [max(0.0, -seconds) for seconds in found if seconds is not None]
+    return round(max(ages), 3) if ages else None
