@@ -14,6 +14,7 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 from hubspot_sync.account import Account, objection_to, read_account
+from hubspot_sync.account_properties import AccountProperties
 from hubspot_sync.answer import Answer
 from hubspot_sync.classification import (
     CONFLICT_WAIT,
@@ -30,10 +31,11 @@ from hubspot_sync.classification import (
     classify,
     classify_refusal,
 )
-from hubspot_sync.client import HubSpotClient, NoAnswer
+from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
 from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
 from hubspot_sync.identity import resolve
+from hubspot_sync.lack import names_in
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.ownership import Ownership
@@ -57,6 +59,8 @@ BURST_WAIT_MAX = timedelta(seconds=10)
 JITTER_MAX = timedelta(seconds=1)
 # So many inputs alone, and none got through: it is not the inputs.
 SUSPECTS_MAX = 3
+# Of several things that are waited for, each is looked up in the same list.
+_LOOK_SHARED_FOR = timedelta(seconds=2)
 
 
 class LiveDelivery:
@@ -78,12 +82,14 @@ class LiveDelivery:
         self._verification = asyncio.Lock()
         self._ownership = Ownership()
         self._weather = Weather()
+        self._properties = AccountProperties(client, catalog)
         self._throttles_in_a_row = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         translation = await heed_newer(translate(claim.events, self._catalog), claim)
         course = Course(claim.events, translation, claim.note)
         try:
+            await self._heed_lack(course, gate)
             while heads := course.heads():
                 if any(it.is_waiting for it in heads):
                     await self._wait(CONFLICT_WAIT)
@@ -115,6 +121,9 @@ class LiveDelivery:
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
     ) -> bool:
         """Send one request, and smaller ones in its place when it was refused as a whole; true when it was not."""
+        upserts = [upsert for upsert in upserts if course.is_next(upsert)]
+        if not upserts:
+            return True
         entry = await gate.enter(lease)
         await self.verify_account(gate)
         if not lease.covers(REQUEST_DEADLINE):
@@ -129,6 +138,13 @@ class LiveDelivery:
                 await self._single_out(verdict, upserts, course, lease, gate, is_repeat=is_repeat)
             case Unavailable():
                 await self._bear_no_answer(verdict, upserts, course, entry, gate)
+            case Held() if verdict.is_of_properties:
+                if (refusal := await self._find_lack(verdict, upserts, course, gate)) is not None:
+                    course.hand_back(upserts)
+                    await self._shut(refusal, entry, gate)
+                    return False
+                await self._succeeded(upserts, entry, gate)
+                return await self._send(upserts, course, lease, gate, is_repeat=is_repeat)
             case Throttled() | Held():
                 course.hand_back(upserts)
                 await self._shut(verdict, entry, gate)
@@ -171,20 +187,80 @@ class LiveDelivery:
         lease: Lease,
         gate: Gate,
     ) -> None:
+        refusal: Refusal | None = settled.shut
+        findings = settled.findings
+        if isinstance(settled.shut, Held) and settled.shut.is_of_properties:
+            # What the account lacks concerns some of these inputs only; all of them but those are judged, or go again.
+            findings = {trace_id: it for trace_id, it in findings.items() if not isinstance(it, Postponed)}
+            left = [upsert for upsert in upserts if upsert.trace_id not in findings]
+            refusal = await self._find_lack(settled.shut, left, course, gate)
+            if refusal is not None:
+                findings = settled.findings
         for upsert in upserts:
-            if (finding := settled.findings.get(upsert.trace_id)) is not None:
+            if (finding := findings.get(upsert.trace_id)) is not None:
                 self._conclude(upsert, finding, course)
-        if settled.shut is not None:
-            await self._shut(settled.shut, entry, gate)
+        if refusal is not None:
+            await self._shut(refusal, entry, gate)
             return
         await self._succeeded(upserts, entry, gate)
-        course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
+        course.has_accepted |= any(isinstance(it, Written) for it in findings.values())
         # Of fewer inputs the answer is shorter, and among them it shows whose its errors are.
-        unsettled = [upsert for upsert in upserts if upsert.trace_id not in settled.findings]
+        unsettled = [upsert for upsert in upserts if upsert.trace_id not in findings and course.is_next(upsert)]
         course.leave_in_doubt(unsettled)
         for half in _halves(unsettled):
             if half:
                 await self._send(half, course, lease, gate)
+
+    async def _heed_lack(self, course: Course, gate: Gate) -> None:
+        """Set apart, without a request that would fail, what sets properties that the account was found to lack."""
+        lack = self._properties.lack
+        if lack.key_trouble is not None or not course.sets_any_of(lack.names):
+            return
+        try:
+            if not self._properties.is_fresh:
+                lack = await self._properties.look(gate, time.monotonic())
+        except (NoAnswer, Refused):
+            self._properties.forget()
+            return
+        if lack.key_trouble is None:
+            course.set_apart(lack)
+
+    async def _find_lack(
+        self, held: Held, upserts: Sequence[ContactUpsert], course: Course, gate: Gate
+    ) -> Refusal | None:
+        """Set apart what sets properties that the account lacks; or return why all have to wait.
+
+        HubSpot may name any number of them, or none: the list of properties says it. Where that contradicts HubSpot,
+        the request is worth a repeat, as they may just have been provisioned.
+        """
+        try:
+            lack = await self._properties.look(gate, time.monotonic())
+        except NoAnswer as error:
+            return Unavailable(str(error))
+        except Refused as refused:
+            refusal = classify_refusal(refused.answer, now=datetime.now(UTC), time_zone=self._time_zone)
+            return refusal if isinstance(refusal, Throttled | Unavailable) else Held(held.reason)
+        if lack.key_trouble is not None:
+            return Held(lack.key_trouble)
+        concerned = [upsert for upsert in upserts if lack.names & upsert.properties.keys()]
+        course.set_apart(lack)
+        if concerned or not course.has_doubted_hubspot:
+            course.has_doubted_hubspot |= not concerned
+            return None
+        return Held(held.reason)
+
+    async def is_over(self, key: str, gate: Gate) -> bool:
+        """Whether the account has now what the key of a wait names; False where that is not known here."""
+        names = names_in(key)
+        if not {declared.name for declared in self._catalog.properties}.issuperset(names):
+            # Of another release, whose workers know it.
+            return False
+        try:
+            await self.verify_account(gate)
+            lack = await self._properties.look(gate, time.monotonic() - _LOOK_SHARED_FOR.total_seconds())
+        except (NoAnswer, Refused):
+            return False
+        return lack.key_trouble is None and lack.of(names).key != key
 
     async def _single_out(
         self,

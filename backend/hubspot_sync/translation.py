@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -28,6 +29,14 @@ class Contribution:
     def as_left_alone(self) -> Contribution:
         """Heeded, because it may stand on the contact already."""
         return Contribution(self.event, dict.fromkeys(self.properties), is_carried=False)
+
+    def without(self, names: AbstractSet[str]) -> Contribution:
+        """Says nothing of these properties."""
+        return replace(self, properties={name: self.properties[name] for name in self.properties.keys() - names})
+
+    @property
+    def sets(self) -> list[str]:
+        return [name for name, value in self.properties.items() if value is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,15 @@ class ContactUpsert:
     @property
     def events(self) -> list[Event]:
         """The events it carries, in order; at least one."""
-        return [contribution.event for contribution in self.contributions if contribution.is_carried]
+        return [contribution.event for contribution in self.carried]
+
+    @property
+    def carried(self) -> list[Contribution]:
+        return [contribution for contribution in self.contributions if contribution.is_carried]
+
+    @property
+    def heeded(self) -> list[Contribution]:
+        return [contribution for contribution in self.contributions if not contribution.is_carried]
 
     @property
     def subject(self) -> str:
@@ -98,11 +115,19 @@ class ContactUpsert:
 
         The first heeds what is in doubt of the second.
         """
-        carried = [contribution for contribution in self.contributions if contribution.is_carried]
-        heeded = [contribution for contribution in self.contributions if not contribution.is_carried]
-        first, second = carried[: len(carried) // 2], carried[len(carried) // 2 :]
-        in_doubt = [later.as_left_alone() for later in second if later.event.in_doubt_at is not None]
-        return self.of([*first, *in_doubt, *heeded], self.catalog), self.of([*second, *heeded], self.catalog)
+        middle = len(self.carried) // 2
+        return self.beginning(middle), self.of([*self.carried[middle:], *self.heeded], self.catalog)
+
+    def beginning(self, count: int) -> ContactUpsert:
+        """Its first events, so many of them, heeding what is in doubt of the others."""
+        in_doubt = [later.as_left_alone() for later in self.carried[count:] if later.event.in_doubt_at is not None]
+        return self.of([*self.carried[:count], *in_doubt, *self.heeded], self.catalog)
+
+    def heeding_none_of(self, names: AbstractSet[str]) -> ContactUpsert:
+        """The same, not repeating what newer events said of these properties; itself if they said nothing of them."""
+        if not any(names & heard.properties.keys() for heard in self.heeded):
+            return self
+        return self.of([*self.carried, *(heard.without(names) for heard in self.heeded)], self.catalog)
 
     def beside(self, newer: Iterable[Contribution]) -> ContactUpsert:
         """The same, heeding what newer events have said."""
