@@ -79,6 +79,12 @@ class Contested:
 # How a finding's words begin when they are HubSpot's.
 REFUSAL = "HubSpot refused it: "
 
+
+@dataclass(frozen=True, slots=True)
+class Unexplained(Rejected):
+    """HubSpot refused it and gave no code: a property may be missing, which the account's list of them says."""
+
+
 Finding = Written | Contested | Rejected | Retry | Postponed
 
 
@@ -244,7 +250,7 @@ def _refused_whole(answer: Answer) -> RefusedWhole:
             return RefusedWhole(finding)
         case _:
             held = Held(f"{answer.summary()}. HubSpot cannot use our requests; this needs a developer.")
-            return RefusedWhole(Rejected(_rejection(error, answer)), suspicion=held)
+            return RefusedWhole(Unexplained(_rejection(error, answer)), suspicion=held)
 
 
 def _unread(upserts: Sequence[ContactUpsert]) -> Settled:
@@ -303,7 +309,8 @@ def _finding(error: ErrorDetail, answer: Answer) -> Finding:
     if is_conflict or error.category == "OBJECT_NOT_FOUND":
         return _contested(error, answer)
     if error.category == "VALIDATION_ERROR" or error.problems or answer.status == 400:
-        return Rejected(_rejection(error, answer))
+        is_explained = error.problems or "gdpr" in error.message.lower()
+        return (Rejected if is_explained else Unexplained)(_rejection(error, answer))
     return Retry(_with_correlation_id(f"{REFUSAL}{error.category}: {error.message}", answer))
 
 

@@ -26,6 +26,7 @@ from hubspot_sync.classification import (
     Settled,
     Throttled,
     Unavailable,
+    Unexplained,
     Verdict,
     Written,
     classify,
@@ -35,7 +36,6 @@ from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
 from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
 from hubspot_sync.identity import resolve
-from hubspot_sync.lack import names_in
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.ownership import Ownership
@@ -59,8 +59,6 @@ BURST_WAIT_MAX = timedelta(seconds=10)
 JITTER_MAX = timedelta(seconds=1)
 # So many inputs alone, and none got through: it is not the inputs.
 SUSPECTS_MAX = 3
-# Of several things that are waited for, each is looked up in the same list.
-_LOOK_SHARED_FOR = timedelta(seconds=2)
 
 
 class LiveDelivery:
@@ -89,7 +87,7 @@ class LiveDelivery:
         translation = await heed_newer(translate(claim.events, self._catalog), claim)
         course = Course(claim.events, translation, claim.note)
         try:
-            await self._heed_lack(course, gate)
+            await self._properties.set_apart_known(course, gate)
             while heads := course.heads():
                 if any(it.is_waiting for it in heads):
                     await self._wait(CONFLICT_WAIT)
@@ -117,6 +115,11 @@ class LiveDelivery:
                 await self._shut(verdict, None, gate)
                 raise GateShut(await gate.refresh())
 
+    async def is_over(self, key: str, gate: Gate) -> bool:
+        """Whether the account has now what the key of a wait names; False where that is not known here."""
+        await self.verify_account(gate)
+        return await self._properties.is_over(key, gate)
+
     async def _send(
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
     ) -> bool:
@@ -135,6 +138,10 @@ class LiveDelivery:
                 return True
             case RefusedWhole():
                 await self._succeeded(upserts, entry, gate)
+                if isinstance(verdict.finding, Unexplained) and await self._properties.set_apart_unnamed(
+                    upserts, course, gate
+                ):
+                    return await self._send(upserts, course, lease, gate, is_repeat=is_repeat)
                 await self._single_out(verdict, upserts, course, lease, gate, is_repeat=is_repeat)
             case Unavailable():
                 await self._bear_no_answer(verdict, upserts, course, entry, gate)
@@ -187,43 +194,32 @@ class LiveDelivery:
         lease: Lease,
         gate: Gate,
     ) -> None:
-        refusal: Refusal | None = settled.shut
-        findings = settled.findings
-        if isinstance(settled.shut, Held) and settled.shut.is_of_properties:
-            # What the account lacks concerns some of these inputs only; all of them but those are judged, or go again.
-            findings = {trace_id: it for trace_id, it in findings.items() if not isinstance(it, Postponed)}
-            left = [upsert for upsert in upserts if upsert.trace_id not in findings]
-            refusal = await self._find_lack(settled.shut, left, course, gate)
-            if refusal is not None:
-                findings = settled.findings
-        for upsert in upserts:
-            if (finding := findings.get(upsert.trace_id)) is not None:
-                self._conclude(upsert, finding, course)
+        doubtful = [upsert for upsert in upserts if _is_doubtful(settled.findings.get(upsert.trace_id), settled.shut)]
+        self._conclude_each([upsert for upsert in upserts if upsert not in doubtful], settled, course)
+        refusal: Throttled | Held | Unavailable | None = settled.shut
+        if isinstance(refusal, Held) and refusal.is_of_properties:
+            refusal = await self._find_lack(refusal, doubtful, course, gate)
+        elif doubtful:
+            await self._properties.set_apart_unnamed(doubtful, course, gate)
+            # What the list does not explain either is wrong in itself.
+            self._conclude_each([upsert for upsert in doubtful if course.is_next(upsert)], settled, course)
         if refusal is not None:
+            course.hand_back(doubtful)
             await self._shut(refusal, entry, gate)
             return
         await self._succeeded(upserts, entry, gate)
-        course.has_accepted |= any(isinstance(it, Written) for it in findings.values())
+        course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
         # Of fewer inputs the answer is shorter, and among them it shows whose its errors are.
-        unsettled = [upsert for upsert in upserts if upsert.trace_id not in findings and course.is_next(upsert)]
+        unsettled = [upsert for upsert in upserts if course.is_next(upsert)]
         course.leave_in_doubt(unsettled)
         for half in _halves(unsettled):
             if half:
                 await self._send(half, course, lease, gate)
 
-    async def _heed_lack(self, course: Course, gate: Gate) -> None:
-        """Set apart, without a request that would fail, what sets properties that the account was found to lack."""
-        lack = self._properties.lack
-        if lack.key_trouble is not None or not course.sets_any_of(lack.names):
-            return
-        try:
-            if not self._properties.is_fresh:
-                lack = await self._properties.look(gate, time.monotonic())
-        except (NoAnswer, Refused):
-            self._properties.forget()
-            return
-        if lack.key_trouble is None:
-            course.set_apart(lack)
+    def _conclude_each(self, upserts: Sequence[ContactUpsert], settled: Settled, course: Course) -> None:
+        for upsert in upserts:
+            if (finding := settled.findings.get(upsert.trace_id)) is not None:
+                self._conclude(upsert, finding, course)
 
     async def _find_lack(
         self, held: Held, upserts: Sequence[ContactUpsert], course: Course, gate: Gate
@@ -248,19 +244,6 @@ class LiveDelivery:
             course.has_doubted_hubspot |= not concerned
             return None
         return Held(held.reason)
-
-    async def is_over(self, key: str, gate: Gate) -> bool:
-        """Whether the account has now what the key of a wait names; False where that is not known here."""
-        names = names_in(key)
-        if not {declared.name for declared in self._catalog.properties}.issuperset(names):
-            # Of another release, whose workers know it.
-            return False
-        try:
-            await self.verify_account(gate)
-            lack = await self._properties.look(gate, time.monotonic() - _LOOK_SHARED_FOR.total_seconds())
-        except (NoAnswer, Refused):
-            return False
-        return lack.key_trouble is None and lack.of(names).key != key
 
     async def _single_out(
         self,
@@ -395,6 +378,13 @@ class LiveDelivery:
 
     async def _wait(self, wait: timedelta) -> None:
         await asyncio.sleep(wait.total_seconds() * (1 + self._random.random()))
+
+
+def _is_doubtful(finding: Finding | None, shut: Throttled | Held | None) -> bool:
+    """Whether it depends on the account's properties what becomes of an input."""
+    if isinstance(shut, Held) and shut.is_of_properties:
+        return isinstance(finding, Postponed | Unexplained)
+    return isinstance(finding, Unexplained)
 
 
 def _halves(upserts: Sequence[ContactUpsert]) -> tuple[Sequence[ContactUpsert], Sequence[ContactUpsert]]:
