@@ -42,7 +42,7 @@ from hubspot_sync.ownership import Ownership
 from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import ContactUpsert, requests, translate
-from hubspot_sync.weather import Weather
+from hubspot_sync.weather import Weather, outage_of_one
 from outbox.destination import Claim
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.gate_row import Entry
@@ -317,7 +317,12 @@ class LiveDelivery:
         course.leave_in_doubt(upserts)
         suspicion = self._weather.note_no_answer(upserts)
         if entry.is_probe or not suspicion.is_singular:
-            await self._shut(verdict, entry, gate)
+            outage = verdict
+            if (subject := suspicion.only_subject) is not None:
+                record_id = self._ownership.record_of(subject)
+                contact = subject if record_id is None else f"{subject} (record {record_id})"
+                outage = Unavailable(outage_of_one(contact, verdict.reason))
+            await self._shut(outage, entry, gate)
         wait = suspicion.wait
         if entry.is_probe:
             # The next probe is another's.

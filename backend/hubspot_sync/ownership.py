@@ -29,3 +29,7 @@ class Ownership:
                 *(record_id, before, subject),
                 extra={"record_id": record_id, "subject": subject, "subject_before": before},
             )
+
+    def record_of(self, subject: str) -> str | None:
+        """The contact that was last written for the subject; None where that is not known."""
+        return next((record_id for record_id, owner in reversed(self._owners.items()) if owner == subject), None)
