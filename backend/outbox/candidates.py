@@ -76,10 +76,17 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     events = outbox.events.alias("e")
     runs = _runs(_WINDOWS[window](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
     limited = literal_column(str(limit), Integer)
-    heads = _heads(outbox, events, runs, dialect_name).limit(limited).with_for_update(skip_locked=True).cte("heads")
+    found = _heads(outbox, events, runs, dialect_name)
+    if window is Window.AHEAD:
+        found = found.add_columns(_apart_of_subject(outbox, events).label("apart"))
+    heads = found.limit(limited).with_for_update(skip_locked=True).cte("heads")
     # A run that may have been applied as a whole goes whole once more; a charged event goes alone otherwise.
     goes_whole = select(heads.c.id).where(heads.c.attempt_count == ONE, heads.c.in_doubt_at.is_not(None))
     is_follower_taken = or_(runs.c.charged == _ZERO, and_(runs.c.charged == ONE, is_among(runs.c.head_id, goes_whole)))
+    if window is Window.AHEAD:
+        # The window does not show what was set apart between the head and its followers.
+        is_whole = is_among(runs.c.head_id, select(heads.c.id).where(heads.c.apart.is_(None)))
+        is_follower_taken = and_(is_follower_taken, is_whole)
     takeable = (
         select(runs.c.id, runs.c.head_id)
         .where(
@@ -242,6 +249,13 @@ def _has_earlier_below_floor(outbox: Outbox, events: FromClause) -> ColumnElemen
         ),
         events,
     )
+
+
+def _apart_of_subject(outbox: Outbox, events: FromClause) -> ColumnElement[int]:
+    """An event of the same subject that was set apart; NULL where there is none."""
+    apart = outbox.events.alias("apart")
+    is_apart = and_(apart.c.subject == events.c.subject, outbox.is_apart_of_subject(apart))
+    return select(apart.c.id).where(is_apart).limit(ONE).correlate(events).scalar_subquery()
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:

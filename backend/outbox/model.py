@@ -43,6 +43,7 @@ from sqlalchemy import (
     and_,
     false,
     func,
+    literal_column,
     or_,
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
@@ -56,6 +57,8 @@ Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 # Three in all, not one and three more. The brief's query for failed events names the number, so it is no setting.
 ATTEMPTS_MAX = 3
+
+_EMPTY: ColumnElement[str] = literal_column("''", Text)
 
 # What is set apart is due so late: beyond any backoff or lock, so that `available_at` says which events wait.
 WAIT = timedelta(days=36_500)
@@ -144,10 +147,16 @@ class Outbox:
         """Open, and it waits for something, or has waited: it comes again as what was pushed back does."""
         return _is_set_apart((self.events if events is None else events).c)
 
+    def is_apart_of_subject(self, events: FromClause) -> ColumnElement[bool]:
+        """Set apart, for a look at one subject's events."""
+        return and_(_may_lie_below_floor(events.c), func.coalesce(events.c.waits_for, _EMPTY) != _EMPTY)
+
     def is_waiting(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Set apart, and not released."""
-        c = (self.events if events is None else events).c
-        return and_(_is_set_apart(c), c.available_at > DatabaseNow(WAIT_MIN.total_seconds()))
+        return and_(self.is_set_apart(events), self.is_due_after_any_wait(events))
+
+    def is_due_after_any_wait(self, events: FromClause | None = None) -> ColumnElement[bool]:
+        return (self.events if events is None else events).c.available_at > DatabaseNow(WAIT_MIN.total_seconds())
 
     def is_open_of_subject(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Open, for a look at one subject's events."""

@@ -141,7 +141,8 @@ def _make_due(connection: Connection, outbox: Outbox, is_chosen: ColumnElement[b
 def _key_ahead(outbox: Outbox) -> ColumnElement[str]:
     """What the first waiting event of the subject waits for, of those before the event."""
     c, ahead = outbox.events.c, outbox.events.alias("ahead")
-    is_ahead = (ahead.c.subject == c.subject, ahead.c.id < c.id, outbox.is_waiting(ahead))
+    is_waiting = (outbox.is_apart_of_subject(ahead), outbox.is_due_after_any_wait(ahead))
+    is_ahead = (ahead.c.subject == c.subject, ahead.c.id < c.id, *is_waiting)
     first = select(ahead.c.waits_for).where(*is_ahead).order_by(ahead.c.id).limit(1)
     return first.correlate(outbox.events).scalar_subquery()
 

@@ -14,7 +14,7 @@ from outbox.clock import DatabaseNow
 from outbox.gate import Gate
 from outbox.model import WAIT, Event, Outbox, State
 from outbox.operations import EventFilter
-from outbox.outcome import Delivered, Outcome, Postponed, Retry, Waiting
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
 from outbox.releases import Releases
 from outbox.testing import RecordingDestination
 from outbox.worker import Worker
@@ -117,6 +117,19 @@ def test_released_event_goes_before_younger_ones_of_its_subject_also_far_below_t
     # Handed back, it still goes first.
     queue.settle(token, events, Postponed())
     assert queue.claimed_ids() == [id_, later]
+
+
+def test_what_is_in_line_before_and_behind_a_waiting_event_does_not_travel_together(queue: Queue) -> None:
+    [first] = queue.put("a")
+    queue.settle(*queue.claim(), Rejected("no"))
+    queue.put("a")
+    set_apart(queue)
+    queue.put("a")
+    queue.retry(first)
+    token, events = queue.claim()
+    assert [event.id for event in events] == [first]
+    queue.settle(token, events, Delivered())
+    assert queue.claimed_ids() == []
 
 
 @pytest.mark.parametrize("outcome", [Retry("no"), Postponed("no", timedelta(seconds=1))])
