@@ -107,13 +107,17 @@ def set_apart_behind(connection: Connection, outbox: Outbox, after: int) -> int 
     """
     c = outbox.events.c
     in_line = (outbox.is_in_line(), c.claim_token.is_(None), c.id > after)
-    end = connection.execute(select(c.id).where(*in_line).order_by(c.id).offset(_WINDOW - 1).limit(1)).scalar()
-    window = in_line if end is None else (*in_line, c.id <= end)
-    keys = connection.execute(select(_key_ahead(outbox)).where(*window, _key_ahead(outbox).is_not(None)).distinct())
-    for key in sorted(keys.scalars().all()):
-        if _lock(connection, outbox, key):
-            _set_apart(connection, outbox, key, [*window, _key_ahead(outbox) == key])
-    return end
+    window_end = select(c.id).where(*in_line).order_by(c.id).offset(_WINDOW - 1).limit(1)
+    end: int | None = connection.execute(window_end).scalar_one_or_none()
+    if end is not None:
+        _set_apart_behind(connection, outbox, [*in_line, c.id <= end])
+        return end
+    _set_apart_behind(connection, outbox, in_line)
+    # What was released, and waits behind an event that waits for something else.
+    _set_apart_behind(
+        connection, outbox, [outbox.is_set_apart(), c.claim_token.is_(None), c.available_at <= DatabaseNow()]
+    )
+    return None
 
 
 def read_waits(connection: Connection, outbox: Outbox) -> list[Wait]:
@@ -145,6 +149,14 @@ def _key_ahead(outbox: Outbox) -> ColumnElement[str]:
     is_ahead = (ahead.c.subject == c.subject, ahead.c.id < c.id, *is_waiting)
     first = select(ahead.c.waits_for).where(*is_ahead).order_by(ahead.c.id).limit(1)
     return first.correlate(outbox.events).scalar_subquery()
+
+
+def _set_apart_behind(connection: Connection, outbox: Outbox, window: Sequence[ColumnElement[bool]]) -> None:
+    key_ahead = _key_ahead(outbox)
+    keys = connection.execute(select(key_ahead).where(*window, key_ahead.is_not(None)).distinct()).scalars().all()
+    for key in sorted(keys):
+        if _lock(connection, outbox, key):
+            _set_apart(connection, outbox, key, [*window, key_ahead == key])
 
 
 def _set_apart(connection: Connection, outbox: Outbox, key: str, is_behind: Sequence[ColumnElement[bool]]) -> None:

@@ -240,6 +240,22 @@ async def test_what_comes_behind_a_waiting_event_later_is_set_apart_too(queue: Q
     assert queue.claimed_ids() == [other]
 
 
+async def test_released_event_behind_one_that_waits_for_something_else_waits_for_that_too(queue: Queue) -> None:
+    first, second, third = queue.put("a", "a", "a")
+    token, events = queue.claim()
+    with queue.engine.begin() as connection:
+        waits.note(connection, queue.outbox, {KEY: REASON, "another": REASON})
+    apart = Waiting(KEY, REASON)
+    queue.settle_each(token, events, {first: apart, second: Waiting("another", REASON), third: apart})
+    with queue.engine.begin() as connection:
+        waits.release(connection, queue.outbox, KEY)
+    queue.settle(*queue.claim(), Delivered())
+    move_look(queue, -1)
+    await releases_of(queue, Destination()).look()
+    assert waiting(queue) == {"another": 2}
+    assert queue.row(third).waits_for == "another"
+
+
 async def test_waiting_event_that_is_failed_by_a_statement_frees_what_waits_behind_it(queue: Queue) -> None:
     destination = Destination()
     [first] = queue.put("a", event_type=SPECIAL)
