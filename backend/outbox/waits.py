@@ -62,15 +62,15 @@ def take_due(connection: Connection, outbox: Outbox, *, is_hurried: bool = False
     return keys
 
 
-def release(connection: Connection, outbox: Outbox, key: str) -> bool:
+def release(connection: Connection, outbox: Outbox, key: str, *, at_once: int = _AT_ONCE) -> bool:
     """What the key names is there: make some of its events due now; true when more are left. Relies on ix_…_waiting."""
     c = outbox.events.c
     if not _lock(connection, outbox, key):
         return False
-    chosen = select(c.id).where(c.waits_for == key, outbox.is_waiting()).order_by(c.available_at).limit(_AT_ONCE)
+    chosen = select(c.id).where(c.waits_for == key, outbox.is_waiting()).order_by(c.available_at).limit(at_once)
     ids = connection.execute(chosen).scalars().all()
     _make_due(connection, outbox, c.id.in_(ids))
-    if len(ids) == _AT_ONCE:
+    if len(ids) == at_once:
         return True
     _forget(connection, outbox, key)
     return False

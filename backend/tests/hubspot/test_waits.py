@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -358,3 +359,47 @@ def test_waiting_event_that_is_failed_by_hand_and_retried_waits_again_and_arrive
     hubspot.provision()
     hubspot.deliver()
     assert hubspot.is_delivered(event)
+
+
+def test_list_of_many_properties_is_read_beside_the_event_loop(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured by the loop's own processor time, which a busy machine does not change."""
+    option = {"label": "An option", "value": "an_option", "displayOrder": 1, "hidden": False}
+    many = [
+        {"name": f"other_{number}", "type": "enumeration", "options": [option] * 20, "hasUniqueValue": False}
+        for number in range(1300)
+    ]
+    ours = json.loads(listed(TOTAL)(Request("GET", "", None)).partition(b"\r\n\r\n")[2])["results"]
+    steps: list[float] = []
+    run_step = asyncio.Handle._run  # What every step of a loop goes through.
+
+    def timed(handle: asyncio.Handle) -> None:
+        began_at = time.thread_time()
+        run_step(handle)
+        steps.append(time.thread_time() - began_at)
+
+    with peer_in_hubspots_place() as peer:
+        both = both_ends(engine, peer)
+        answer_list, look_at_account = http(200, {"results": many + ours}), peer.account
+        assert len(answer_list) > 1_000_000
+        peer.account = lambda request: answer_list if "properties" in request.path else look_at_account(request)
+        peer.answer = lambda request: REFUSALS["names none"]
+        both.earn("driver-1", 5)
+        monkeypatch.setattr(asyncio.Handle, "_run", timed)
+        both.deliver()
+        assert waiting(both) == [(TOTAL, 1)]
+    assert max(steps) < 0.05
+
+
+async def test_two_workers_set_apart_and_release_together(hubspot: HubSpot) -> None:
+    lose(hubspot.sandbox, TOTAL)
+    before = [hubspot.earn(f"driver-{number}", 5) for number in range(60)]
+    async with hubspot.integration.worker() as first, hubspot.integration.worker() as second:
+        await asyncio.gather(first.drain(), second.drain())
+        assert waiting(hubspot) == [(TOTAL, 60)]
+        behind = [hubspot.sign_up(f"driver-{number}") for number in range(60)]
+        await asyncio.to_thread(hubspot.provision)
+        await asyncio.gather(first.drain(), second.drain())
+        await first.drain()
+    assert all(map(hubspot.is_delivered, before + behind))
+    assert waiting(hubspot) == []
+    assert all(hubspot.row(event).attempt_count == 0 for event in before + behind)

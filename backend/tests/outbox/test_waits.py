@@ -199,9 +199,8 @@ async def test_look_that_a_jumped_clock_left_far_ahead_is_due(queue: Queue, seco
 
 
 async def test_worker_that_dies_after_its_look_or_between_two_batches_is_made_good_by_the_next(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue,
 ) -> None:
-    monkeypatch.setattr(waits, "_AT_ONCE", 2)
     destination = Destination()
     destination.is_there = True
     ids = queue.put(*"abcde", event_type=SPECIAL)
@@ -209,7 +208,7 @@ async def test_worker_that_dies_after_its_look_or_between_two_batches_is_made_go
     with queue.engine.begin() as connection:
         # It looked, released a batch, and died.
         assert waits.take_due(connection, queue.outbox, is_hurried=True) == [KEY]
-        assert waits.release(connection, queue.outbox, KEY) is True
+        assert waits.release(connection, queue.outbox, KEY, at_once=2) is True
     assert waiting(queue) == {KEY: 3}
     move_look(queue, -1)
     await releases_of(queue, destination).look()
