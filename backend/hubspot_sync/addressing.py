@@ -57,13 +57,13 @@ def _judged(upsert: ContactUpsert, contribution: Contribution, move: Move, newes
     """What is left of a move, where `newest` is the address that its subject has claimed since, if any."""
     email = upsert.catalog.email.name
     if newest == move.address or (newest is not None and move.type is MoveType.GRANT):
-        return upsert.replacing(contribution.without(email))
+        return upsert.replacing(contribution.without({email}))
     if move.type is MoveType.GRANT:
         return upsert
     # The older claim that goes with it is the one that has been lost.
     for other in upsert.contributions:
         if other.properties.get(email) == move.address:
-            upsert = upsert.replacing(other.without(email))
+            upsert = upsert.replacing(other.without({email}))
     return upsert.replacing(replace(contribution, then=(move.granted(),)))
 
 
@@ -124,7 +124,7 @@ def _judge_releases(upsert: ContactUpsert, present: str) -> ContactUpsert:
     for contribution in upsert.contributions:
         move = contribution.move
         if move is not None and _takes_away(contribution, upsert.catalog) and move.address != present:
-            upsert = upsert.replacing(contribution.without(upsert.catalog.email.name))
+            upsert = upsert.replacing(contribution.without({upsert.catalog.email.name}))
     return upsert
 
 

@@ -4,7 +4,8 @@ What an answer's headers and body say chooses among what its status allows, and 
 
 Settled        inputs have findings of their own; those without one are named by no error and are divided
 Throttled      everyone waits; nobody is charged
-Held           only a person can mend it; the reason names the remedy
+Held           only a person can mend it; the reason names the remedy. Of properties that are missing or read-only, the
+               account's list says whom they concern
 Unavailable    nothing usable came back; counts as an outage
 RefusedWhole   something about one input, unnamed, spoiled the request: divide it until that one stands alone
 """
@@ -19,6 +20,7 @@ from itertools import islice
 from zoneinfo import ZoneInfo
 
 from hubspot_sync.answer import Answer, BatchBody, ErrorDetail
+from hubspot_sync.lack import words_of_missing, words_of_not_unique, words_of_read_only
 from hubspot_sync.limits import until_midnight
 from hubspot_sync.naming import Naming, read_names
 from hubspot_sync.translation import ContactUpsert
@@ -77,6 +79,12 @@ class Contested:
 # How a finding's words begin when they are HubSpot's.
 REFUSAL = "HubSpot refused it: "
 
+
+@dataclass(frozen=True, slots=True)
+class Unexplained(Rejected):
+    """HubSpot refused it and gave no code: a property may be missing, which the account's list of them says."""
+
+
 Finding = Written | Contested | Rejected | Retry | Postponed
 
 
@@ -90,7 +98,10 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Held:
+    """`is_of_properties`: some are missing or read-only. Whom that concerns, the account's list of them says."""
+
     reason: str
+    is_of_properties: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,7 @@ def classify_refusal(answer: Answer, *, now: datetime, time_zone: ZoneInfo | Non
         case 403:
             return _forbidden(answer)
         case 400 if _is_schema_problem(error):
-            return Held(_schema_reason(error))
+            return _held_by_schema(error)
         case 404 if error.category == "OBJECT_NOT_FOUND":
             return None
         case 400 | 409 | 413 | 414 | 423:
@@ -201,6 +212,11 @@ def _is_schema_problem(error: ErrorDetail) -> bool:
     )
 
 
+def _held_by_schema(error: ErrorDetail) -> Held:
+    is_of_properties = any(problem.raw_code in _SCHEMA_CODES for problem in error.problems)
+    return Held(_schema_reason(error), is_of_properties)
+
+
 def _schema_reason(error: ErrorDetail) -> str:
     def named(code: str) -> str:
         of_this_code = (problem.property_name for problem in error.problems if problem.raw_code == code)
@@ -208,17 +224,11 @@ def _schema_reason(error: ErrorDetail) -> str:
         return ", ".join(sorted(names)) or "that an event sets"
 
     if any(problem.raw_code == "PROPERTY_DOESNT_EXIST" for problem in error.problems):
-        return f"the account lacks the properties {named('PROPERTY_DOESNT_EXIST')}: run `provision` to create them."
+        return words_of_missing(named("PROPERTY_DOESNT_EXIST"))
     if any(problem.raw_code == "READ_ONLY_VALUE" for problem in error.problems):
-        return (
-            f"the properties {named('READ_ONLY_VALUE')} are read-only in the account: "
-            "delete or rename them in HubSpot, then run `provision`."
-        )
+        return words_of_read_only(named("READ_ONLY_VALUE"))
     if key := _NON_UNIQUE_KEY.match(error.message):
-        return (
-            f"the account's property {key[1]} is missing or is not unique, so contacts cannot be found by it: "
-            "run `provision`, which creates it or says what to do."
-        )
+        return words_of_not_unique(key[1])
     return f"{error.message}: run `provision --plan` to see what differs from what the events need."
 
 
@@ -240,7 +250,7 @@ def _refused_whole(answer: Answer) -> RefusedWhole:
             return RefusedWhole(finding)
         case _:
             held = Held(f"{answer.summary()}. HubSpot cannot use our requests; this needs a developer.")
-            return RefusedWhole(Rejected(_rejection(error, answer)), suspicion=held)
+            return RefusedWhole(Unexplained(_rejection(error, answer)), suspicion=held)
 
 
 def _unread(upserts: Sequence[ContactUpsert]) -> Settled:
@@ -283,7 +293,7 @@ def _finding_of_the_only_one(answer: Answer, naming: Naming, trace_id: str) -> F
 def _shut_by(error: ErrorDetail, answer: Answer) -> Throttled | Held | None:
     """What one input's error means for everyone."""
     if _is_schema_problem(error):
-        return Held(_schema_reason(error))
+        return _held_by_schema(error)
     if error.raw_category == "RATE_LIMITS":
         return Throttled(answer.retry_after(), f"HubSpot refused an input: {error.category}: {error.message}")
     return None
@@ -299,7 +309,8 @@ def _finding(error: ErrorDetail, answer: Answer) -> Finding:
     if is_conflict or error.category == "OBJECT_NOT_FOUND":
         return _contested(error, answer)
     if error.category == "VALIDATION_ERROR" or error.problems or answer.status == 400:
-        return Rejected(_rejection(error, answer))
+        is_explained = error.problems or "gdpr" in error.message.lower()
+        return (Rejected if is_explained else Unexplained)(_rejection(error, answer))
     return Retry(_with_correlation_id(f"{REFUSAL}{error.category}: {error.message}", answer))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from hubspot_sync.classification import RefusedWhole
-from hubspot_sync.translation import ContactUpsert, Translation
+from hubspot_sync.lack import Lack
+from hubspot_sync.translation import ContactUpsert, Contribution, Translation
 from outbox.deliveries import Delivery
 from outbox.model import Event
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
 
 
 class Course:
@@ -24,6 +26,8 @@ class Course:
         self._outcomes |= translation.not_sent
         self._in_doubt: set[int] = set()
         self.has_accepted = False
+        # Of what the account lacks: its list contradicted HubSpot's refusal once.
+        self.has_doubted_hubspot = False
         self.suspects: list[tuple[ContactUpsert, RefusedWhole]] = []
         self._left = {it.subject: [it] for it in translation.upserts}
 
@@ -32,7 +36,7 @@ class Course:
         """One for each event; one of which nobody knows whether it was applied says so, unless it was delivered."""
         outcomes = dict(self._outcomes)
         for id_ in self._in_doubt:
-            if isinstance(outcome := outcomes[id_], Retry | Postponed):
+            if isinstance(outcome := outcomes[id_], Retry | Postponed | Waiting):
                 outcomes[id_] = replace(outcome, is_in_doubt=True)
         return outcomes
 
@@ -72,6 +76,30 @@ class Course:
         for upsert in upserts:
             self._left.pop(upsert.subject, None)
 
+    def is_next(self, upsert: ContactUpsert) -> bool:
+        """Whether it is what its subject sends next: something else may have taken its place meanwhile."""
+        left = self._left.get(upsert.subject)
+        return left is not None and left[0] is upsert
+
+    def next_of(self, upserts: Iterable[ContactUpsert]) -> list[ContactUpsert]:
+        """What the subjects of these send next."""
+        return [self._left[upsert.subject][0] for upsert in upserts if upsert.subject in self._left]
+
+    def sets_any_of(self, names: AbstractSet[str]) -> bool:
+        return any(names & upsert.properties.keys() for inputs in self._left.values() for upsert in inputs)
+
+    def set_apart(self, lack: Lack) -> None:
+        """Events that set what the account lacks wait, with those behind them; what precedes them is still sent."""
+        for subject, inputs in list(self._left.items()):
+            left: list[ContactUpsert] = []
+            waiting = _Waiting(lack)
+            for upsert in inputs:
+                left += waiting.part(upsert)
+            self._outcomes |= waiting.outcomes
+            self._left[subject] = left
+            if not left:
+                del self._left[subject]
+
     def suspect(self, upsert: ContactUpsert, refusal: RefusedWhole) -> None:
         """The input was refused alone, in a way in which all may be; it is judged once others have been tried."""
         self.suspects.append((upsert, refusal))
@@ -79,3 +107,34 @@ class Course:
     def take_suspects(self) -> list[tuple[ContactUpsert, RefusedWhole]]:
         taken, self.suspects = self.suspects, []
         return taken
+
+
+class _Waiting:
+    """Parts one subject's inputs, in order, at the first event that has to wait."""
+
+    def __init__(self, lack: Lack) -> None:
+        self._lack = lack
+        self._first: Waiting | None = None
+        self.outcomes: dict[int, Waiting] = {}
+
+    def part(self, upsert: ContactUpsert) -> list[ContactUpsert]:
+        """What is still sent of the input, if anything."""
+        carried = upsert.carried
+        sent = [contribution for contribution in carried if not self._waits(contribution)]
+        if not sent:
+            return []
+        if len(sent) < len(carried):
+            upsert = upsert.beginning(len(sent))
+        return [upsert.heeding_none_of(self._lack.names)]
+
+    def _waits(self, contribution: Contribution) -> bool:
+        lack = self._lack.of(contribution.sets)
+        if lack.names:
+            outcome = Waiting(lack.key, lack.reason)
+        elif self._first is not None:
+            outcome = replace(self._first, is_behind=True)
+        else:
+            return False
+        self._first = self._first or outcome
+        self.outcomes[contribution.event.id] = outcome
+        return True

@@ -14,6 +14,7 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 from hubspot_sync.account import Account, objection_to, read_account
+from hubspot_sync.account_properties import AccountProperties
 from hubspot_sync.addressing import holders, judge_moves
 from hubspot_sync.answer import Answer, BatchBody
 from hubspot_sync.classification import (
@@ -26,21 +27,23 @@ from hubspot_sync.classification import (
     Settled,
     Throttled,
     Unavailable,
+    Unexplained,
     Verdict,
     Written,
     classify,
     classify_refusal,
 )
-from hubspot_sync.client import HubSpotClient, NoAnswer
+from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
 from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
 from hubspot_sync.identity import give_way, resolve
+from hubspot_sync.known_contacts import KnownContacts
 from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
 from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import ContactUpsert, requests, translate
-from hubspot_sync.weather import Weather
+from hubspot_sync.weather import Weather, outage_of_one
 from outbox.destination import Claim
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.gate_row import Entry
@@ -76,13 +79,16 @@ class LiveDelivery:
         self._account: Account | None = None
         self._time_zone: ZoneInfo | None = None
         self._verification = asyncio.Lock()
+        self._contacts = KnownContacts()
         self._weather = Weather()
+        self._properties = AccountProperties(client, catalog)
         self._throttles_in_a_row = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         translation = await heed_newer(translate(claim.events, self._catalog), claim)
         course = Course(claim.events, translation, claim.note)
         try:
+            await self._properties.set_apart_known(course, gate)
             await self._judge_moves(course, claim, gate)
             while heads := course.heads():
                 if contested := [upsert for upsert in heads if upsert.contested is not None]:
@@ -113,6 +119,11 @@ class LiveDelivery:
             if verdict is not None:
                 await self._shut(verdict, None, gate)
                 raise GateShut(await gate.refresh())
+
+    async def is_over(self, key: str, gate: Gate) -> bool:
+        """Whether the account has now what the key of a wait names; False where that is not known here."""
+        await self.verify_account(gate)
+        return await self._properties.is_over(key, gate)
 
     async def _judge_moves(self, course: Course, claim: Claim, gate: Gate) -> None:
         heads = course.heads()
@@ -172,6 +183,9 @@ class LiveDelivery:
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
     ) -> bool:
         """Send one request, and smaller ones in its place when it was refused as a whole; true when it was not."""
+        upserts = [upsert for upsert in upserts if course.is_next(upsert)]
+        if not upserts:
+            return True
         entry = await self._enter(lease, gate)
         verdict = await self._ask(upserts, course, gate)
         match verdict:
@@ -180,9 +194,20 @@ class LiveDelivery:
                 return True
             case RefusedWhole():
                 await self._succeeded(upserts, entry, gate)
+                if isinstance(verdict.finding, Unexplained) and await self._properties.set_apart_unnamed(
+                    upserts, course, gate
+                ):
+                    return await self._send(upserts, course, lease, gate, is_repeat=is_repeat)
                 await self._single_out(verdict, upserts, course, lease, gate, is_repeat=is_repeat)
             case Unavailable():
                 await self._bear_no_answer(verdict, upserts, course, entry, gate)
+            case Held() if verdict.is_of_properties:
+                if (refusal := await self._find_lack(verdict, upserts, course, gate)) is not None:
+                    course.hand_back(upserts)
+                    await self._shut(refusal, entry, gate)
+                    return False
+                await self._succeeded(upserts, entry, gate)
+                return await self._send(upserts, course, lease, gate, is_repeat=is_repeat)
             case Throttled() | Held():
                 course.hand_back(upserts)
                 await self._shut(verdict, entry, gate)
@@ -236,20 +261,56 @@ class LiveDelivery:
         lease: Lease,
         gate: Gate,
     ) -> None:
-        for upsert in upserts:
-            if (finding := settled.findings.get(upsert.trace_id)) is not None:
-                self._conclude(upsert, finding, course)
-        if settled.shut is not None:
-            await self._shut(settled.shut, entry, gate)
+        doubtful = [upsert for upsert in upserts if _is_doubtful(settled.findings.get(upsert.trace_id), settled.shut)]
+        self._conclude_each([upsert for upsert in upserts if upsert not in doubtful], settled, course)
+        refusal: Throttled | Held | Unavailable | None = settled.shut
+        if isinstance(refusal, Held) and refusal.is_of_properties:
+            refusal = await self._find_lack(refusal, doubtful, course, gate)
+        elif doubtful:
+            await self._properties.set_apart_unnamed(doubtful, course, gate)
+            # What the list does not explain either is wrong in itself.
+            self._conclude_each([upsert for upsert in doubtful if course.is_next(upsert)], settled, course)
+        if refusal is not None:
+            course.hand_back(doubtful)
+            await self._shut(refusal, entry, gate)
             return
         await self._succeeded(upserts, entry, gate)
         course.has_accepted |= any(isinstance(it, Written) for it in settled.findings.values())
         # Of fewer inputs the answer is shorter, and among them it shows whose its errors are.
-        unsettled = [upsert for upsert in upserts if upsert.trace_id not in settled.findings]
+        unsettled = [upsert for upsert in upserts if course.is_next(upsert)]
         course.leave_in_doubt(unsettled)
         for half in _halves(unsettled):
             if half:
                 await self._send(half, course, lease, gate)
+
+    def _conclude_each(self, upserts: Sequence[ContactUpsert], settled: Settled, course: Course) -> None:
+        for upsert in upserts:
+            if (finding := settled.findings.get(upsert.trace_id)) is not None:
+                self._conclude(upsert, finding, course)
+
+    async def _find_lack(
+        self, held: Held, upserts: Sequence[ContactUpsert], course: Course, gate: Gate
+    ) -> Refusal | None:
+        """Set apart what sets properties that the account lacks; or return why all have to wait.
+
+        HubSpot may name any number of them, or none: the list of properties says it. Where that contradicts HubSpot,
+        the request is worth a repeat, as they may just have been provisioned.
+        """
+        try:
+            lack = await self._properties.look(gate, time.monotonic())
+        except NoAnswer as error:
+            return Unavailable(str(error))
+        except Refused as refused:
+            refusal = classify_refusal(refused.answer, now=datetime.now(UTC), time_zone=self._time_zone)
+            return refusal if isinstance(refusal, Throttled | Unavailable) else Held(held.reason)
+        if lack.key_trouble is not None:
+            return Held(lack.key_trouble)
+        concerned = [upsert for upsert in upserts if lack.names & upsert.properties.keys()]
+        course.set_apart(lack)
+        if concerned or not course.has_doubted_hubspot:
+            course.has_doubted_hubspot |= not concerned
+            return None
+        return Held(held.reason)
 
     async def _single_out(
         self,
@@ -269,7 +330,7 @@ class LiveDelivery:
         elif len(upserts) > 1:
             # One look at all addresses may find whose it is.
             if not await self._look_at_all(refusal.finding, upserts, course, lease, gate):
-                await self._divide(refusal, upserts, course, lease, gate)
+                await self._divide(refusal, course.next_of(upserts), course, lease, gate)
         elif refusal.suspicion is not None and not course.has_accepted:
             course.suspect(upserts[0], refusal)
             if len(course.suspects) >= SUSPECTS_MAX:
@@ -301,7 +362,8 @@ class LiveDelivery:
     def _conclude(self, upsert: ContactUpsert, finding: Finding, course: Course, *, has_waited: bool = False) -> None:
         """The finding becomes the outcome of the input's events, or other inputs in its place."""
         match finding:
-            case Written():
+            case Written(record_id):
+                self._contacts.note(upsert.subject, record_id)
                 course.deliver(upsert)
             case Contested():
                 step = resolve(upsert.after_waiting() if has_waited else upsert, finding)
@@ -324,7 +386,12 @@ class LiveDelivery:
         course.leave_in_doubt(upserts)
         suspicion = self._weather.note_no_answer(upserts)
         if entry.is_probe or not suspicion.is_singular:
-            await self._shut(verdict, entry, gate)
+            outage = verdict
+            if (subject := suspicion.only_subject) is not None:
+                record_id = self._contacts.record_of(subject)
+                contact = subject if record_id is None else f"{subject} (record {record_id})"
+                outage = Unavailable(outage_of_one(contact, verdict.reason))
+            await self._shut(outage, entry, gate)
         wait = suspicion.wait
         if entry.is_probe:
             # The next probe is another's.
@@ -389,6 +456,13 @@ class LiveDelivery:
 
 def _may_be_looked_at(upsert: ContactUpsert) -> bool:
     return bool(upsert.email) and upsert.key_property == upsert.catalog.key.name and not upsert.was_looked_at
+
+
+def _is_doubtful(finding: Finding | None, shut: Throttled | Held | None) -> bool:
+    """Whether it depends on the account's properties what becomes of an input."""
+    if isinstance(shut, Held) and shut.is_of_properties:
+        return isinstance(finding, Postponed | Unexplained)
+    return isinstance(finding, Unexplained)
 
 
 def _halves(upserts: Sequence[ContactUpsert]) -> tuple[Sequence[ContactUpsert], Sequence[ContactUpsert]]:

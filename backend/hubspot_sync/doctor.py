@@ -137,7 +137,8 @@ def _skew(connection: Connection) -> timedelta:
 
 
 def _backlog(integration: Integration, status: Status) -> Iterator[Check]:
-    waiting = status.pending + status.claimed
+    yield from _waits(status)
+    waiting = status.pending + status.claimed - sum(wait.events for wait in status.waiting)
     age = timedelta(seconds=status.oldest_pending_seconds or 0)
     waits = f"{waiting} events wait, the oldest for {age.total_seconds():.0f} s"
     if not waiting:
@@ -154,6 +155,15 @@ def _backlog(integration: Integration, status: Status) -> Iterator[Check]:
         )
     if status.failed:
         yield warned("failed events", f"{status.failed} events have failed", "see their last_error, then `retry` them")
+
+
+def _waits(status: Status) -> Iterator[Check]:
+    for wait in status.waiting:
+        yield warned(
+            "waiting events",
+            f"{wait.events} since {wait.since:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}",
+            "once that is mended, they go on by themselves within a minute",
+        )
 
 
 def _longest_due(integration: Integration) -> timedelta:

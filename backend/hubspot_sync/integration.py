@@ -22,7 +22,7 @@ from hubspot_sync.event import Catalog
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.resync import PresentState
 from hubspot_sync.settings import HubSpotSettings
-from outbox.destination import Deliver
+from outbox.destination import Deliver, IsOver
 from outbox.gate import Gate, GateShut
 from outbox.model import Outbox
 from outbox.worker import Worker
@@ -74,7 +74,7 @@ class Integration:
             )
             look = asyncio.create_task(self._look_at_account(delivery))
             try:
-                yield self._worker(delivery, random)
+                yield self._worker(delivery, random, delivery.is_over)
             finally:
                 look.cancel()
                 await asyncio.wait([look])
@@ -95,7 +95,7 @@ class Integration:
         except (DBAPIError, PoolTimeout):
             log.debug("The account was not looked at, because the database does not serve the outbox.")
 
-    def _worker(self, deliver: Deliver, random: Random | None) -> Worker:
+    def _worker(self, deliver: Deliver, random: Random | None, is_over: IsOver | None = None) -> Worker:
         return Worker(
             self.outbox,
             self.engine,
@@ -107,4 +107,5 @@ class Integration:
             retention=timedelta(days=self.settings.hubspot_retention_days),
             random=random,
             on_settled=telemetry.note_settled(self.outbox),
+            is_over=is_over,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,7 @@ from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import NAME_CHARS_MAX, Answer, parsed
 from hubspot_sync.client import HubSpotClient, Refused
 from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, PropertyType
+from hubspot_sync.lack import Lack, words_of_not_unique
 from hubspot_sync.limits import call_aside
 from hubspot_sync.redaction import redact
 from outbox.gate import Gate
@@ -121,6 +122,23 @@ async def plan_provisioning(client: HubSpotClient, gate: Gate, catalog: Catalog)
         ),
         differences=tuple(text for pair in present for text in _differences(*pair)),
     )
+
+
+def read_lack(answer: Answer, catalog: Catalog) -> Lack:
+    """What the account lacks, by the answer to `list_properties`; raise Refused when it is no such list."""
+    existing = {found.name: found for found in _parsed(_PropertyList, answer).results}
+    ours = [declared.name for declared in catalog.properties]
+    lack = Lack(
+        missing=frozenset(name for name in ours if name not in existing),
+        read_only=frozenset(
+            name for name in ours if name in existing and existing[name].modification.is_value_read_only
+        ),
+    )
+    if lack.of([catalog.key.name, catalog.email.name]).names:
+        return replace(lack, key_trouble=lack.reason)
+    if not existing[catalog.key.name].has_unique_value:
+        return replace(lack, key_trouble=words_of_not_unique(catalog.key.name))
+    return lack
 
 
 async def carry_out(plan: Plan, client: HubSpotClient, gate: Gate, catalog: Catalog) -> AsyncIterator[str]:

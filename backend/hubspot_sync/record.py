@@ -29,6 +29,8 @@ UPSERT = "contacts/batch/upsert"
 DELIVERED, REFUSED = "delivered", "refused"
 # The answer settles nothing of it: it goes again in a smaller request.
 UNSETTLED = "not settled by the answer"
+# Whether that holds everything or sets some events apart is seen after the answer.
+LACKING = "properties are missing or read-only"
 
 
 def record_upsert(
@@ -62,8 +64,8 @@ def _outcome(verdict: Verdict, upserts: Sequence[ContactUpsert], answer: Answer 
             return REFUSED
         case Throttled():
             return "throttled"
-        case Held():
-            return "held"
+        case Held(_, is_of_properties):
+            return LACKING if is_of_properties else "held"
         case Unavailable():
             return "no answer" if answer is None else "no usable answer"
         case _:

@@ -233,13 +233,21 @@ def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
     yield events
     oldest = GaugeMetricFamily(
         "outbox_oldest_pending_seconds",
-        "Since when the oldest event waits that is neither delivered nor failed; 0 when none does. Of events that were "
-        "stored by a clock that ran ahead, by how much it did.",
+        "Since when the oldest event waits that is neither delivered, failed nor set apart; 0 when none does. Of those "
+        "that were stored by a clock that ran ahead, by how much it did.",
         None,
         ["outbox"],
     )
     oldest.add_metric([name], pulse.oldest_pending_seconds or 0.0)
     yield oldest
+    waiting = GaugeMetricFamily(
+        "outbox_waiting_events",
+        "Events that are set apart until the destination has what they need; pending ones, which no lag shows.",
+        None,
+        ["outbox"],
+    )
+    waiting.add_metric([name], float(sum(wait.events for wait in pulse.waiting)))
+    yield waiting
     gate = GaugeMetricFamily("outbox_gate_state", "1 for the state that the gate is in.", None, ["outbox", "state"])
     for state_ in GateState:
         gate.add_metric([name, state_.value], float(pulse.gate.state is state_))

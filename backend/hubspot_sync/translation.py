@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -39,8 +40,13 @@ class Contribution:
         """Heeded, because it may stand on the contact already."""
         return Contribution(self.event, dict.fromkeys(self.properties), is_carried=False)
 
-    def without(self, name: str) -> Contribution:
-        return replace(self, properties={key: value for key, value in self.properties.items() if key != name})
+    def without(self, names: AbstractSet[str]) -> Contribution:
+        """Says nothing of these properties."""
+        return replace(self, properties={name: said for name, said in self.properties.items() if name not in names})
+
+    @property
+    def sets(self) -> list[str]:
+        return [name for name, value in self.properties.items() if value is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,15 @@ class ContactUpsert:
     @property
     def events(self) -> list[Event]:
         """The events it carries, in order; at least one."""
-        return [contribution.event for contribution in self.contributions if contribution.is_carried]
+        return [contribution.event for contribution in self.carried]
+
+    @property
+    def carried(self) -> list[Contribution]:
+        return [contribution for contribution in self.contributions if contribution.is_carried]
+
+    @property
+    def heeded(self) -> list[Contribution]:
+        return [contribution for contribution in self.contributions if not contribution.is_carried]
 
     @property
     def subject(self) -> str:
@@ -115,11 +129,19 @@ class ContactUpsert:
 
         The first heeds what is in doubt of the second.
         """
-        carried = [contribution for contribution in self.contributions if contribution.is_carried]
-        heeded = [contribution for contribution in self.contributions if not contribution.is_carried]
-        first, second = carried[: len(carried) // 2], carried[len(carried) // 2 :]
-        in_doubt = [later.as_left_alone() for later in second if later.event.in_doubt_at is not None]
-        return self.of([*first, *in_doubt, *heeded], self.catalog), self.of([*second, *heeded], self.catalog)
+        middle = len(self.carried) // 2
+        return self.beginning(middle), self.of([*self.carried[middle:], *self.heeded], self.catalog)
+
+    def beginning(self, count: int) -> ContactUpsert:
+        """Its first events, so many of them, heeding what is in doubt of the others."""
+        in_doubt = [later.as_left_alone() for later in self.carried[count:] if later.event.in_doubt_at is not None]
+        return self.of([*self.carried[:count], *in_doubt, *self.heeded], self.catalog)
+
+    def heeding_none_of(self, names: AbstractSet[str]) -> ContactUpsert:
+        """The same, not repeating what newer events said of these properties; itself if they said nothing of them."""
+        if not any(names & heard.properties.keys() for heard in self.heeded):
+            return self
+        return self.of([*self.carried, *(heard.without(names) for heard in self.heeded)], self.catalog)
 
     def beside(self, newer: Iterable[Contribution]) -> ContactUpsert:
         """The same, heeding what newer events have said."""
@@ -145,7 +167,7 @@ class ContactUpsert:
     def without_email(self) -> ContactUpsert:
         """Gives its contact no address."""
         name = self.catalog.email.name
-        contributions = [said if said.is_release else said.without(name) for said in self.contributions]
+        contributions = [said if said.is_release else said.without({name}) for said in self.contributions]
         without = self.of(contributions, self.catalog)
         return replace(
             self, contributions=without.contributions, properties=without.properties, contested=None, is_waiting=False

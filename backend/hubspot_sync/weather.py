@@ -20,6 +20,8 @@ ANSWERS_TO_BLAME = 10
 _TRIES_AT_ONCE = 2
 _WAIT_FIRST = timedelta(seconds=2)
 _WAIT_MAX = timedelta(seconds=60)
+# How an outage is told that may be one contact's.
+ONE_CONTACT = "one contact's requests get no answer"
 # More subjects than this in trouble at once are no matter of single inputs.
 _SUBJECTS_MAX = 10_000
 
@@ -38,12 +40,14 @@ class Suspicion:
     """What a missing answer says of a request's inputs.
 
     `is_blamed`: the input's own doing, for which it is charged. `is_singular`: others were answered since its last try,
-    so it says nothing of HubSpot. `wait` leaves the next requests to others.
+    so it says nothing of HubSpot. `wait` leaves the next requests to others. `only_subject`: nothing but its requests
+    went without an answer since the last one that came, so it says little of HubSpot.
     """
 
     is_blamed: bool = False
     is_singular: bool = False
     wait: timedelta = timedelta(0)
+    only_subject: str | None = None
 
 
 class Weather:
@@ -53,6 +57,8 @@ class Weather:
         self._troubles: dict[str, _Trouble] = {}
         self._answers = 0
         self._answers_before_bad_weather = 0
+        # Whose requests got no answer since the last one that came; two say as much as a hundred.
+        self._unanswered: set[str] = set()
 
     def by_size(self, upserts: Iterable[ContactUpsert]) -> list[tuple[int, list[ContactUpsert]]]:
         """The upserts by the number of inputs that may share a request, those in no trouble first."""
@@ -66,6 +72,7 @@ class Weather:
         """HubSpot digested the request, whatever it said of the inputs."""
         troubles = [self._troubles.pop(it.subject, None) for it in upserts]
         self._answers += 1
+        self._unanswered.clear()
         if any(it is not None and it.tries_alone for it in troubles):
             # It had got no answer alone, and nothing ailed it.
             self._note_bad_weather()
@@ -79,19 +86,31 @@ class Weather:
             self._troubles[upsert.subject] = trouble
         while len(self._troubles) > _SUBJECTS_MAX:
             del self._troubles[next(iter(self._troubles))]
-        return self._suspect(self._troubles[upserts[0].subject]) if len(upserts) == 1 else Suspicion()
+        if len(self._unanswered) < 2:
+            self._unanswered.update(upsert.subject for upsert in upserts)
+        return self._suspect(upserts[0].subject) if len(upserts) == 1 else Suspicion()
 
-    def _suspect(self, trouble: _Trouble) -> Suspicion:
+    def _suspect(self, subject: str) -> Suspicion:
+        trouble = self._troubles[subject]
         is_first = trouble.tries_alone == 0
         since = max(trouble.answers_before, self._answers_before_bad_weather)
         is_singular = not is_first and self._answers > trouble.answers_before
         is_blamed = not is_first and self._answers - since >= ANSWERS_TO_BLAME
         trouble.tries_alone += 1
         trouble.answers_before = self._answers
-        return Suspicion(is_blamed, is_singular, _wait(trouble.tries_alone))
+        only_subject = subject if self._unanswered == {subject} else None
+        return Suspicion(is_blamed, is_singular, _wait(trouble.tries_alone), only_subject)
 
     def _note_bad_weather(self) -> None:
         self._answers_before_bad_weather = self._answers
+
+
+def outage_of_one(contact: str, reason: str) -> str:
+    """What is known of HubSpot where only this contact's requests are sent, and none is answered."""
+    return (
+        f"{ONE_CONTACT}, those of {contact}, and nothing else is being sent, "
+        f"so it is not known whether HubSpot answers others: {reason}"
+    )
 
 
 def _wait(tries_alone: int) -> timedelta:

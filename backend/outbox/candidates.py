@@ -68,17 +68,25 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
 
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
     for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
-    id, unless a person retried it), on PostgreSQL `patience` (seconds after which nothing is taken) and `dear` (DEAR),
-    and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and ix_…_retried.
+    id, unless a person retried it or it was set apart), on PostgreSQL `patience` (seconds after which nothing is taken)
+    and `dear` (DEAR), and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and
+    ix_…_below_floor.
     """
     # Short names here and below, for a short statement.
     events = outbox.events.alias("e")
     runs = _runs(_WINDOWS[window](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
     limited = literal_column(str(limit), Integer)
-    heads = _heads(outbox, events, runs, dialect_name).limit(limited).with_for_update(skip_locked=True).cte("heads")
+    found = _heads(outbox, events, runs, dialect_name)
+    if window is Window.AHEAD:
+        found = found.add_columns(_apart_of_subject(outbox, events).label("apart"))
+    heads = found.limit(limited).with_for_update(skip_locked=True).cte("heads")
     # A run that may have been applied as a whole goes whole once more; a charged event goes alone otherwise.
     goes_whole = select(heads.c.id).where(heads.c.attempt_count == ONE, heads.c.in_doubt_at.is_not(None))
     is_follower_taken = or_(runs.c.charged == _ZERO, and_(runs.c.charged == ONE, is_among(runs.c.head_id, goes_whole)))
+    if window is Window.AHEAD:
+        # The window does not show what was set apart between the head and its followers.
+        is_whole = is_among(runs.c.head_id, select(heads.c.id).where(heads.c.apart.is_(None)))
+        is_follower_taken = and_(is_follower_taken, is_whole)
     takeable = (
         select(runs.c.id, runs.c.head_id)
         .where(
@@ -117,7 +125,7 @@ def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
 def _ahead(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     return (
         _window(events, dialect_name)
-        .where(outbox.is_open(events), events.c.id > untold("after", BigInteger()))
+        .where(outbox.is_in_line(events), events.c.id > untold("after", BigInteger()))
         .order_by(events.c.id)
         .limit(size)
     )
@@ -213,7 +221,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
             outbox.is_open(events),
             _is_due(events, dialect_name),
             ~_has_earlier(outbox, events),
-            ~_has_earlier_retried(outbox, events),
+            ~_has_earlier_below_floor(outbox, events),
             # Only a retry by hand makes an event pending that is older than one in flight.
             or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),
         )
@@ -234,13 +242,22 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     )
 
 
-def _has_earlier_retried(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
-    """A person's retry is the one thing that opens an event below the floor."""
+def _has_earlier_below_floor(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
+    """A person's retry opens an event below the floor, and the floor rises above what is set apart."""
     c, earlier = events.c, outbox.events.alias("r")
     return looked_up(
-        select(earlier.c.id).where(earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.is_retried(earlier)),
+        select(earlier.c.id).where(
+            earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.may_lie_below_floor(earlier)
+        ),
         events,
     )
+
+
+def _apart_of_subject(outbox: Outbox, events: FromClause) -> ColumnElement[int]:
+    """An event of the same subject that was set apart; NULL where there is none."""
+    apart = outbox.events.alias("apart")
+    is_apart = and_(apart.c.subject == events.c.subject, outbox.is_apart_of_subject(apart))
+    return select(apart.c.id).where(is_apart).limit(ONE).correlate(events).scalar_subquery()
 
 
 def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:

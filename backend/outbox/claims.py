@@ -55,7 +55,8 @@ class Look:
     """Where a claim looks for events: in a bounded window of the open ones (see `candidates`).
 
     `after` is the id after which a look AHEAD begins; `subjects` says so for each subject of a look at FOLLOWERS.
-    `floor` is an id below which no event is open, save for those that a person retried. `size` is in events.
+    `floor` is an id below which no event is open, save for those that a person retried and those that were set apart.
+    `size` is in events.
     """
 
     window: Window = Window.AHEAD

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
 from outbox.clock import DatabaseNow, SecondsUntil, not_ahead
 from outbox.lease import LEASE
-from outbox.model import Outbox
+from outbox.model import WAIT_MIN, Outbox
 from outbox.retry import WAIT_MAX
 
 # What somebody else has written a moment later than this statement began is not wrong.
@@ -40,9 +40,14 @@ def correct_leases(connection: Connection, outbox: Outbox, *, has_jumped: bool) 
 
 
 def correct_waits(connection: Connection, outbox: Outbox) -> int:
-    """Make events due that were pushed back further than any is; how many. Relies on ix_…_backing_off."""
+    """Make events due that were pushed back further than any is; how many. Relies on ix_…_backing_off.
+
+    What is set apart is due later than all of them, and stays so.
+    """
     c = outbox.events.c
-    is_wrong = c.available_at > DatabaseNow((WAIT_MAX + _SLACK).total_seconds())
+    is_wrong = c.available_at.between(
+        DatabaseNow((WAIT_MAX + _SLACK).total_seconds()), DatabaseNow(WAIT_MIN.total_seconds())
+    )
     wrong = (
         select(c.id)
         .where(outbox.is_pushed_back(), is_wrong, c.claim_token.is_(None))

@@ -64,3 +64,9 @@ Deliver = Callable[[Claim, Gate], Awaitable[Mapping[int, Outcome]]]
 Each request first passes `gate.enter(claim.lease)`. A subject's events are delivered in order, and nothing behind one
 that did not get through; or they are merged into one request, and all of them get its outcome.
 """
+
+IsOver = Callable[[str, Gate], Awaitable[bool]]
+"""What a destination that sets events apart is asked: is what this key names there now? False where nobody knows.
+
+A request that this takes passes the gate aside; GateShut may be raised.
+"""

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Table, func, select
 
 from outbox.audit import AuditEntry, read_audit_of
-from outbox.model import Event, Outbox, as_event, event_columns
+from outbox.model import WAIT_MIN, Event, Outbox, State, as_event, event_columns
 from outbox.search import EventSummary, as_summary
 
 # An event that waits for weeks behind a hold is probed thousands of times; a person reads the last ones.
@@ -52,7 +52,7 @@ class Discarded:
 class History:
     """An event, the last requests that carried it, in order, and the audit's entries about it, in order.
 
-    `delivery_count` counts all those requests.
+    `delivery_count` counts all those requests; `waits_for` is the key of what a pending event is set apart for.
     """
 
     summary: EventSummary
@@ -61,6 +61,7 @@ class History:
     deliveries: list[KeptDelivery]
     delivery_count: int
     audit: list[AuditEntry]
+    waits_for: str | None = None
 
 
 def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> History | None:
@@ -73,6 +74,7 @@ def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> Hist
             return None
         discarded = Discarded(row.discarded_at, row.discarded_by, row.reason)
     summary, event = as_summary(row), as_event([getattr(row, it.name) for it in event_columns(outbox)])
+    is_waiting = summary.state is State.PENDING and row.available_at - row.created_at > WAIT_MIN
     return History(
         summary=summary,
         event=event,
@@ -80,6 +82,7 @@ def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> Hist
         deliveries=_read_deliveries(connection, outbox, event.id),
         delivery_count=_count_deliveries(connection, outbox, event.id),
         audit=read_audit_of(connection, outbox, event.id),
+        waits_for=row.waits_for if is_waiting else None,
     )
 
 

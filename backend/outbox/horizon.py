@@ -37,7 +37,10 @@ FLOOR_ANEW_EVERY = timedelta(minutes=1)
 
 
 class Horizon:
-    """`settled_to`: no id up to it can still appear. `floor`: no event below it is open, save for retried ones."""
+    """`settled_to`: no id up to it can still appear. `floor`: no event below it is open, save for some.
+
+    Those are the ones that a person retried, and what is set apart.
+    """
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -94,7 +97,7 @@ def _look(outbox: Outbox) -> Select[Any]:
         locks.c.mode == "RowExclusiveLock",
         locks.c.granted,
     )
-    first_open = select(func.min(c.id)).where(outbox.is_open(), c.id >= bindparam("floor", type_=BigInteger))
+    first_open = select(func.min(c.id)).where(outbox.is_in_line(), c.id >= bindparam("floor", type_=BigInteger))
     # The highest id comes from a snapshot that is older than the look at the locks.
     last = select(func.max(c.id))
     return select(

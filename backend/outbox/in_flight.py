@@ -14,13 +14,13 @@ from traceback import TracebackException
 
 from sqlalchemy import Connection, Engine
 
-from outbox import deliveries, leases, newer, settlement, workers
+from outbox import deliveries, leases, newer, settlement, waits, workers
 from outbox.destination import Claim, Deliver
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.lease import LEASE, RENEW_EVERY
 from outbox.model import Event, Outbox
 from outbox.newer import Newer
-from outbox.outcome import Outcome, Postponed, Retry
+from outbox.outcome import Outcome, Postponed, Retry, Waiting
 from outbox.patience import DATABASE_ERRORS, Patience
 from outbox.settlement import Ended, Settlement
 from outbox.transaction import for_single_statements, transact
@@ -113,7 +113,8 @@ class InFlight:
         claim = replace(claim, read_newer=self._read_newer, known_types=self._known_types)
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
-        ended = await self._patience.through(partial(self._settle, claim, settlements))
+        waited_for = {outcome.key: outcome.reason for outcome in outcomes.values() if isinstance(outcome, Waiting)}
+        ended = await self._patience.through(partial(self._settle, claim, settlements, waited_for))
         if ended is None:
             # Stopped while the database was away: the claim is handed back, if it comes in time.
             return
@@ -122,12 +123,15 @@ class InFlight:
         if lost := len(settlements) - len(ended.ids):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
-    async def _settle(self, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
-        if not claim.noted and not any(settlement.then for settlement in settlements):
+    async def _settle(self, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]) -> Ended:
+        if not (claim.noted or waited_for or any(settlement.then for settlement in settlements)):
             return await transact(self._statement_engine, leases.settle, self._outbox, claim.lease.token, settlements)
-        return await transact(self._engine, self._record_and_settle, claim, settlements)
+        return await transact(self._engine, self._record_and_settle, claim, settlements, waited_for)
 
-    def _record_and_settle(self, connection: Connection, claim: Claim, settlements: Sequence[Settlement]) -> Ended:
+    def _record_and_settle(
+        self, connection: Connection, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]
+    ) -> Ended:
+        waits.note(connection, self._outbox, waited_for)
         deliveries.write(connection, self._outbox, claim.noted)
         return leases.settle(connection, self._outbox, claim.lease.token, settlements)
 

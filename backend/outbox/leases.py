@@ -34,6 +34,7 @@ from sqlalchemy import (
     func,
     null,
     select,
+    union,
     update,
 )
 
@@ -54,6 +55,7 @@ _LEFT_WITH = (
     column("wait_seconds", Float),
     column("failure_reason", Text),
     column("is_in_doubt", Boolean),
+    column("waits_for", Text),
 )
 _left_with = attrgetter(*(it.name for it in _LEFT_WITH))
 
@@ -126,12 +128,16 @@ def hand_back(connection: Connection, outbox: Outbox, token: str, *, is_in_doubt
 
 
 def free_leaseless(connection: Connection, outbox: Outbox, limit: int) -> int:
-    """Return events to pending whose lease is gone, of the first `limit` that are open; their number.
+    """Return events to pending whose lease is gone, of the first `limit` in line and of those that come again.
 
-    There are none, unless one of the two tables was restored or emptied without the other. Relies on ix_…_open.
+    Returns their number. There are none, unless one of the two tables was restored or emptied without the other. Relies
+    on ix_…_open and ix_…_backing_off.
     """
     c, leases = outbox.events.c, outbox.leases.c
-    first = select(c.id, c.claim_token).where(outbox.is_open()).order_by(c.id).limit(limit).subquery("first")
+    in_line = select(c.id, c.claim_token).where(outbox.is_in_line()).order_by(c.id).limit(limit)
+    again = select(c.id, c.claim_token).where(outbox.is_pushed_back()).order_by(c.available_at).limit(limit)
+    # SQLite takes no ORDER BY in a part of a union, but in a query around it.
+    first = union(select(in_line.subquery()), select(again.subquery())).subquery("first")
     has_lease = select(leases.token).where(leases.token == first.c.claim_token).exists()
     leaseless = select(first).where(first.c.claim_token.is_not(None), ~has_lease).cte("leaseless")
     statement = (
@@ -198,6 +204,8 @@ def _settle_group(outbox: Outbox) -> Update:
 def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str, ColumnElement[Any]]) -> Update:
     c = outbox.events.c
     state, wait_seconds, is_in_doubt = (left_with[name] for name in ("state", "wait_seconds", "is_in_doubt"))
+    # What was set apart stays marked while it is open: events of its subject look for it by the mark.
+    waits_for = func.coalesce(left_with["waits_for"], c.waits_for)
     now = DatabaseNow()
     return (
         update(outbox.events)
@@ -214,6 +222,7 @@ def _settling(outbox: Outbox, token: ColumnElement[str], left_with: Mapping[str,
             failure_reason=left_with["failure_reason"],
             dry_run=left_with["dry_run"],
             in_doubt_at=case((state == State.DELIVERED.value, null()), (is_in_doubt, now), else_=c.in_doubt_at),
+            waits_for=case((state == State.PENDING.value, waits_for), else_=null()),
         )
         .returning(c.id)
     )

@@ -3,7 +3,7 @@
              a enqueue                b claim                  c delivered
  (commit) ───────────▶ pending ───────────▶ claimed ─────────────────▶ delivered
                         ▲  ▲  ▲                │ │ │
-                        │  │  └─ d gate shut ──┘ │ │   no attempt charged
+                        │  │  └─ d gate shut ──┘ │ │   no attempt charged (also: j it waits for something)
                         │  └─ e retry later ─────┘ │   +1 attempt, backoff (also: the lease ran out)
                         └─ g retry by hand ── failed ◀─ f give up: rejected for good, or the last attempt spent
                                                  └─ h discard by hand ──▶ gone, kept in outbox_events_discarded
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -43,11 +43,13 @@ from sqlalchemy import (
     and_,
     false,
     func,
+    literal_column,
+    or_,
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from outbox.clock import Instant
+from outbox.clock import DatabaseNow, Instant
 from outbox.records import Records, declare_records
 from outbox.text import AnyText
 
@@ -55,6 +57,13 @@ Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 # Three in all, not one and three more. The brief's query for failed events names the number, so it is no setting.
 ATTEMPTS_MAX = 3
+
+_EMPTY: ColumnElement[str] = literal_column("''", Text)
+
+# What is set apart is due so late: beyond any backoff or lock, so that `available_at` says which events wait.
+WAIT = timedelta(days=36_500)
+# No other wait is as long as this.
+WAIT_MIN = WAIT / 2
 
 
 class EventId(TypeDecorator[UUID]):
@@ -113,10 +122,11 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outbox:
-    """The tables of one outbox: its events, the leases under which they are claimed, its gate, workers and records."""
+    """The tables of one outbox: its events, their leases, what they wait for, its gate, workers and records."""
 
     events: Table
     leases: Table
+    waits: Table
     gate: Table
     workers: Table
     records: Records
@@ -129,17 +139,36 @@ class Outbox:
         """Neither delivered nor failed: what a later event of the subject waits for. `events` may be an alias."""
         return _is_open((self.events if events is None else events).c)
 
+    def is_in_line(self, events: FromClause | None = None) -> ColumnElement[bool]:
+        """Open, and never set apart: what claims go through in the order of ids."""
+        return _is_in_line((self.events if events is None else events).c)
+
+    def is_set_apart(self, events: FromClause | None = None) -> ColumnElement[bool]:
+        """Open, and it waits for something, or has waited: it comes again as what was pushed back does."""
+        return _is_set_apart((self.events if events is None else events).c)
+
+    def is_apart_of_subject(self, events: FromClause) -> ColumnElement[bool]:
+        """Set apart, for a look at one subject's events."""
+        return and_(_may_lie_below_floor(events.c), func.coalesce(events.c.waits_for, _EMPTY) != _EMPTY)
+
+    def is_waiting(self, events: FromClause | None = None) -> ColumnElement[bool]:
+        """Set apart, and not released."""
+        return and_(self.is_set_apart(events), self.is_due_after_any_wait(events))
+
+    def is_due_after_any_wait(self, events: FromClause | None = None) -> ColumnElement[bool]:
+        return (self.events if events is None else events).c.available_at > DatabaseNow(WAIT_MIN.total_seconds())
+
     def is_open_of_subject(self, events: FromClause | None = None) -> ColumnElement[bool]:
-        """The same, for a look at one subject's events."""
+        """Open, for a look at one subject's events."""
         return _is_open_of_subject((self.events if events is None else events).c)
 
     def is_pushed_back(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Open, and due later than when it was enqueued: it backs off, or a person retried it."""
         return _is_pushed_back((self.events if events is None else events).c)
 
-    def is_retried(self, events: FromClause) -> ColumnElement[bool]:
-        """Open again, because a person retried it."""
-        return _is_retried(events.c)
+    def may_lie_below_floor(self, events: FromClause) -> ColumnElement[bool]:
+        """Open again, because a person retried it; or set apart. Others are found by the floor (see `horizon`)."""
+        return _may_lie_below_floor(events.c)
 
 
 def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
@@ -169,6 +198,8 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("in_doubt_at", Instant),
         # NULL unless a person's retry is to leave alone what unreadable newer events may have set.
         Column("is_cautious", Boolean),
+        # The key of what it waits for, or last waited for; then it is due in WAIT, unless it was released since.
+        Column("waits_for", AnyText),
         UniqueConstraint("event_id", name=f"uq_{name}_event_id"),
         CheckConstraint(
             f"(attempt_count >= {ATTEMPTS_MAX}) = (failed_at IS NOT NULL)", name=f"ck_{name}_failed_is_spent"
@@ -192,6 +223,15 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("event_ids", JSON, nullable=False),
     )
     Index(f"ix_{name}_leases_until", leases.c.until)
+    waits = Table(
+        f"{name}_waits",
+        metadata,
+        Column("key", AnyText, primary_key=True),
+        Column("reason", AnyText, nullable=False),
+        Column("since", Instant, nullable=False),
+        # When the destination is asked next whether it is over.
+        Column("look_at", Instant, nullable=False),
+    )
     gate = Table(
         f"{name}_gate",
         metadata,
@@ -219,11 +259,15 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         Column("types", JSON, nullable=False),
         Column("seen_at", Instant, nullable=False),
     )
-    return Outbox(events, leases, gate, workers, declare_records(metadata, events))
+    return Outbox(events, leases, waits, gate, workers, declare_records(metadata, events))
 
 
 def _is_open(c: Columns) -> ColumnElement[bool]:
     return and_(c.processed_at.is_(None), c.failed_at.is_(None))
+
+
+def _is_in_line(c: Columns) -> ColumnElement[bool]:
+    return and_(_is_open(c), c.waits_for.is_(None))
 
 
 # What follows says "open" in other words. Statistics from a moment when nothing was open make PostgreSQL believe that
@@ -238,8 +282,13 @@ def _is_pushed_back(c: Columns) -> ColumnElement[bool]:
     return and_(func.coalesce(c.failed_at, c.processed_at).is_(None), c.available_at > c.created_at)
 
 
-def _is_retried(c: Columns) -> ColumnElement[bool]:
-    return and_(func.coalesce(c.failed_at, c.processed_at).is_(None), c.retried_at.is_not(None))
+def _is_set_apart(c: Columns) -> ColumnElement[bool]:
+    return and_(func.coalesce(c.failed_at, c.processed_at).is_(None), c.waits_for.is_not(None))
+
+
+def _may_lie_below_floor(c: Columns) -> ColumnElement[bool]:
+    is_open = func.coalesce(c.failed_at, c.processed_at).is_(None)
+    return and_(is_open, or_(c.retried_at.is_not(None), c.waits_for.is_not(None)))
 
 
 def _add_indexes(events: Table) -> None:
@@ -252,10 +301,13 @@ def _add_indexes(events: Table) -> None:
     def index(suffix: str, *columns: ColumnElement[object], where: ColumnElement[bool]) -> None:
         Index(f"ix_{name}_{suffix}", *columns, postgresql_where=where, sqlite_where=where)
 
-    index("open", c.id, where=_is_open(c))
+    index("open", c.id, where=_is_in_line(c))
     index("open_subject", c.subject, c.id, where=_is_open_of_subject(c))
     index("backing_off", c.available_at, where=_is_pushed_back(c))
-    index("retried", c.subject, c.id, where=_is_retried(c))
+    index("below_floor", c.subject, c.id, where=_may_lie_below_floor(c))
+    index("set_apart", c.id, where=_is_set_apart(c))
+    # Without a word of what is open, for those that a person's statement has failed are looked for too.
+    index("waiting", c.waits_for, c.available_at, where=c.waits_for.is_not(None))
     index("failed", c.subject, c.id, where=c.failed_at.is_not(None))
     index("failed_id", c.id, where=c.failed_at.is_not(None))
     index("failed_reason", c.failure_reason, c.id, where=c.failed_at.is_not(None))

@@ -16,6 +16,7 @@ from sqlalchemy import (
     update,
 )
 
+from outbox import waits
 from outbox.clock import DatabaseNow, DatabaseNowExactly, not_ahead
 from outbox.model import Outbox
 from outbox.selection import Selection, failed, parameters
@@ -60,6 +61,7 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
             created_at=not_ahead(c.created_at),
             retried_at=DatabaseNowExactly(),
             is_cautious=is_cautious or None,
+            waits_for=null(),
         )
         .returning(c.subject)
     )
@@ -83,6 +85,10 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
 def discard_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, by: str, reason: str) -> None:
     """Take these events, which `choose_failed` has locked, out of the outbox; each is kept whole in `discarded`."""
     events, discarded = outbox.events, outbox.records.discarded
+    c = events.c
+    # What waits behind one that a statement has failed need not wait for its sake any more.
+    were_waiting = select(c.subject).where(c.id.in_(ids), c.waits_for.is_not(None))
+    waits.release_subjects(connection, outbox, connection.execute(were_waiting).scalars().all())
     kept = select(*events.c, DatabaseNow(), literal(by, AnyText()), literal(reason, AnyText())).where(
         events.c.id.in_(ids)
     )

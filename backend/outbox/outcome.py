@@ -44,4 +44,23 @@ class Postponed:
     is_in_doubt: bool = False
 
 
-Outcome = Delivered | Retry | Rejected | Postponed
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """It waits, uncharged and set apart, for what `key` names; the destination is asked whether that is there.
+
+    `reason` is the key's, with the remedy. `is_behind`: an earlier event of the subject waits for it, and this one for
+    that event.
+    """
+
+    key: str
+    reason: str
+    is_behind: bool = False
+    is_in_doubt: bool = False
+
+
+def behind(reason: str) -> str:
+    """What is said of an event that is set apart for an earlier one's reason."""
+    return f"waits behind an earlier event of its subject: {reason}"
+
+
+Outcome = Delivered | Retry | Rejected | Postponed | Waiting

@@ -22,6 +22,7 @@ from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate_row import GateStatus, read_gate
 from outbox.model import Event, Outbox, as_event, event_columns
 from outbox.planning import looked_up
+from outbox.waits import Wait, read_waits
 
 # Those that a person is shown a comparison with.
 _DELIVERED_MAX = 1000
@@ -105,10 +106,12 @@ def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[
     """
     c = outbox.events.c
     is_due = or_(c.available_at <= DatabaseNow(), c.available_at <= c.created_at)
-    first = select(SecondsUntil(func.min(c.available_at))).where(
-        outbox.is_open(), c.claim_token.is_(None), is_due, c.event_type.in_(types)
+    is_claimable = (c.claim_token.is_(None), is_due, c.event_type.in_(types))
+    first = (
+        connection.execute(select(SecondsUntil(func.min(c.available_at))).where(is_pending, *is_claimable)).scalar_one()
+        for is_pending in (outbox.is_in_line(), outbox.is_set_apart())
     )
-    return abs(connection.execute(first).scalar_one() or 0.0)
+    return max(abs(seconds or 0.0) for seconds in first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Status:
     """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed.
 
     Where all of them were enqueued by a clock that ran ahead, the age is how far ahead it ran.
+    What is set apart is pending and is in `waiting`; the age is that of others.
     """
 
     pending: int
@@ -124,9 +128,10 @@ class Status:
     failed: int
     oldest_pending_seconds: float | None
     gate: GateStatus
+    waiting: tuple[Wait, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"gate": self.gate.as_json()}
+        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +145,10 @@ class Pulse:
     delivered_last_minute: int
     requests_last_minute: int
     gate: GateStatus
+    waiting: tuple[Wait, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"gate": self.gate.as_json()}
+        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
 
 
 def read_status(connection: Connection, outbox: Outbox) -> Status:
@@ -150,12 +156,13 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
     c = outbox.events.c
     claimed = _count_claimed(connection, outbox)
     return Status(
-        pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
+        pending=max(0, _count_open(connection, outbox) - claimed),
         claimed=claimed,
         delivered=_count(connection, outbox, c.processed_at.is_not(None)),
         failed=_count(connection, outbox, c.failed_at.is_not(None)),
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
         gate=read_gate(connection, outbox),
+        waiting=tuple(read_waits(connection, outbox)),
     )
 
 
@@ -167,13 +174,14 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     # Up to now: what a clock that ran ahead has dated would count until then.
     requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at.between(a_minute_ago, now))
     return Pulse(
-        pending=max(0, _count(connection, outbox, outbox.is_open()) - claimed),
+        pending=max(0, _count_open(connection, outbox) - claimed),
         claimed=claimed,
         failed=_count(connection, outbox, c.failed_at.is_not(None)),
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
         delivered_last_minute=_count(connection, outbox, c.processed_at.between(a_minute_ago, now)),
         requests_last_minute=connection.execute(requests).scalar_one(),
         gate=read_gate(connection, outbox),
+        waiting=tuple(read_waits(connection, outbox)),
     )
 
 
@@ -193,6 +201,11 @@ def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool
     return connection.execute(select(func.count()).select_from(outbox.events).where(condition)).scalar_one()
 
 
+def _count_open(connection: Connection, outbox: Outbox) -> int:
+    """By the indexes of those in line and of those set apart."""
+    return sum(_count(connection, outbox, is_open) for is_open in (outbox.is_in_line(), outbox.is_set_apart()))
+
+
 def _count_claimed(connection: Connection, outbox: Outbox) -> int:
     count = func.sum(func.json_array_length(outbox.leases.c.event_ids))
     return int(connection.execute(select(count)).scalar_one() or 0)
@@ -201,9 +214,21 @@ def _count_claimed(connection: Connection, outbox: Outbox) -> int:
 def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:
     """How long ago the oldest of the first open events was enqueued; if all seem to have been later than now, how much.
 
-    Something waits, and 0 would hide it. Relies on ix_…_open.
+    Something waits, and 0 would hide it. What is set apart counts once it is released. Relies on ix_…_open and
+    ix_…_backing_off.
     """
     c = outbox.events.c
-    first = select(c.created_at).where(outbox.is_open()).order_by(c.id).limit(_OLDEST_OF).subquery("first")
-    seconds = connection.execute(select(SecondsUntil(func.min(first.c.created_at)))).scalar_one()
+    in_line = select(c.created_at).where(outbox.is_in_line()).order_by(c.id).limit(_OLDEST_OF)
+    released = (
+        select(c.created_at)
+        .where(outbox.is_pushed_back(), c.waits_for.is_not(None), ~outbox.is_due_after_any_wait())
+        .order_by(c.available_at)
+        .limit(1)
+    )
+    found = (
+        connection.execute(select(SecondsUntil(func.min(first.c.created_at)))).scalar_one()
+        for first in (in_line.subquery("first"), released.subquery("first"))
+    )
+    # The longest ago; if none is, the farthest ahead.
+    seconds = min((seconds for seconds in found if seconds is not None), default=None)
     return None if seconds is None else round(abs(seconds), 3)

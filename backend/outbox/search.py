@@ -115,26 +115,32 @@ def state_of(row: Row[Any]) -> State:
 
 def _by_state(outbox: Outbox, filter_: EventFilter, dialect_name: str) -> list[list[ColumnElement[bool]]]:
     """What narrows each look down to one index: by the states asked for, or none to go by id alone."""
-    is_open = outbox.is_open() if filter_.subject is None else outbox.is_open_of_subject()
-    is_in = partial(_is_in, outbox, dialect_name, is_open)
+    # Only together do the indexes of open events hold them all.
+    opens = (
+        [outbox.is_open_of_subject()] if filter_.subject is not None else [outbox.is_in_line(), outbox.is_set_apart()]
+    )
+    is_in = partial(_is_in, outbox, dialect_name)
     if filter_.reason is not None:
         return [is_in(State.FAILED)] if filter_.state in (None, State.FAILED) else []
+    if filter_.state in (State.PENDING, State.CLAIMED):
+        return [[is_open, *is_in(filter_.state)] for is_open in opens]
     if filter_.state is not None:
         return [is_in(filter_.state)]
     if filter_.subject is not None:
         # Only together do the indexes of subjects hold them all.
-        return [[is_open], is_in(State.FAILED), is_in(State.DELIVERED)]
+        return [opens, is_in(State.FAILED), is_in(State.DELIVERED)]
     return [[]]
 
 
-def _is_in(outbox: Outbox, dialect_name: str, is_open: ColumnElement[bool], state: State) -> list[ColumnElement[bool]]:
+def _is_in(outbox: Outbox, dialect_name: str, state: State) -> list[ColumnElement[bool]]:
+    """Besides that it is open, where the state says so."""
     c = outbox.events.c
     match state:
         case State.PENDING:
-            return [is_open, c.claim_token.is_(None)]
+            return [c.claim_token.is_(None)]
         case State.CLAIMED:
             is_leased = is_one_of(c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
-            return [is_open, c.claim_token.is_not(None), is_leased]
+            return [c.claim_token.is_not(None), is_leased]
         case State.FAILED:
             return [c.failed_at.is_not(None)]
         case State.DELIVERED:

@@ -9,8 +9,8 @@ from random import Random
 from typing import NamedTuple, assert_never
 
 from outbox.follow_up import FollowUp
-from outbox.model import ATTEMPTS_MAX, Event, State
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.model import ATTEMPTS_MAX, WAIT, Event, State
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting, behind
 from outbox.payload import storable
 from outbox.reason import reason_of
 from outbox.retry import WAIT_MAX, backoff
@@ -20,7 +20,7 @@ _NO_OUTCOME = Retry("the destination gave no outcome for this event")
 
 
 class Settlement(NamedTuple):
-    """How one event leaves its claim."""
+    """How one event leaves its claim. `waits_for` is the key of what it is set apart for."""
 
     id: int
     state: State
@@ -31,6 +31,7 @@ class Settlement(NamedTuple):
     failure_reason: str | None = None
     is_in_doubt: bool = False
     then: tuple[FollowUp, ...] = ()
+    waits_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
             return _charge(event, error, random)._replace(is_in_doubt=is_in_doubt)
         case Postponed(reason, wait, is_in_doubt):
             return _hand_back(event, reason, wait)._replace(is_in_doubt=is_in_doubt)
+        case Waiting():
+            return _set_apart(event, outcome)
         case _:
             assert_never(outcome)
 
@@ -129,6 +132,14 @@ def _hand_back(event: Event, reason: str | None, wait: timedelta) -> Settlement:
 
 def _wait_seconds(wait: timedelta) -> float:
     return min(wait, WAIT_MAX).total_seconds()
+
+
+def _set_apart(event: Event, waiting: Waiting) -> Settlement:
+    words = behind(waiting.reason) if waiting.is_behind else waiting.reason
+    settlement = _hand_back(event, words, timedelta(0))
+    return settlement._replace(
+        wait_seconds=WAIT.total_seconds(), is_in_doubt=waiting.is_in_doubt, waits_for=waiting.key
+    )
 
 
 def _bounded(error: str) -> str:

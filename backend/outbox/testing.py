@@ -13,7 +13,7 @@ from outbox.clock import DatabaseNow
 from outbox.destination import Claim, Deliver
 from outbox.gate import Gate
 from outbox.model import Event, Outbox
-from outbox.outcome import Delivered, Outcome, Postponed, Retry
+from outbox.outcome import Delivered, Outcome, Postponed, Retry, Waiting
 from outbox.worker import Worker
 
 # Tests do not wait for the rate.
@@ -82,7 +82,7 @@ class RecordingDestination:
         stuck: set[str] = set()
         for event in claim.events:
             outcome = Postponed() if event.subject in stuck else self.answer(event)
-            if isinstance(outcome, Retry | Postponed):
+            if isinstance(outcome, Retry | Postponed | Waiting):
                 stuck.add(event.subject)
             outcomes[event.id] = outcome
         return outcomes

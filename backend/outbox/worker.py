@@ -18,7 +18,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine
 
 from outbox import leases, wakeup, workers
-from outbox.destination import Claim, Deliver
+from outbox.destination import Claim, Deliver, IsOver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate
 from outbox.in_flight import InFlight
@@ -26,6 +26,7 @@ from outbox.lease import LEASE, Lease
 from outbox.model import Event, Outbox
 from outbox.patience import DATABASE_ERRORS, Patience, first_line
 from outbox.purge import Purge
+from outbox.releases import Releases
 from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
 from outbox.transaction import for_single_statements, transact, transact_while
@@ -55,7 +56,8 @@ class Worker:
     """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox.
 
     `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
-    that left their claims; it must not raise.
+    that left their claims; it must not raise. `is_over` is asked about what events were set apart for; without it they
+    stay so.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Worker:
         retention: timedelta | None = None,
         random: Random | None = None,
         on_settled: OnSettled = _tell_nobody,
+        is_over: IsOver | None = None,
     ) -> None:
         self._id = uuid4().hex
         self._outbox = outbox
@@ -100,6 +103,7 @@ class Worker:
             on_settled=self._note_end,
             on_over=self._bell.ring,
         )
+        self._releases = Releases(outbox, engine, gate, is_over, self._note_release)
         # The token of a claim that has not been answered.
         self._unheard: str | None = None
         self._purge = None if retention is None else Purge(outbox, retention)
@@ -111,7 +115,8 @@ class Worker:
             wakeup.subscribe(self._outbox, bell)
         # The token may be new.
         await self._patience.through(self._gate.probe_hold)
-        background = [asyncio.create_task(work) for work in (self._in_flight.keep_leases(), self._tell_alive())]
+        works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
+        background = [asyncio.create_task(work) for work in works]
         try:
             with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
@@ -126,6 +131,7 @@ class Worker:
         """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
         self._walk = Walk(self._outbox, subject)
         await self._gate.probe_hold()
+        await self._releases.look(is_hurried=True)
         renewals = asyncio.create_task(self._in_flight.keep_leases())
         try:
             while not self._patience.is_over:
@@ -272,6 +278,10 @@ class Worker:
             except DATABASE_ERRORS as error:
                 log.debug("Could not say that this worker lives: %s", first_line(error))
             await asyncio.sleep(_ALIVE_EVERY.total_seconds())
+
+    def _note_release(self) -> None:
+        self._walk.restart()
+        self._bell.ring()
 
     def _note_end(self, events: Sequence[Event], settlements: Sequence[Settlement], ended: Ended) -> None:
         self._walk.ended(events, settlements)

@@ -52,6 +52,7 @@ def show(
 def _as_json(history: History, inspection: Inspection) -> dict[str, object]:
     return {
         "event": history.summary.as_json() | {"traceparent": history.event.traceparent},
+        "waits_for": history.waits_for,
         "payload": inspection.payload,
         "discarded": history.discarded and history.discarded.as_json(),
         "deliveries": [it.as_json() for it in history.deliveries],
@@ -71,7 +72,7 @@ def _print(history: History, inspection: Inspection) -> None:
             ("subject", event.subject),
             ("state", "discarded" if history.discarded else f"{event.state}{' (dry run)' if event.dry_run else ''}"),
             ("attempts", str(event.attempt_count)),
-            *([("error", event.last_error)] if event.last_error else []),
+            *([("waits" if history.waits_for else "error", event.last_error)] if event.last_error else []),
         ]
     )
     console.print("\nPayload", style="bold")

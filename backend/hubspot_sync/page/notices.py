@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from hubspot_sync.runtime import WorkerState, WorkerStatus
 from hubspot_sync.settings import HubSpotSettings
+from hubspot_sync.weather import ONE_CONTACT
 from outbox.model import GateState
 from outbox.operations import Pulse
 
@@ -36,7 +37,7 @@ class Notice:
 
 def notices(pulse: Pulse, worker: WorkerStatus, settings: HubSpotSettings) -> list[Notice]:
     """At least one: that all is well, if nothing else is to be said."""
-    found = [*_about_gate(pulse), *_about_worker(pulse, worker), *_about_settings(settings)]
+    found = [*_about_gate(pulse), *_about_waits(pulse), *_about_worker(pulse, worker), *_about_settings(settings)]
     if all(it.level is Level.INFO for it in found):
         words = "The gate is open, and a worker runs here."
         if worker.state is WorkerState.ELSEWHERE:
@@ -71,7 +72,7 @@ def _about_gate(pulse: Pulse) -> Iterator[Notice]:
     elif gate.state is GateState.THROTTLED and reason.startswith("outage"):
         yield Notice(
             Level.WARNING,
-            "HubSpot does not answer",
+            "One contact's requests get no answer" if ONE_CONTACT in reason else "HubSpot does not answer",
             reason,
             "Nothing to do here: it is tried again, at most 60 s apart, and no event loses an attempt.",
         )
@@ -82,6 +83,16 @@ def _about_gate(pulse: Pulse) -> Iterator[Notice]:
             f"Deliveries are throttled{until}",
             reason,
             "They go on by themselves. If it comes again and again, lower HUBSPOT_REQUESTS_PER_SECOND.",
+        )
+
+
+def _about_waits(pulse: Pulse) -> Iterator[Notice]:
+    for wait in pulse.waiting:
+        yield Notice(
+            Level.WARNING,
+            f"{wait.events} event{'' if wait.events == 1 else 's'} wait{'s' if wait.events == 1 else ''}",
+            wait.reason,
+            "Once that is mended, they go on by themselves within a minute. Other events are delivered meanwhile.",
         )
 
 

@@ -51,6 +51,7 @@ def test_status_counts_events_as_json(hubspot: HubSpot) -> None:
         "delivered": 0,
         "failed": 1,
         "gate": {"state": "open", "until": None, "reason": None, "held_by": None},
+        "waiting": [],
     }
 
 

@@ -67,6 +67,7 @@ class Symptoms:
             "Deliveries are held": self.held,
             "Deliveries are throttled": self.throttled,
             "The day's requests run out": self.exhausted,
+            "A type of event waits": self.waiting,
             "Events have failed": self.failed,
             "Failed events that nobody needs": self.failed,
             "A driver is missing in HubSpot, or looks wrong there": self.deleted,
@@ -124,6 +125,13 @@ class Symptoms:
     def unreadable(self) -> dict[str, str]:
         with self.hubspot.engine.begin() as connection:
             connection.execute(text("DROP TABLE outbox_events"))
+        return {}
+
+    def waiting(self) -> dict[str, str]:
+        self.hubspot.provision()
+        self.sandbox.run(lambda account: account.archive_property("nerava_lifetime_earned"))
+        self.hubspot.earn("driver-1", 5)
+        self.hubspot.deliver()
         return {}
 
     def failed(self) -> dict[str, str]:

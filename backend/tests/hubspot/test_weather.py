@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from hubspot_sync.translation import ContactUpsert
-from hubspot_sync.weather import ANSWERS_TO_BLAME, Weather
+from hubspot_sync.weather import ANSWERS_TO_BLAME, ONE_CONTACT, Weather
 from outbox.gate_row import OUTAGES_TO_CLOSE
 from outbox.model import ATTEMPTS_MAX, GateState
 from tests.hubspot.conftest import HubSpot
@@ -172,3 +172,61 @@ def test_weather_blames_nobody_three_times_for_requests_that_fail_by_chance(
             for subject in list(blamed):
                 ask(subject)
         assert max(blamed.values(), default=0) < ATTEMPTS_MAX
+
+
+NO_ANSWER = "HubSpot answered 500"
+
+
+async def test_one_contact_without_an_answer_is_called_so_while_nothing_else_is_sent(hubspot: HubSpot) -> None:
+    hubspot.sandbox.faults.add("server_error", contact="driver-7@example.com", path="/batch/upsert")
+    sign_up(hubspot, 7)
+    async with one_worker(hubspot) as deliver:
+        for _ in range(OUTAGES_TO_CLOSE):
+            await deliver()
+    assert hubspot.gate().state is GateState.THROTTLED
+    reason = hubspot.gate().reason or ""
+    assert reason.startswith(f"outage: {ONE_CONTACT}, those of driver-7, and nothing else is being sent")
+    assert reason.endswith(NO_ANSWER)
+
+
+async def test_its_record_is_named_where_it_is_known(hubspot: HubSpot) -> None:
+    sign_up(hubspot, 7)
+    async with one_worker(hubspot) as deliver:
+        await deliver()
+        record = hubspot.sandbox.contact(nerava_user_id="driver-7")
+        assert record is not None
+        hubspot.sandbox.faults.add("server_error", path="/batch/upsert")
+        hubspot.earn("driver-7", 5)
+        for _ in range(OUTAGES_TO_CLOSE):
+            await deliver()
+    assert f"driver-7 (record {record['id']})" in (hubspot.gate().reason or "")
+
+
+async def test_one_contact_without_an_answer_shuts_nothing_while_others_are_answered(hubspot: HubSpot) -> None:
+    hubspot.sandbox.faults.add("server_error", contact="driver-7@example.com", path="/batch/upsert")
+    sign_up(hubspot, 7)
+    async with one_worker(hubspot) as deliver:
+        for number in range(20, 30):
+            sign_up(hubspot, number)
+            await deliver()
+    assert hubspot.gate().state is GateState.OPEN
+
+
+async def test_several_contacts_without_an_answer_are_hubspots_outage(hubspot: HubSpot) -> None:
+    hubspot.sandbox.faults.add("server_error", path="/batch/upsert")
+    async with one_worker(hubspot) as deliver:
+        for number in range(OUTAGES_TO_CLOSE):
+            sign_up(hubspot, number)
+            await deliver()
+    assert hubspot.gate().reason == f"outage: {NO_ANSWER}"
+
+
+async def test_contact_that_had_no_answer_before_the_others_had_one_is_the_only_one(hubspot: HubSpot) -> None:
+    hubspot.sandbox.faults.add("server_error", contact="driver-7@example.com", path="/batch/upsert")
+    async with one_worker(hubspot) as deliver:
+        for number in range(BATCH + 7):
+            sign_up(hubspot, number)
+        await deliver()
+        for _ in range(OUTAGES_TO_CLOSE + 1):
+            await deliver()
+    assert ONE_CONTACT in (hubspot.gate().reason or "")

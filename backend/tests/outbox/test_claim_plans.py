@@ -25,7 +25,12 @@ INDEXES = {
     Window.AHEAD: "ix_outbox_events_open",
     Window.FOLLOWERS: "ix_outbox_events_open_subject",
 }
-JUDGED_BY = {"ix_outbox_events_open", "outbox_events_pkey", "ix_outbox_events_open_subject", "ix_outbox_events_retried"}
+JUDGED_BY = {
+    "ix_outbox_events_open",
+    "outbox_events_pkey",
+    "ix_outbox_events_open_subject",
+    "ix_outbox_events_below_floor",
+}
 
 
 @pytest.fixture

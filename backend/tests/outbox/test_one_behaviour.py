@@ -31,9 +31,10 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, Table, create_engine, delete, select
 from sqlalchemy.orm import Session
 
+from outbox import waits
 from outbox.enqueue import enqueue
 from outbox.model import ATTEMPTS_MAX, Event
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
 from outbox.sqlite import configure_engine
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import TYPES, Queue
@@ -41,7 +42,8 @@ from tests.outbox.queue import TYPES, Queue
 # Beyond every backoff and lease.
 LONG = timedelta(minutes=10)
 SUBJECTS = st.sampled_from("ab")
-OUTCOMES = st.sampled_from([Delivered(), Delivered(), Retry("no"), Rejected("never"), Postponed()])
+WAITING = Waiting("a thing", "the thing is missing")
+OUTCOMES = st.sampled_from([Delivered(), Delivered(), Retry("no"), Rejected("never"), Postponed(), WAITING])
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ class Modelled:
     token: str | None = None
     is_retried: bool = False
     is_in_doubt: bool = False
+    is_waiting: bool = False
+    # It waits, or has waited.
+    is_apart: bool = False
+
+    @property
+    def is_due(self) -> bool:
+        return self.state == "pending" and not self.is_backing_off and not self.is_waiting
 
     @property
     def is_open(self) -> bool:
@@ -81,7 +90,7 @@ class Machine(RuleBasedStateMachine):
         self.discarded: dict[int, Modelled] = {}
         for engine in self.engines:
             with engine.begin() as connection:
-                for table in (OUTBOX.events, OUTBOX.leases, OUTBOX.records.discarded):
+                for table in (OUTBOX.events, OUTBOX.leases, OUTBOX.waits, OUTBOX.records.discarded):
                     connection.execute(delete(table))
         self.offsets = [max(queue.put("offset")) for queue in self.queues]
         for queue in self.queues:
@@ -116,7 +125,7 @@ class Machine(RuleBasedStateMachine):
         id_ = data.draw(st.sampled_from([it.id for it in self.model.values() if it.state == "failed"]))
         for n, queue in enumerate(self.queues):
             queue.retry(id_ + self.offsets[n])
-        self.change(id_, state="pending", attempts=0, is_backing_off=False, is_retried=True)
+        self.change(id_, state="pending", attempts=0, is_backing_off=False, is_retried=True, is_apart=False)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -137,6 +146,17 @@ class Machine(RuleBasedStateMachine):
         for id_ in due:
             del self.model[id_]
         self.discarded.clear()
+
+    @precondition(lambda self: any(it.is_waiting for it in self.model.values()))
+    @rule()
+    def release(self) -> None:
+        """What events wait for is there."""
+        for queue in self.queues:
+            with queue.engine.begin() as connection:
+                waits.note(connection, OUTBOX, {WAITING.key: WAITING.reason})
+                assert waits.release(connection, OUTBOX, WAITING.key) is False
+        for id_ in self.model:
+            self.change(id_, is_waiting=False)
 
     @rule()
     def pass_time(self) -> None:
@@ -246,6 +266,8 @@ class Machine(RuleBasedStateMachine):
                 self.change(id_, state="failed", attempts=ATTEMPTS_MAX, token=None)
             case Postponed():
                 self.change(id_, state="pending", token=None)
+            case Waiting():
+                self.change(id_, state="pending", token=None, is_waiting=True, is_apart=True)
             case Retry():
                 charged.add(it.subject)
                 attempts = it.attempts + 1
@@ -254,15 +276,26 @@ class Machine(RuleBasedStateMachine):
                 self.change(id_, state=state, attempts=attempts, is_backing_off=not is_spent, token=None)
 
     def claimable(self, limit: int) -> list[int]:
-        """The heads that are due, each with the run behind it; a charged one by itself, when it is the oldest.
-
-        That is without its run, unless it was charged once and the run may have been applied as a whole.
-        """
+        """What is in line first; if there is nothing to claim, what comes again after it was set apart."""
         by_subject: dict[str, list[Modelled]] = {}
         for it in sorted(self.model.values(), key=lambda it: it.id):
             if it.is_open:
                 by_subject.setdefault(it.subject, []).append(it)
-        runs = [its for its in by_subject.values() if self.is_claimable_head(its)]
+        in_line = [its for its in by_subject.values() if not its[0].is_apart and self.is_claimable_head(its)]
+        return self.of_runs(in_line, limit) or self.of_runs(self.again(list(by_subject.values())), limit)
+
+    def again(self, subjects: list[list[Modelled]]) -> list[list[Modelled]]:
+        """Those whose first event comes again; if that of the oldest was charged, this one only."""
+        due = [its for its in subjects if its[0].is_due and (its[0].is_apart or its[0].is_retried)]
+        due.sort(key=lambda its: its[0].id)
+        chosen = due[:1] + [its for its in due[1:] if not (due[0][0].attempts or its[0].attempts)]
+        return [its for its in chosen if self.is_claimable_head(its)]
+
+    def of_runs(self, runs: list[list[Modelled]], limit: int) -> list[int]:
+        """The heads that are due, each with the run behind it; a charged one by itself, when it is the oldest.
+
+        That is without its run, unless it was charged once and the run may have been applied as a whole.
+        """
         runs.sort(key=lambda its: its[0].id)
         if runs and runs[0][0].attempts:
             goes_whole = runs[0][0].attempts == 1 and runs[0][0].is_in_doubt
@@ -271,13 +304,14 @@ class Machine(RuleBasedStateMachine):
         return sorted(claimed[:limit])
 
     def run(self, its: list[Modelled]) -> list[int]:
-        """The head, and what is due behind it and was not charged."""
-        followers = takewhile(lambda it: not it.attempts and not it.is_backing_off and it.state == "pending", its[1:])
+        """The head, and what is due behind it and was not charged; of those in line none if some were set apart."""
+        if not its[0].is_apart and any(it.is_apart for it in its):
+            return [its[0].id]
+        followers = takewhile(lambda it: it.is_due and not it.attempts, its[1:])
         return [its[0].id, *(it.id for it in followers)]
 
     def is_claimable_head(self, its: list[Modelled]) -> bool:
-        is_due = its[0].state == "pending" and not its[0].is_backing_off
-        return is_due and not (its[0].is_retried and any(it.state == "claimed" for it in its))
+        return its[0].is_due and not (its[0].is_retried and any(it.state == "claimed" for it in its))
 
     def is_needed(self, delivered: Modelled) -> bool:
         """A delivered event stays while an older one of its subject has failed or is open."""

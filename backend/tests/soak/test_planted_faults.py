@@ -56,8 +56,8 @@ FAULTS = {
         "            ~_has_earlier(outbox, events),\n",
         "",
         also=(
-            ".where(outbox.is_open(events), events.c.id > untold(",
-            ".where(_is_due(events, dialect_name), outbox.is_open(events), events.c.id > untold(",
+            ".where(outbox.is_in_line(events), events.c.id > untold(",
+            ".where(_is_due(events, dialect_name), outbox.is_in_line(events), events.c.id > untold(",
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
@@ -66,6 +66,15 @@ FAULTS = {
         "",
     ),
     "a charged event takes others along": Fault("candidates.py", ".where(travels_now, *_in", ".where(*_in"),
+    "what was set apart is not waited for": Fault(
+        "candidates.py", "            ~_has_earlier_below_floor(outbox, events),\n", ""
+    ),
+    "what is set apart is passed over by those behind it": Fault(
+        "candidates.py", "heads.c.apart.is_(None)", "heads.c.apart.is_not(1)"
+    ),
+    "a waiting event loses its mark": Fault(
+        "leases.py", "waits_for=case((state == State.PENDING.value, waits_for), else_=null()),", "waits_for=null(),"
+    ),
     "a retried event does not wait for a younger claimed one": Fault(
         "candidates.py",
         "            or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),\n",
