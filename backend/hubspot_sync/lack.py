@@ -20,8 +20,8 @@ def words_of_read_only(names: str) -> str:
 
 def words_of_not_unique(name: str) -> str:
     return (
-        f"the account's property {name} is not unique, so contacts cannot be found by it: "
-        "run `provision --plan`, which says what to do."
+        f"the account's property {name} is missing or is not unique, so contacts cannot be found by it: "
+        "run `provision`, which creates it or says what to do."
     )
 
 

@@ -127,7 +127,10 @@ def count_purgeable(connection: Connection, outbox: Outbox, older_than: timedelt
 
 def _is_old(at: ColumnElement[datetime], older_than: timedelta) -> list[ColumnElement[bool]]:
     """By the database's clock and by this machine's: what is deleted is gone, and one of them may run ahead."""
-    return [at < DatabaseNow(-older_than.total_seconds()), at < literal(datetime.now(UTC) - older_than, Instant())]
+    now = datetime.now(UTC)
+    # Longer ago than there are dates is nothing.
+    by_this_machine = now - min(older_than, now - datetime.min.replace(tzinfo=UTC))
+    return [at < DatabaseNow(-older_than.total_seconds()), at < literal(by_this_machine, Instant())]
 
 
 def _is_needed_no_more(outbox: Outbox) -> tuple[ColumnElement[bool], ...]:

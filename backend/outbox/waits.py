@@ -96,7 +96,8 @@ def tidy(connection: Connection, outbox: Outbox, key: str) -> None:
 
 def release_subjects(connection: Connection, outbox: Outbox, subjects: Iterable[str]) -> None:
     """Make due what waits of these subjects: it may have waited behind an event that is gone."""
-    _make_due(connection, outbox, outbox.events.c.subject.in_(list(subjects)))
+    if named := list(subjects):
+        _make_due(connection, outbox, outbox.events.c.subject.in_(named))
 
 
 def set_apart_behind(connection: Connection, outbox: Outbox, after: int) -> int | None:
