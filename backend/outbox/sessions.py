@@ -86,7 +86,11 @@ def append(session: Session, entry: Entry) -> None:
         # Its transaction may have ended below the session.
         commits.begin_if_needed(connection)
     outermost.entries.append(entry)
-    innermost.take(bind, entry)
+    if not is_active and not innermost.is_committed and (connection := outermost.connection_to(bind)) is not None:
+        # In after_begin, of which there is one for each savepoint that is being set.
+        commits.append(connection, entry)
+    else:
+        innermost.take(bind, entry)
     if is_active and outermost.is_committing:
         _connect(session, levels)
 

@@ -258,6 +258,9 @@ class Machine(RuleBasedStateMachine):
     @rule(end=ENDS, is_innermost=st.booleans())
     def end_savepoint(self, end: str, is_innermost: bool) -> None:
         savepoint = self.savepoints.pop() if is_innermost else self.savepoints[0]
+        if end == "close" and self.session is not None:
+            # It leaves what is not flushed in the session, to be flushed by whoever comes next.
+            self.do(self.db.flush)
         self.do(getattr(savepoint, end, savepoint.rollback))
         if end != "commit" or self.has_failed:
             self.forget_fates()
