@@ -283,8 +283,11 @@ class Machine(RuleBasedStateMachine):
         leave = getattr(context, "__aexit__", None) or context.__exit__
         error = (Refused, Refused(), None) if is_failing else (None, None, None)
         self.do(leave, *error)
-        if is_failing or self.has_failed:
+        if is_failing or self.has_failed or not (self.session or self.db).in_transaction():
             self.forget_fates()
+        if not (self.session or self.db).in_transaction():
+            # It was the transaction's own.
+            self.marker = ""
 
     @precondition(lambda self: self.session is not None)
     @rule(hook=st.sampled_from(HOOKS), is_row=st.booleans(), times=st.integers(1, 3))
@@ -295,6 +298,9 @@ class Machine(RuleBasedStateMachine):
 
         def track(session: Session, *args: Any) -> None:
             if left[0] <= 0 or not self.is_listening:
+                return
+            if hook == "after_begin" and args[1].engine.url == self.reader.url:
+                # A row would stay with the reader.
                 return
             left[0] -= 1
             tag = self.tag()

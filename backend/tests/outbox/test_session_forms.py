@@ -72,6 +72,17 @@ def test_savepoint_that_is_set_only_when_it_is_used_takes_its_events_when_it_is_
     assert count_orders(engine) == 0
 
 
+def test_savepoint_closed_with_another_within_it_takes_no_later_event_along(engine: Engine) -> None:
+    with Session(engine) as session:
+        outer = session.begin_nested()
+        session.begin_nested()
+        outer.close()
+        kept = add(session)
+        order(session, "a")
+        session.commit()
+    assert (count_orders(engine), stored_ids(engine)) == (1, [kept])
+
+
 def only_track(session: Session, tracked: list[UUID]) -> None:
     tracked.append(add(session))
 
