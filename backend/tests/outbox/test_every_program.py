@@ -454,6 +454,8 @@ def check_programs(writer: str, reader: str, *, is_async: bool, can_prepare: boo
                 else:
                     engine.dispose()
     look.dispose()
+    # Connections that programs left open are warned of while warnings are ignored.
+    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore")
