@@ -86,7 +86,11 @@ def append(session: Session, entry: Entry) -> None:
         # Its transaction may have ended below the session.
         commits.begin_if_needed(connection)
     outermost.entries.append(entry)
-    innermost.take(bind, entry)
+    if not is_active and not innermost.is_committed and (connection := outermost.connection_to(bind)) is not None:
+        # In after_begin, of which there is one for each savepoint that is being set.
+        commits.append(connection, entry)
+    else:
+        innermost.take(bind, entry)
     if is_active and outermost.is_committing:
         _connect(session, levels)
 
@@ -205,6 +209,9 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
     levels = _levels(session)
     if (level := levels.pop(transaction, None)) is None:
         return
+    for inner in [it for it in levels if transaction in _with_those_around(it)]:
+        # close() ends it alone, and leaves what is within it without a connection.
+        _drop(levels.pop(inner).waiting)
     waiting, level.waiting = level.waiting, []
     if not levels:
         _end(level, waiting)
@@ -214,8 +221,7 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
         if next(iter(levels.values())).is_committing:
             _connect(session, levels)
     else:
-        for _, entry in waiting:
-            entry.is_dropped = True
+        _drop(waiting)
 
 
 def _end(outermost: _Level, waiting: list[tuple[_Bind, Entry]]) -> None:
@@ -224,9 +230,14 @@ def _end(outermost: _Level, waiting: list[tuple[_Bind, Entry]]) -> None:
             row = entry.row
             lose(row.event_id, row.event_type, row.subject, commits.TOO_LATE, COMMITTED_WITHOUT)
     elif not outermost.is_rolled_back:
-        for _, entry in waiting:
-            entry.is_dropped = True
+        _drop(waiting)
         _say_closed([entry for entry in outermost.entries if entry.is_dropped])
+
+
+def _drop(waiting: list[tuple[_Bind, Entry]]) -> None:
+    for _, entry in waiting:
+        entry.is_dropped = True
+    waiting.clear()
 
 
 def _say_closed(entries: list[Entry]) -> None:

@@ -72,6 +72,17 @@ def test_savepoint_that_is_set_only_when_it_is_used_takes_its_events_when_it_is_
     assert count_orders(engine) == 0
 
 
+def test_savepoint_closed_with_another_within_it_takes_no_later_event_along(engine: Engine) -> None:
+    with Session(engine) as session:
+        outer = session.begin_nested()
+        session.begin_nested()
+        outer.close()
+        kept = add(session)
+        order(session, "a")
+        session.commit()
+    assert (count_orders(engine), stored_ids(engine)) == (1, [kept])
+
+
 def only_track(session: Session, tracked: list[UUID]) -> None:
     tracked.append(add(session))
 
@@ -156,6 +167,26 @@ def test_event_tracked_in_a_savepoint_at_any_hook_shares_the_savepoints_fate_or_
         assert stored == accepted[-1:]
     elif hook != "after_transaction_create":
         assert stored == []
+
+
+def test_event_tracked_in_after_begin_belongs_to_what_has_just_begun(engine: Engine) -> None:
+    """One statement sets several savepoints, and each tells of itself."""
+    tracked: list[UUID] = []
+
+    def buy(session: Session, _transaction: object, connection: Connection) -> None:
+        connection.execute(insert(ORDERS).values(item=str(len(tracked))))
+        tracked.append(add(session))
+
+    with Session(engine) as session:
+        event.listen(session, "after_begin", buy)
+        session.begin_nested()
+        savepoint = session.begin_nested()
+        session.execute(text("SELECT 1"))
+        savepoint.rollback()
+        session.commit()
+    assert len(tracked) == 3
+    assert stored_ids(engine) == tracked[:2]
+    assert count_orders(engine) == 2
 
 
 def test_event_tracked_after_the_commit_is_refused_with_the_remedy(engine: Engine) -> None:
