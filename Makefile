@@ -26,7 +26,7 @@ test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
 	@$(IN_BACKEND) $(BIN)/python -m pytest -n 4 $(ARGS)
 
 soak: .venv/dev ## The long proofs, up to ten minutes: planted faults are found, chaos breaks no promise; LONG=1 has more of it
-	@$(IN_BACKEND) $(if $(LONG),CHAOS_SECONDS=90 KEPT_EVENTS=5000000) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
+	@$(IN_BACKEND) $(if $(LONG),CHAOS_SECONDS=90 KEPT_EVENTS=5000000 PROPERTY_FACTOR=8) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
 
 bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 20 minutes; QUICK=1 about 5, SECTIONS="drain claims" some
 	@$(IN_BACKEND) $(BIN)/python -m bench $(if $(QUICK),--quick) $(SECTIONS)

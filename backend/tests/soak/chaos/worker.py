@@ -56,15 +56,15 @@ class Delivery:
         return {event.id: Delivered() for event in claim.events}
 
     async def _newer(self, claim: Claim) -> list[Newer]:
-        """Of each subject what was delivered, or may have been."""
+        """Of each subject what was delivered."""
         firsts = {event.subject: event for event in reversed(claim.events)}
         overtaken = [
             first
             for subject, first in firsts.items()
             if may_be_overtaken([event for event in claim.events if event.subject == subject])
         ]
-        found = [newer async for first in overtaken for newer in claim.newer(first)]
-        return [newer for newer in found if newer.standing is not Standing.WAITING]
+        found = [newer for first in overtaken async for newer in claim.newer(first)]
+        return [newer for newer in found if newer.standing is Standing.DELIVERED]
 
 
 def _as_json(event: Event) -> dict[str, Any]:
