@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.test_planted_faults import BACKEND, Fault
+from tests.soak.test_planted_faults import BACKEND, LONG, Fault
 
 FAULTS = {
     "a wait that is no number raises": Fault(
@@ -46,6 +46,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.skipif(not LONG, reason="it takes minutes; make soak LONG=1 does it")
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]

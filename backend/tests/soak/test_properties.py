@@ -13,11 +13,11 @@ from tests.soak.test_planted_faults import BACKEND
 # How many examples of each are played, and how many times as many where there is time.
 FACTOR = int(os.environ.get("PROPERTY_FACTOR", "1"))
 PROPERTIES = {
-    "tests/hubspot/test_any_answer.py": ("ANY_ANSWER_EXAMPLES", 120),
-    "tests/hubspot/test_never_backwards.py": ("STATE_MACHINE_EXAMPLES", 50),
-    "tests/hubspot/test_addresses.py": ("ADDRESS_EXAMPLES", 25),
-    "tests/outbox/test_every_program.py": ("PROGRAM_EXAMPLES", 100),
-    "tests/outbox/test_one_behaviour.py": ("STATE_MACHINE_EXAMPLES", 40),
+    "tests/hubspot/test_any_answer.py": ("ANY_ANSWER_EXAMPLES", 60),
+    "tests/hubspot/test_never_backwards.py": ("STATE_MACHINE_EXAMPLES", 30),
+    "tests/hubspot/test_addresses.py": ("ADDRESS_EXAMPLES", 15),
+    "tests/outbox/test_every_program.py": ("PROGRAM_EXAMPLES", 60),
+    "tests/outbox/test_one_behaviour.py": ("STATE_MACHINE_EXAMPLES", 30),
 }
 
 
