@@ -127,10 +127,11 @@ class ContactUpsert:
     def halves(self) -> tuple[ContactUpsert, ContactUpsert]:
         """The same in two inputs, the earlier events first; what is only heeded stands in both.
 
-        The first heeds what is in doubt of the second.
+        They are for what HubSpot has refused for good, so no doubt is left whether it was applied before.
         """
         middle = len(self.carried) // 2
-        return self.beginning(middle), self.of([*self.carried[middle:], *self.heeded], self.catalog)
+        first, second = self.carried[:middle], self.carried[middle:]
+        return self.of([*first, *self.heeded], self.catalog), self.of([*second, *self.heeded], self.catalog)
 
     def beginning(self, count: int) -> ContactUpsert:
         """Its first events, so many of them, heeding what is in doubt of the others."""

@@ -15,10 +15,8 @@ from app.cli import cli
 from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.event import DROPPED
-from hubspot_sync.translation import translate
 from outbox import workers
 from outbox.clock import DatabaseNow
-from outbox.model import Event
 from outbox.workers import REMEMBERED_FOR
 from tests.hubspot.conftest import HubSpot
 
@@ -221,32 +219,6 @@ def test_events_that_a_worker_had_in_hand_when_it_was_stopped_are_not_undone(hub
     hubspot.queue.hand_back(token)
     hubspot.deliver_one_claim(1)
     assert contact(hubspot)["email"] == "new@example.com"
-
-
-def test_halves_of_a_refused_run_that_is_in_doubt_put_nothing_old_back() -> None:
-    events = [
-        Event(
-            id=n,
-            event_id=UUID(int=n),
-            event_type="nova_earned",
-            subject="driver-1",
-            payload=json.dumps(
-                {"user_id": "driver-1", **EARNED, "new_balance": n, **({"phone": "+491"} if n == 1 else {})}
-            ),
-            created_at=NOW,
-            attempt_count=0,
-            last_error=None,
-            traceparent=None,
-            retried_at=None,
-            in_doubt_at=NOW,
-        )
-        for n in range(1, 5)
-    ]
-    (upsert,) = translate(events, CATALOG).upserts
-    first, second = upsert.halves()
-    assert first.properties == {"nerava_user_id": "driver-1", "phone": "+491"}
-    assert second.properties["nerava_balance"] == "4"
-    assert [event.id for event in first.events] == [1, 2]
 
 
 def write(hubspot: HubSpot, **properties: str) -> None:
