@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Container
 from datetime import timedelta
+from enum import Enum, auto
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine
@@ -52,6 +53,13 @@ class LeaseEnding(Exception):
     """The claim's lease does not cover another request; nothing may be sent for it."""
 
 
+class _Missed(Enum):
+    """Why a sender has to ask for a slot once more."""
+
+    LATE = auto()
+    ALL_TAKEN = auto()
+
+
 class Gate:
     """One process's view of its outbox's gate."""
 
@@ -70,15 +78,16 @@ class Gate:
 
         Whoever does something else that takes long before the request enters once more.
         """
-        shuts = self._shuts
+        shuts, late = self._shuts, 0
         while True:
-            entry = await self._come(gate_row.take_slot, keeping_back=(GateState.THROTTLED, GateState.HELD))
-            if self._shuts != shuts and not (entry is not None and entry.is_probe):
+            came = await self._come(gate_row.take_slot, late, keeping_back=(GateState.THROTTLED, GateState.HELD))
+            if self._shuts != shuts and not (isinstance(came, Entry) and came.is_probe):
                 raise GateShut(await self.refresh())
             if not lease.covers(REQUEST_DEADLINE):
                 raise LeaseEnding
-            if entry is not None:
-                return entry
+            if isinstance(came, Entry):
+                return came
+            late += came is _Missed.LATE
 
     async def wait_for_slot(self) -> None:
         """Wait for a slot for a request that carries no events, such as a person's look at the account.
@@ -86,14 +95,17 @@ class Gate:
         A hold or an outage does not keep it back, because it may be what mends them; a throttle raises GateShut.
         """
         give_up_at = time.monotonic() + _ASIDE_WAIT_MAX.total_seconds()
+        late = 0
         while time.monotonic() < give_up_at:
-            if await self._come(gate_row.take_slot_aside, keeping_back=(GateState.THROTTLED,)) is not None:
+            came = await self._come(gate_row.take_slot_aside, late, keeping_back=(GateState.THROTTLED,))
+            if isinstance(came, Entry):
                 return
+            late += came is _Missed.LATE
         waited = _ASIDE_WAIT_MAX.total_seconds()
         raise GateShut(GateStatus(GateState.THROTTLED, reason=f"no slot could be had in time for {waited:g} s"))
 
-    async def _come(self, take: _Take, *, keeping_back: Container[GateState]) -> Entry | None:
-        """Take the next slot and wait for it. None, after a while, when all are taken, and when it was come to late.
+    async def _come(self, take: _Take, late_before: int, *, keeping_back: Container[GateState]) -> Entry | _Missed:
+        """Take the next slot and wait for it, or wait for a while when all are taken.
 
         What a probe may find out has waited for long; it passes though late, for its second would be refused.
         """
@@ -103,12 +115,12 @@ class Gate:
             if (status := await self.refresh()).state in keeping_back:
                 raise GateShut(status)
             await asyncio.sleep(_ASK_AGAIN.total_seconds())
-            return None
+            return _Missed.ALL_TAKEN
         entry, wait_seconds = taken
-        slot = self._round_trip.slot(asked_at, time.monotonic(), wait_seconds, self._interval_seconds)
+        slot = self._round_trip.slot(asked_at, time.monotonic(), wait_seconds, self._interval_seconds, late_before)
         await asyncio.sleep(max(0.0, slot.leaves_at - time.monotonic()))
         is_late = time.monotonic() > slot.is_late_after
-        return None if is_late and not entry.is_probe else entry
+        return _Missed.LATE if is_late and not entry.is_probe else entry
 
     def keep_below(self, requests_per_second: float) -> bool:
         """Take slots at this rate at most, and never faster than was configured; true when that is slower than before.

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 # How late a sender may leave: an interval, and no less than this. A tenth of a second's requests are let through late
 # by it, which is the share that the fleet may exceed its rate by.
 LATE_MIN_SECONDS = 0.1
+# So often in a row a sender may come late. From then on it may come twice as late each time, or a machine that is busy
+# all the time would never send; stops that last take up the lease before.
+_LATE_IN_A_ROW = 5
 # A round trip is taken to be this long at least, so that the estimate can grow from nothing.
 _ROUND_TRIP_MIN_SECONDS = 0.01
 _ROUND_TRIP_GROWTH = 2
@@ -35,11 +38,13 @@ class RoundTrip:
         self._seconds = 0.0
         self._grown_at = float("-inf")
 
-    def slot(self, asked_at: float, answered_at: float, wait_seconds: float, interval_seconds: float) -> Slot:
-        """The slot that was `wait_seconds` away when the database was asked for it."""
+    def slot(
+        self, asked_at: float, answered_at: float, wait_seconds: float, interval_seconds: float, late_before: int = 0
+    ) -> Slot:
+        """The slot that was `wait_seconds` away when the database was asked for it, after so many that were missed."""
         self._note(asked_at, answered_at)
         wait_seconds = max(0.0, wait_seconds)
-        late_seconds = max(interval_seconds, LATE_MIN_SECONDS)
+        late_seconds = max(interval_seconds, LATE_MIN_SECONDS) * 2 ** max(0, late_before - _LATE_IN_A_ROW)
         return Slot(answered_at + wait_seconds, asked_at + self._seconds + wait_seconds + late_seconds)
 
     def _note(self, asked_at: float, answered_at: float) -> None:

@@ -89,5 +89,8 @@ def test_headers_that_make_no_sense_say_nothing(value: str) -> None:
 def test_retry_after_is_kept_within_bounds(hubspot: HubSpot, value: str, wait: float) -> None:
     hubspot.sign_up("driver-1", email="ada@example.com")
     hubspot.sandbox.faults.add("custom", status=429, path="/batch/upsert", headers={"retry-after": value})
+    began_at = time.monotonic()
     hubspot.deliver()
-    assert wait - 1 < hubspot.gate().wait_seconds <= wait + 1
+    left = hubspot.gate().wait_seconds
+    # A busy machine may take its time to look.
+    assert wait - (time.monotonic() - began_at) - 0.1 < left <= wait + 1

@@ -224,3 +224,12 @@ def test_sender_may_be_late_by_an_interval_and_never_by_less_than_a_moment() -> 
         slot = RoundTrip().slot(0.0, 0.0, 1.0, interval)
         assert slot.leaves_at == 1.0
         assert slot.is_late_after == 1.0 + max(interval, LATE_MIN_SECONDS)
+
+
+def test_sender_that_is_always_late_is_let_through_in_the_end() -> None:
+    def is_late(late_before: int) -> bool:
+        slot = RoundTrip().slot(0.0, 1.0, 0.0, 0.05, late_before)
+        return slot.leaves_at > slot.is_late_after
+
+    assert all(is_late(late_before) for late_before in range(6))
+    assert not is_late(9)

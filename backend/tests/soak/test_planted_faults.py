@@ -136,7 +136,7 @@ FAULTS = {
         found_by=(SLOTS,),
     ),
     "late slots are used": Fault(
-        "gate.py", "return None if is_late and not entry.is_probe else entry", "return entry", found_by=(SLOTS,)
+        "gate.py", "return _Missed.LATE if is_late and not entry.is_probe else entry", "return entry", found_by=(SLOTS,)
     ),
     "an event of the future waits for its time": Fault(
         "candidates.py",
