@@ -56,9 +56,6 @@ FAULTS = {
         "",
     ),
     "a charged event takes others along": Fault("candidates.py", ".where(travels_now, *_in", ".where(*_in"),
-    "what was set apart is not waited for": Fault(
-        "candidates.py", "            ~_has_earlier_below_floor(outbox, events),\n", ""
-    ),
     "what is set apart is passed over by those behind it": Fault(
         "candidates.py", "heads.c.apart.is_(None)", "heads.c.apart.is_not(1)"
     ),
