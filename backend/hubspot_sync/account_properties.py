@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # For so long events wait by what was found last; then the list is asked anew. `waits.LOOK_EVERY` is longer, so that
 # what one process releases is not set apart again by what another remembers.
 KNOWN_FOR = timedelta(seconds=10)
-# One list serves several questions that come at once.
+# One list serves several refusals that come at once.
 _SHARED_FOR = timedelta(seconds=2)
 
 
@@ -84,7 +84,8 @@ class AccountProperties:
             # Of another release, whose workers know it.
             return False
         try:
-            lack = await self.look(gate, time.monotonic() - _SHARED_FOR.total_seconds())
+            # Asked anew: the account may have been provisioned a moment ago.
+            lack = await self.look(gate, time.monotonic())
         except (NoAnswer, Refused):
             return False
         return lack.key_trouble is None and lack.of(names).key != key

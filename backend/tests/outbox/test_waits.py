@@ -20,6 +20,7 @@ from outbox.testing import RecordingDestination
 from outbox.worker import Worker
 from tests.outbox.plans import execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES, LongestWait, Queue
+from tests.outbox.test_walk import Walker
 
 KEY, REASON = "a thing", "the thing is missing: make it"
 LONG = timedelta(days=3)
@@ -117,6 +118,19 @@ def test_released_event_goes_before_younger_ones_of_its_subject_also_far_below_t
     # Handed back, it still goes first.
     queue.settle(token, events, Postponed())
     assert queue.claimed_ids() == [id_, later]
+
+
+def test_event_set_apart_is_waited_for_when_the_floor_has_risen_above_it(queue: Queue) -> None:
+    queue.put("a")
+    set_apart(queue)
+    walker = Walker(queue)
+    for _ in range(3):
+        queue.put("b")
+        walker.settle(*walker.claim(), Delivered())
+        with queue.engine.begin() as connection:
+            walker.walk.look_at_horizon(connection)
+    _, other = queue.put("a", "c")
+    assert walker.claimed_ids() == [other]
 
 
 def test_what_is_in_line_before_and_behind_a_waiting_event_does_not_travel_together(queue: Queue) -> None:

@@ -74,7 +74,7 @@ FAULTS = {
         "candidates.py",
         "            ~_has_earlier_below_floor(outbox, events),\n",
         "",
-        found_by=("tests/outbox/test_waits.py", "tests/outbox/test_retry_by_hand.py"),
+        found_by=("tests/outbox/test_waits.py",),
     ),
     "what is set apart is passed over by those behind it": Fault(
         "candidates.py", "heads.c.apart.is_(None)", "heads.c.apart.is_not(1)"
