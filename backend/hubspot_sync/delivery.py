@@ -261,8 +261,12 @@ class LiveDelivery:
         lease: Lease,
         gate: Gate,
     ) -> None:
-        doubtful = [upsert for upsert in upserts if _is_doubtful(settled.findings.get(upsert.trace_id), settled.shut)]
-        self._conclude_each([upsert for upsert in upserts if upsert not in doubtful], settled, course)
+        doubtful: list[ContactUpsert] = []
+        certain: list[ContactUpsert] = []
+        for upsert in upserts:
+            is_doubtful = _is_doubtful(settled.findings.get(upsert.trace_id), settled.shut)
+            (doubtful if is_doubtful else certain).append(upsert)
+        self._conclude_each(certain, settled, course)
         refusal: Throttled | Held | Unavailable | None = settled.shut
         if isinstance(refusal, Held) and refusal.is_of_properties:
             refusal = await self._find_lack(refusal, doubtful, course, gate)

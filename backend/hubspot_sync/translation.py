@@ -106,11 +106,6 @@ class ContactUpsert:
         return str(self.events[0].event_id)
 
     @property
-    def unique_values(self) -> dict[str, str]:
-        """What names its contact, by property: our id, and the key."""
-        return {self.catalog.key.name: self.properties[self.catalog.key.name], self.key_property: self.key}
-
-    @property
     def personal_values(self) -> list[str]:
         """What no log may hold."""
         names = {it.name for it in self.catalog.properties if it.is_personal}
