@@ -4,8 +4,11 @@
     after_begin              ─▶ the level has a connection: its transaction takes the level's events (commits.py)
     before_commit            ─▶ where events still wait for a connection, the session connects
     after_transaction_end    ─▶ a level that committed hands what still waits to the level around it, others drop it
+    after_soft_rollback      ─▶ it was rolled back on purpose, and not only left after a failed flush
 
 A session connects, and sets its savepoints, when the first statement needs them; until then events wait in the level.
+A flush that fails rolls a level back while the program is still in it. An object that is added to the session there is
+discarded by a rollback(), and flushed with the level around it when the savepoint's context is left without an error.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from outbox.losses import COMMITTED_WITHOUT, lose
 from outbox.model import Outbox
 
 _LEVELS = "outbox.levels"
+_LEFT = "outbox.left"
 _Bind = Engine | Connection
+_Waiting = list[tuple[_Bind, Entry]]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +41,7 @@ class _Level:
     """A transaction or a savepoint of a session."""
 
     connections: list[Connection] = field(default_factory=list)
-    waiting: list[tuple[_Bind, Entry]] = field(default_factory=list)
+    waiting: _Waiting = field(default_factory=list)
     is_committed: bool = False
     is_rolled_back: bool = False
     # Of the outermost level: whether a commit is under way, whose task it is, and all that was enqueued.
@@ -74,10 +79,11 @@ def append(session: Session, entry: Entry) -> None:
     bind = _bind(session, entry.outbox)
     levels = _levels_in_transaction(session)
     outermost, innermost = next(iter(levels.values())), next(reversed(levels.values()))
-    if innermost.is_rolled_back:
-        # Until the session's own rollback() there is nothing that it could commit.
-        return
     _refuse(outermost, bind)
+    if innermost.is_rolled_back:
+        innermost.waiting.append((bind, entry))
+        return
+    _take_what_was_left(session, innermost)
     is_active = next(reversed(levels)).is_active
     if session.twophase and not is_active and not outermost.connections:
         # Prepared before it had any connection.
@@ -175,7 +181,11 @@ def _connect(session: Session, levels: _Levels) -> None:
 @event.listens_for(Session, "after_transaction_create", insert=True)
 def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
     if transaction.nested or transaction.parent is None:
-        _levels(session)[transaction] = _Level()
+        levels = _levels(session)
+        if levels:
+            # A savepoint is set after what is not flushed yet.
+            _take_what_was_left(session, next(reversed(levels.values())))
+        levels[transaction] = _Level()
 
 
 @event.listens_for(Session, "after_begin", insert=True)
@@ -189,6 +199,7 @@ def _before_commit(session: Session) -> None:
     # Also where only a savepoint is released: it cannot be told from a commit of the whole that releases it.
     if levels := _levels(session):
         next(iter(levels.values())).is_committing = True
+        _take_what_was_left(session, next(reversed(levels.values())))
         _connect(session, levels)
 
 
@@ -214,27 +225,54 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
         _drop(levels.pop(inner).waiting)
     waiting, level.waiting = level.waiting, []
     if not levels:
-        _end(level, waiting)
+        _end(session, level, waiting)
     elif level.is_committed:
         for bind, entry in waiting:
             next(reversed(levels.values())).take(bind, entry)
         if next(iter(levels.values())).is_committing:
             _connect(session, levels)
     else:
-        _drop(waiting)
+        _leave_or_drop(session, level, waiting)
 
 
-def _end(outermost: _Level, waiting: list[tuple[_Bind, Entry]]) -> None:
+@event.listens_for(Session, "after_soft_rollback", insert=True)
+def _after_soft_rollback(session: Session, _: SessionTransaction) -> None:
+    # The session has discarded what was not flushed.
+    _drop(_left(session))
+
+
+def _end(session: Session, outermost: _Level, waiting: _Waiting) -> None:
     if outermost.is_committed:
         for _, entry in waiting:
             row = entry.row
             lose(row.event_id, row.event_type, row.subject, commits.TOO_LATE, COMMITTED_WITHOUT)
-    elif not outermost.is_rolled_back:
-        _drop(waiting)
+        return
+    _leave_or_drop(session, outermost, waiting)
+    if not outermost.is_rolled_back:
         _say_closed([entry for entry in outermost.entries if entry.is_dropped])
 
 
-def _drop(waiting: list[tuple[_Bind, Entry]]) -> None:
+def _left(session: Session) -> _Waiting:
+    """What was enqueued in levels that a failed flush had rolled back."""
+    left: _Waiting = session.info.setdefault(_LEFT, [])
+    return left
+
+
+def _take_what_was_left(session: Session, level: _Level) -> None:
+    left = _left(session)
+    for bind, entry in left:
+        level.take(bind, entry)
+    left.clear()
+
+
+def _leave_or_drop(session: Session, level: _Level, waiting: _Waiting) -> None:
+    if level.is_rolled_back and (session.new or session.dirty or session.deleted):
+        _left(session).extend(waiting)
+    else:
+        _drop(waiting)
+
+
+def _drop(waiting: _Waiting) -> None:
     for _, entry in waiting:
         entry.is_dropped = True
     waiting.clear()

@@ -6,19 +6,25 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from app.database import create_database_engine
-from tests.postgres import PostgresMissing, run_postgres, run_with_standby
+from tests.postgres import PostgresMissing, memory, run_postgres, run_with_standby
 
 BACKEND = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """SQLite waits for the disk at each commit, also in a test."""
+    if (folder := memory()) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -137,10 +143,10 @@ def create_template(server: str, prepare: Callable[[str], object]) -> str:
 
 def wait_for_replica(primary: str, standby: str) -> None:
     """Return once the standby has all that the primary has written by now."""
-    with _connect(primary) as connection:
+    with _engine(primary).connect() as connection:
         written = connection.execute(text("SELECT pg_current_wal_lsn()")).scalar_one()
     deadline = time.monotonic() + 30
-    with _connect(standby) as connection:
+    with _engine(standby).connect() as connection:
         is_there = text("SELECT pg_last_wal_replay_lsn() >= CAST(:written AS pg_lsn)")
         while not connection.execute(is_there, {"written": written}).scalar_one():
             assert time.monotonic() < deadline, "the standby does not follow"
@@ -155,13 +161,11 @@ def copy_of(server: str, template: str) -> Iterator[str]:
 
 
 def _execute(server: str, statement: str) -> None:
-    with _connect(server) as connection:
+    with _engine(server).connect() as connection:
         connection.execute(text(statement))
 
 
-@contextmanager
-def _connect(server: str) -> Iterator[Connection]:
-    engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+@cache
+def _engine(server: str) -> Engine:
+    """For all databases that tests have of their own: an engine costs more than what it is asked for here."""
+    return create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT", poolclass=NullPool)

@@ -46,7 +46,7 @@ def run_postgres(*, is_durable: bool = False) -> Iterator[str]:
 @contextmanager
 def run_cluster(*, is_durable: bool = False, environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """The same, as something that can crash; the server has these variables as well."""
-    with _folder() as folder, _folder(None if is_durable else _memory()) as place:
+    with _folder() as folder, _folder(None if is_durable else memory()) as place:
         bin_dir = _binaries(folder)
         cluster = Cluster(bin_dir, _create_cluster(bin_dir, place), _free_port(), is_durable, environment or {})
         cluster.start()
@@ -59,7 +59,7 @@ def run_cluster(*, is_durable: bool = False, environment: Mapping[str, str] | No
 @contextmanager
 def run_with_standby() -> Iterator[tuple[str, str]]:
     """The URLs of a fresh server, and of a standby that follows it and answers readers."""
-    with run_cluster() as primary, _folder(_memory()) as place:
+    with run_cluster() as primary, _folder(memory()) as place:
         standby = primary.copy_as_standby(place)
         standby.start()
         try:
@@ -79,7 +79,7 @@ def _folder(parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Where files are kept in memory, if it has room for the longest proofs, and without what killed tests left."""
     if not _MEMORY.is_dir():
         return None

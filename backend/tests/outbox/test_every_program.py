@@ -99,6 +99,7 @@ class Machine(RuleBasedStateMachine):
         self.has_failed = self.is_listening = False
         with self.look.begin() as connection:
             connection.execute(delete(ORDERS))
+            connection.execute(insert(ORDERS).values(item="taken"))
             connection.execute(delete(OUTBOX.events))
 
     def teardown(self) -> None:
@@ -245,6 +246,14 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.do(self.db.flush)
+
+    @precondition(lambda self: self.session is not None)
+    @rule()
+    def fail_to_flush(self) -> None:
+        """What a program may catch, to go on in a transaction that is rolled back."""
+        self.do(self.db.add, Order("taken"))
+        self.do(self.db.flush)
+        self.forget_fates()
 
     @precondition(lambda self: self.db is not None)
     @rule(is_used=st.booleans())

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Connection, Engine, create_engine, event, insert, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SAWarning
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from outbox import wakeup
@@ -495,3 +495,32 @@ def test_second_outbox_on_a_second_engine_is_written_there(engine: Engine, sqlit
     assert (count_orders(engine), len(stored_ids(engine))) == (1, 0)
     assert len(stored_ids(other)) == 1
     other.dispose()
+
+
+@pytest.mark.parametrize("is_discarded", [False, True])
+def test_event_enqueued_after_a_flush_failed_in_a_savepoint_goes_where_an_object_added_there_goes(
+    engine: Engine, is_discarded: bool
+) -> None:
+    """SQLAlchemy flushes that with the transaction around the savepoint, unless the savepoint is rolled back."""
+
+    class Order:
+        def __init__(self, item: str) -> None:
+            self.item = item
+
+    with mapped(Order), Session(engine) as session:
+        order(session, "taken")
+        savepoint = session.begin_nested()
+        session.add(Order("taken"))
+        with pytest.raises(IntegrityError):
+            session.flush()
+        session.add(Order("later"))
+        later = add(session)
+        if is_discarded:
+            with pytest.warns(SAWarning, match="will be discarded"):
+                savepoint.rollback()
+        else:
+            savepoint.close()
+        last = add(session)
+        session.commit()
+    assert count_orders(engine) == (1 if is_discarded else 2)
+    assert stored_ids(engine) == ([last] if is_discarded else [later, last])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, func, select, text
 
 from outbox.model import ATTEMPTS_MAX
 from tests.outbox.conftest import OUTBOX
@@ -27,14 +27,16 @@ CREATE TABLE moves (
     token_after text,
     is_delivered boolean NOT NULL,
     attempts_before int NOT NULL,
-    attempts_after int NOT NULL
+    attempts_after int NOT NULL,
+    last_error text
 );
 CREATE TABLE ended_leases (token text PRIMARY KEY, seconds_left float8 NOT NULL);
 CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO moves (at, who, event, token_before, token_after, is_delivered, attempts_before, attempts_after)
+    INSERT INTO moves (at, who, event, token_before, token_after, is_delivered, attempts_before, attempts_after,
+                       last_error)
     VALUES (extract(epoch FROM clock_timestamp()), current_setting('application_name'), new.id, old.claim_token,
-            new.claim_token, new.processed_at IS NOT NULL, old.attempt_count, new.attempt_count);
+            new.claim_token, new.processed_at IS NOT NULL, old.attempt_count, new.attempt_count, new.last_error);
     RETURN NULL;
 END $$;
 CREATE FUNCTION note_end_of_lease() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -52,9 +54,18 @@ EXECUTE FUNCTION note_end_of_lease();
 """
 
 _MOVES = """
-SELECT at, who, event, token_before, token_after, is_delivered, attempts_before, attempts_after, seconds_left
+SELECT at, who, event, token_before, token_after, is_delivered, attempts_before, attempts_after, last_error,
+       seconds_left
 FROM moves LEFT JOIN ended_leases ON token = token_before AND token_after IS NULL
 """
+
+_records = OUTBOX.records
+_UNANSWERED = (
+    select(_records.delivery_events.c.event_id, func.count().label("requests"))
+    .join(_records.deliveries, _records.deliveries.c.id == _records.delivery_events.c.delivery_id)
+    .where(_records.deliveries.c.status.is_(None))
+    .group_by(_records.delivery_events.c.event_id)
+)
 
 Hold: TypeAlias = tuple[int, str]
 """One event under one claim: its id and the token."""
@@ -72,6 +83,7 @@ class Move:
     is_delivered: bool
     attempts_before: int
     attempts_after: int
+    last_error: str | None
     seconds_left: float | None
 
     @property
@@ -108,6 +120,8 @@ class History:
     moves: Sequence[Move]
     load: Load
     faults: Sequence[Fault]
+    # How many requests with an event got no answer.
+    unanswered: Mapping[int, int]
 
     @classmethod
     def read(cls, engine: Engine, load: Load, faults: Sequence[Fault]) -> History:
@@ -124,7 +138,8 @@ class History:
                 )
                 for row in connection.execute(statement)
             ]
-        return cls(rows, moves, load, faults)
+            unanswered = {row.event_id: row.requests for row in connection.execute(_UNANSWERED)}
+        return cls(rows, moves, load, faults, unanswered)
 
     def objections(self) -> Iterator[str]:
         yield from self._about_what_exists()
@@ -187,15 +202,20 @@ class History:
             held[move.event] = move.token_after
 
     def _about_charges(self) -> Iterator[str]:
-        """Nothing is wrong with any event, so only a lease that its worker could not keep costs an attempt."""
+        """Nothing is wrong with any event, so only a lease that its worker could not keep costs an attempt.
+
+        Or the destination was late with the same event twice while it answered others: what it cannot digest looks so.
+        """
         for move in self.moves:
             if not move.is_charge:
                 continue
             if move.attempts_after != move.attempts_before + 1:
                 yield f"event {move.event} went from {move.attempts_before} attempts to {move.attempts_after} at once"
-            if not move.has_run_out:
-                yield f"event {move.event} was charged by {move.who}, and not for a lost lease"
-            elif not self.is_hit(hold := (move.event, str(move.token_before)), (Kind.KILL, Kind.STOP)):
+            if not move.has_run_out and self.unanswered.get(move.event, 0) < 2:
+                yield f"event {move.event} was charged by {move.who}, and not for a lost lease: {move.last_error}"
+            elif move.has_run_out and not self.is_hit(
+                hold := (move.event, str(move.token_before)), (Kind.KILL, Kind.STOP)
+            ):
                 yield f"event {move.event} was charged though {self.holder_of[hold]} was neither killed nor stopped"
         yield from (
             f"event {it.id} has {it.attempt_count} attempts" for it in self.rows if it.attempt_count > ATTEMPTS_MAX
