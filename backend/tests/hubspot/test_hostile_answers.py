@@ -16,8 +16,18 @@ from hubspot_sync.exchange import HEAD_BYTES_MAX
 from outbox.gate_row import GateStatus
 from outbox.model import GateState
 from tests.conftest import url_of_kind
-from tests.hubspot.conftest import PORTAL_ID
-from tests.hubspot.peer import ACCOUNT, Both, Peer, both_ends, http, peer_in_hubspots_place, written
+from tests.hubspot.conftest import PORTAL_ID, settings_for
+from tests.hubspot.peer import (
+    ACCOUNT,
+    KEPT_ALIVE,
+    Both,
+    Peer,
+    Request,
+    both_ends,
+    http,
+    peer_in_hubspots_place,
+    written,
+)
 
 DRIVERS = 3
 HELD, THROTTLED, OPEN = GateState.HELD, GateState.THROTTLED, GateState.OPEN
@@ -313,6 +323,23 @@ def test_success_that_is_too_long_for_one_input_alone_charges_it_a_retry(
 @on_sqlite
 def test_success_that_breaks_off_is_no_answer(hubspot: Both, cut: str, caplog: pytest.LogCaptureFixture) -> None:
     assert (gate_after(hubspot, cut.encode(), caplog).reason or "").startswith("outage")
+
+
+@on_sqlite
+def test_answer_that_came_before_its_request_is_none(hubspot: Both) -> None:
+    """Whoever spoke out of turn says nothing of what is asked next over the same connection."""
+    odd = http(401)
+
+    def answer(request: Request) -> bytes:
+        said = http(200, written(request.inputs)).replace(b"Connection: close", KEPT_ALIVE)
+        return said + odd if len(hubspot.peer.upserts) == 1 else said
+
+    hubspot.peer.answer = answer
+    hubspot.settings = settings_for(hubspot.peer, hubspot_batch_size=1, hubspot_concurrency=1)
+    events = [hubspot.sign_up(f"driver-{n}") for n in range(3)]
+    hubspot.deliver()
+    assert all(hubspot.is_delivered(event) for event in events)
+    assert hubspot.gate().state is OPEN
 
 
 @on_sqlite
