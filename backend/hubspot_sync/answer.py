@@ -158,8 +158,11 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class BatchBody:
+    """`incomplete` are results without a record id: they may name an input, and confirm nothing."""
+
     status: str
     results: Sequence[ContactResult]
+    incomplete: Sequence[ContactResult]
     errors: Sequence[RowError]
 
 
@@ -253,7 +256,10 @@ class Answer:
         if body is None:
             return None
         status = self.shown(body.get("status"), 20)
-        return BatchBody(status, list(_results(body)), [_row_error(error) for error in self._error.errors])
+        results = list(_results(body))
+        complete = [result for result in results if result.raw_id]
+        incomplete = [result for result in results if not result.raw_id]
+        return BatchBody(status, complete, incomplete, [_row_error(error) for error in self._error.errors])
 
 
 def parsed(model: type[Body], body: object) -> Body | None:
@@ -300,10 +306,9 @@ def _entries(body: object, redaction: Redaction) -> int:
 
 def _results(body: Mapping[str, Any]) -> Iterator[ContactResult]:
     for raw in _objects(body.get("results")):
-        if raw_id := _id(raw.get("id")):
-            properties = raw.get("properties")
-            trace_id = _text(raw.get("objectWriteTraceId"))
-            yield ContactResult(raw_id, trace_id, properties if isinstance(properties, dict) else {})
+        properties = raw.get("properties")
+        trace_id = _text(raw.get("objectWriteTraceId"))
+        yield ContactResult(_id(raw.get("id")), trace_id, properties if isinstance(properties, dict) else {})
 
 
 def _row_error(error: ErrorDetail) -> RowError:

@@ -296,7 +296,7 @@ def _per_input(answer: Answer, body: BatchBody, upserts: Sequence[ContactUpsert]
         return Settled(findings | dict.fromkeys(left, Postponed()), shut)
     if not (findings or naming.doubted or naming.unnamed):
         return Unavailable("HubSpot's answer names none of the inputs")
-    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.doubted):
+    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.mentioned | naming.doubted.keys()):
         findings[left[0]] = _finding_of_the_only_one(answer, naming, left[0])
     return Settled(findings)
 

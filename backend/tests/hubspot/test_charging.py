@@ -187,6 +187,9 @@ def test_result_without_a_record_id_confirms_nothing(hubspot: Both, odd: object)
     says(hubspot, say)
     hubspot.deliver()
     assert [hubspot.is_delivered(event) for event in events] == [False, True]
+    # The answer does not leave it out, so it says nothing of it alone.
+    assert attempts(hubspot, events) == [0, 0]
+    assert [len(request.inputs) for request in hubspot.peer.upserts][:2] == [2, 1]
 
 
 def test_errors_of_a_refusal_charge_nobody_who_is_not_alone(hubspot: Both) -> None:
