@@ -208,7 +208,7 @@ def _throttled(answer: Answer, now: datetime, time_zone: ZoneInfo | None) -> Thr
     is_daily = "DAILY" in error.policy_name.upper() or "daily limit" in error.message.lower()
     wait = answer.retry_after()
     if wait is None and is_daily:
-        wait = until_midnight(now, time_zone)
+        wait = until_midnight(answer.sent_at(now), time_zone)
     return Throttled(wait, answer.summary())
 
 

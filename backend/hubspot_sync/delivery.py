@@ -480,7 +480,7 @@ class LiveDelivery:
         daily = DailyLimit.read(answer.headers)
         if daily is None or not answer.is_success or daily.leaves(self._daily_reserve):
             return
-        wait = until_midnight(datetime.now(UTC), self._time_zone)
+        wait = until_midnight(answer.sent_at(datetime.now(UTC)), self._time_zone)
         await gate.throttle(
             wait,
             f"{daily.remaining} of the account's {daily.maximum} requests are left today; HUBSPOT_DAILY_RESERVE "

@@ -163,6 +163,34 @@ def test_retry_after_that_says_nothing_waits_as_long_as_none(
     assert gate.wait_seconds <= 2
 
 
+@pytest.mark.parametrize("day", ["23 Nov 2026", "31 Dec 1999", "01 Jan 8000"])
+@pytest.mark.parametrize(
+    ("headers", "body", "minutes"),
+    [
+        ({"Retry-After": "Mon, {day} 18:07:00 GMT"}, b"", 7),
+        ({}, {"policyName": "DAILY", "message": "no"}, 6 * 60),
+        # Nobody can say more of these than that the wait is bounded.
+        ({"Retry-After": "Mon, {day} 18:07:00 GMT", "Date": "Mon, 31 Dec 9999 23:59:59 GMT"}, b"", None),
+        ({"Date": "Mon, 31 Dec 9999 23:59:59 GMT"}, {"policyName": "DAILY", "message": "no"}, None),
+        ({"Date": "Mon, 01 Jan 0001 00:00:00 GMT"}, {"policyName": "DAILY", "message": "no"}, None),
+    ],
+)
+@on_sqlite
+def test_throttle_until_a_time_of_day_is_as_long_as_hubspots_own_clock_says(
+    hubspot: Both, headers: dict[str, str], body: object, minutes: int | None, day: str
+) -> None:
+    """So that a worker whose clock is wrong waits no longer than another."""
+    own = {name: text.format(day=day) for name, text in ({"Date": "Mon, {day} 18:00:00 GMT"} | headers).items()}
+    hubspot.peer.answer = lambda _: http(429, body, own)
+    hubspot.sign_up("driver-1")
+    hubspot.deliver()
+    gate = hubspot.gate()
+    assert gate.state is THROTTLED
+    if minutes is not None:
+        assert abs(gate.wait_seconds - minutes * 60) < 5
+    assert gate.wait_seconds < 26 * 3600
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
