@@ -44,7 +44,7 @@ from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnigh
 from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
-from hubspot_sync.translation import ContactUpsert, requests, translate
+from hubspot_sync.translation import INPUTS_MAX, ContactUpsert, requests, translate
 from hubspot_sync.weather import Suspicion, Weather, outage_of_one
 from outbox.destination import Claim
 from outbox.gate import Gate, GateShut, LeaseEnding
@@ -60,8 +60,10 @@ BURST_WAIT_FIRST = timedelta(seconds=1)
 BURST_WAIT_MAX = timedelta(seconds=10)
 # All who wait for the same moment would come at once.
 JITTER_MAX = timedelta(seconds=1)
-# So many inputs alone, and none got through: it is not the inputs.
+# So many inputs alone, and none got through: it may not be the inputs.
 SUSPECTS_MAX = 3
+# Then so many of the others are tried alone, from all over the claim, before everything is held.
+_OTHERS_TRIED_MAX = 5
 
 
 class LiveDelivery:
@@ -87,6 +89,8 @@ class LiveDelivery:
         self._weather_of_reads = Weather()
         self._properties = AccountProperties(client, catalog)
         self._throttles_in_a_row = 0
+        # Each worker begins elsewhere, and goes on from there.
+        self._rounds_of_others = int(random.random() * INPUTS_MAX)
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         translation = await heed_newer(translate(claim.events, self._catalog), claim)
@@ -380,7 +384,8 @@ class LiveDelivery:
                 await self._divide(refusal, course.next_of(upserts), course, lease, gate)
         elif refusal.suspicion is not None and not course.has_accepted:
             course.suspect(upserts[0], refusal)
-            if len(course.suspects) >= SUSPECTS_MAX:
+            if len(course.suspects) == SUSPECTS_MAX:
+                await self._try_others(course, lease, gate)
                 await self._judge_suspects(course, gate)
         else:
             has_waited = is_repeat and refusal.repeat_after is not None
@@ -396,6 +401,16 @@ class LiveDelivery:
             await self._divide(refusal, second, course, lease, gate)
         else:
             await self._send(second, course, lease, gate, is_repeat=True)
+
+    async def _try_others(self, course: Course, lease: Lease, gate: Gate) -> None:
+        """Send some inputs alone until one gets through; after a hold others than before."""
+        others = course.unsuspected()
+        first, count = self._rounds_of_others, min(len(others), _OTHERS_TRIED_MAX)
+        self._rounds_of_others += 1
+        for number in range(count):
+            if course.has_accepted:
+                return
+            await self._send([others[(first + number * len(others) // count) % len(others)]], course, lease, gate)
 
     async def _judge_suspects(self, course: Course, gate: Gate) -> None:
         """What was refused alone is guilty if anything else got through; else all requests are refused."""
