@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import random
+import json
+import logging
+import os
 import string
 from collections.abc import Iterator, Mapping
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from sqlalchemy import Engine, Row, select
 
 from app.models import OUTBOX
@@ -16,6 +20,7 @@ from hubspot_sync.moves import MoveType
 from outbox.model import GateState
 from tests.hubspot.conftest import HubSpot
 from tests.hubspot.peer import ACCOUNT, Both, Request, both_ends, http, peer_in_hubspots_place, written
+from tests.hubspot.test_any_answer import RECIPES, Complaints, Recipe, changed, forget_everything
 
 HEALTHY = ("healthy-1", "healthy-2", "healthy-3")
 NO_HTTP = b""
@@ -137,7 +142,7 @@ def moves(hubspot: HubSpot) -> list[Row[Any]]:
 
 
 IDS = {
-    "long": "".join(random.Random(1).choices(string.ascii_letters, k=70_000)),
+    "long": "".join(Random(1).choices(string.ascii_letters, k=70_000)),
     "of 256 characters": "a" * 256,
     "NUL": "gra\0ce",
     "half a surrogate pair": "gra\ud800ce",
@@ -169,3 +174,39 @@ def test_words_about_a_holder_are_short_and_free_of_personal_data(hubspot: Both)
     words = [move.last_error for move in moves(hubspot) if move.failed_at is not None]
     assert len(words) == len(ids)
     assert all("stays with contact" in text and "mary" not in text and len(text) < 400 for text in words)
+
+
+@settings(
+    max_examples=int(os.environ.get("ANY_ANSWER_EXAMPLES", "5")),
+    phases=[Phase.generate],
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+@given(recipe=RECIPES)
+def test_any_answer_to_a_read_raises_nothing_and_hurts_no_neighbour(hubspot: Both, recipe: Recipe) -> None:
+    forget_everything(hubspot)
+    address, content = address_of("ada"), recipe.content
+    if isinstance(content, str):
+        content = {"status": "COMPLETE", "results": [holder(address, nerava_user_id="grace")]}
+        for seed, junk in recipe.changes:
+            content = changed(content, Random(seed), junk)
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    Reads(hubspot, {address: http(recipe.status, body, recipe.headers)})
+    hubspot.peer.upserts.clear()
+    complaints = Complaints()
+    logging.getLogger().addHandler(complaints)
+    ada = hubspot.sign_up("ada", email=address)
+    neighbours = [hubspot.sign_up(driver, email=address_of(driver)) for driver in HEALTHY]
+    try:
+        hubspot.deliver()
+    finally:
+        logging.getLogger().removeHandler(complaints)
+    assert [said for said in complaints.said if " failed: " not in said] == []
+    assert all(hubspot.is_delivered(event) for event in neighbours)
+    assert len(hubspot.peer.upserts) < 20
+    if 200 <= recipe.status < 300 or recipe.status in (400, 409, 413, 423) or recipe.status >= 500:
+        assert hubspot.gate().state is GateState.OPEN
+    else:
+        assert hubspot.row(ada).attempt_count == 0 or recipe.status in (404, 414)
