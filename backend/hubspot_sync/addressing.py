@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from hubspot_sync.answer import BatchBody
+from hubspot_sync.answer import NAME_CHARS_MAX, ContactResult
 from hubspot_sync.event import Catalog, UnreadableEvent
 from hubspot_sync.identity import Holder
 from hubspot_sync.moves import Move, MoveType, said_by
-from hubspot_sync.translation import INPUTS_MAX, ContactUpsert, Contribution
+from hubspot_sync.redaction import redact
+from hubspot_sync.translation import ContactUpsert, Contribution
 from outbox.destination import Claim
 from outbox.newer import Standing
+from outbox.outcome import Postponed, Retry
 
 _SECONDARY = "hs_additional_emails"
 
-Read = Callable[[str, Sequence[str], Sequence[str]], Awaitable[BatchBody]]
-"""Read contacts: the unique property, its values, and the properties that are wanted of each."""
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a read has found; `unread` says by their subjects what becomes of upserts whose contact was not shown."""
+
+    results: Sequence[ContactResult] = field(default=(), repr=False)
+    unread: Mapping[str, Retry | Postponed] = field(default_factory=dict)
+
+    def and_also(self, other: Found) -> Found:
+        return Found([*self.results, *other.results], {**self.unread, **other.unread})
 
 
-async def holders(read: Read, catalog: Catalog, addresses: Iterable[str]) -> dict[str, Holder]:
-    """The contact that each of these addresses leads to, its secondary addresses included; not all lead anywhere."""
-    found: dict[str, Holder] = {}
+Read = Callable[[str, Sequence[ContactUpsert], Sequence[str]], Awaitable[Found]]
+"""Read the contacts that the upserts' values of a unique property lead to, and the properties wanted of each."""
+
+
+async def holders(
+    read: Read, upserts: Sequence[ContactUpsert]
+) -> tuple[dict[str, Holder], Mapping[str, Retry | Postponed]]:
+    """The contact that each upsert's address leads to, be it a secondary one of it; not all lead anywhere.
+
+    And what becomes of those whose address HubSpot says nothing of.
+    """
+    catalog = upserts[0].catalog
     wanted = [catalog.key.name, catalog.email.name, _SECONDARY]
-    for some in _in_batches(addresses):
-        body = await read(catalog.email.name, some, wanted)
-        for result in body.results:
-            texts = {name: _text(result.properties.get(name)) for name in wanted}
-            holder = Holder(result.raw_id, texts[catalog.key.name], texts[catalog.email.name].lower())
-            secondary = [address.strip().lower() for address in texts[_SECONDARY].split(";")]
-            found |= {address: holder for address in (holder.address, *secondary) if address in some}
-    return found
+    addresses = {upsert.email for upsert in upserts}
+    read_of_all = await read(catalog.email.name, upserts, wanted)
+    found: dict[str, Holder] = {}
+    for result in read_of_all.results:
+        texts = {name: _text(result.properties.get(name)) for name in wanted}
+        record_id = redact.shown(result.raw_id, NAME_CHARS_MAX)
+        holder = Holder(record_id, texts[catalog.key.name], texts[catalog.email.name].lower())
+        secondary = [address.strip().lower() for address in texts[_SECONDARY].split(";")]
+        found |= {address: holder for address in (holder.address, *secondary) if address in addresses}
+    return found, read_of_all.unread
 
 
-async def judge_moves(upserts: Sequence[ContactUpsert], claim: Claim, read: Read) -> list[ContactUpsert]:
-    """The upserts without moves that something newer has overtaken, and with what the others leave to be done."""
+async def judge_moves(
+    upserts: Sequence[ContactUpsert], claim: Claim, read: Read
+) -> list[ContactUpsert | Retry | Postponed]:
+    """The upserts without moves that something newer has overtaken, and with what the others leave to be done.
+
+    Or what becomes of one whose contact has to be looked at, and is not shown.
+    """
     judged = [await _judge_claims(upsert, claim) for upsert in upserts]
     taking = [upsert for upsert in judged if any(_takes_away(said, upsert.catalog) for said in upsert.contributions)]
     if not taking:
-        return judged
-    present = await _present_addresses(read, taking)
-    return [_judge_releases(upsert, present.get(upsert.subject.casefold(), "")) for upsert in judged]
+        return [*judged]
+    present, unread = await _present_addresses(read, taking)
+    return [
+        unread.get(upsert.subject) or _judge_releases(upsert, present.get(upsert.subject.casefold(), ""))
+        for upsert in judged
+    ]
 
 
 async def _judge_claims(upsert: ContactUpsert, claim: Claim) -> ContactUpsert:
@@ -107,16 +136,17 @@ def _takes_away(contribution: Contribution, catalog: Catalog) -> bool:
     return contribution.properties.get(catalog.email.name) == ""
 
 
-async def _present_addresses(read: Read, upserts: Sequence[ContactUpsert]) -> dict[str, str]:
+async def _present_addresses(
+    read: Read, upserts: Sequence[ContactUpsert]
+) -> tuple[dict[str, str], Mapping[str, Retry | Postponed]]:
     """The primary address that each subject's contact has now, by the subject."""
     catalog = upserts[0].catalog
+    read_of_all = await read(catalog.key.name, upserts, [catalog.key.name, catalog.email.name])
     found: dict[str, str] = {}
-    for some in _in_batches(upsert.subject for upsert in upserts):
-        body = await read(catalog.key.name, some, [catalog.key.name, catalog.email.name])
-        for result in body.results:
-            subject = _text(result.properties.get(catalog.key.name)).casefold()
-            found[subject] = _text(result.properties.get(catalog.email.name)).lower()
-    return found
+    for result in read_of_all.results:
+        subject = _text(result.properties.get(catalog.key.name)).casefold()
+        found[subject] = _text(result.properties.get(catalog.email.name)).lower()
+    return found, read_of_all.unread
 
 
 def _judge_releases(upsert: ContactUpsert, present: str) -> ContactUpsert:
@@ -126,11 +156,6 @@ def _judge_releases(upsert: ContactUpsert, present: str) -> ContactUpsert:
         if move is not None and _takes_away(contribution, upsert.catalog) and move.address != present:
             upsert = upsert.replacing(contribution.without({upsert.catalog.email.name}))
     return upsert
-
-
-def _in_batches(keys: Iterable[str]) -> Iterable[list[str]]:
-    distinct = list(dict.fromkeys(keys))
-    return (distinct[start : start + INPUTS_MAX] for start in range(0, len(distinct), INPUTS_MAX))
 
 
 def _text(value: object) -> str:

@@ -33,6 +33,8 @@ NAME_CHARS_MAX = 100
 # A list of problems in a message that is longer is not read.
 _LISTED_CHARS_MAX = 64 * 1024
 
+# Beyond them no day can be added to a date, nor a time zone.
+_YEARS = range(1900, 9000)
 _SECONDS = re.compile(r"\d++(?:\.\d++)?", re.ASCII)
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2,8},? [\w :-]{15,30}", re.ASCII)
 _CORRELATION_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -158,8 +160,11 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class BatchBody:
+    """`incomplete` are results without a record id: they may name an input, and confirm nothing."""
+
     status: str
     results: Sequence[ContactResult]
+    incomplete: Sequence[ContactResult]
     errors: Sequence[RowError]
 
 
@@ -205,10 +210,15 @@ class Answer:
         if _SECONDS.fullmatch(text):
             wait = timedelta(seconds=min(float(text), RETRY_AFTER_MAX.total_seconds()))
         elif (until := http_date(text)) is not None:
-            wait = until - datetime.now(UTC)
+            wait = until - self.sent_at(datetime.now(UTC))
         else:
             return None
         return min(max(wait, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+
+    def sent_at(self, now: datetime) -> datetime:
+        """When it was sent, by the clock that its other instants are by; `now`, by ours, where it does not say."""
+        sent_at = http_date(self.headers.get("date", "").strip())
+        return sent_at if sent_at is not None and sent_at.year in _YEARS else now
 
     def redirect_host(self) -> str:
         """Where a redirect leads; empty when it does not say."""
@@ -253,7 +263,10 @@ class Answer:
         if body is None:
             return None
         status = self.shown(body.get("status"), 20)
-        return BatchBody(status, list(_results(body)), [_row_error(error) for error in self._error.errors])
+        results = list(_results(body))
+        complete = [result for result in results if result.raw_id]
+        incomplete = [result for result in results if not result.raw_id]
+        return BatchBody(status, complete, incomplete, [_row_error(error) for error in self._error.errors])
 
 
 def parsed(model: type[Body], body: object) -> Body | None:
@@ -300,10 +313,9 @@ def _entries(body: object, redaction: Redaction) -> int:
 
 def _results(body: Mapping[str, Any]) -> Iterator[ContactResult]:
     for raw in _objects(body.get("results")):
-        if raw_id := _id(raw.get("id")):
-            properties = raw.get("properties")
-            trace_id = _text(raw.get("objectWriteTraceId"))
-            yield ContactResult(raw_id, trace_id, properties if isinstance(properties, dict) else {})
+        properties = raw.get("properties")
+        trace_id = _text(raw.get("objectWriteTraceId"))
+        yield ContactResult(_id(raw.get("id")), trace_id, properties if isinstance(properties, dict) else {})
 
 
 def _row_error(error: ErrorDetail) -> RowError:

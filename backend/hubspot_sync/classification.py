@@ -36,7 +36,7 @@ LONG_LOCK_WAIT = timedelta(seconds=30)
 PROBLEMS_SHOWN_MAX = 10
 NAMES_SHOWN_MAX = 50
 
-SCOPES_NEEDED = ("crm.objects.contacts.write", "crm.schemas.contacts.read")
+SCOPES_NEEDED = ("crm.objects.contacts.read", "crm.objects.contacts.write", "crm.schemas.contacts.read")
 
 _SCHEMA_CODES = {"PROPERTY_DOESNT_EXIST", "READ_ONLY_VALUE"}
 _CONFLICT_CATEGORIES = {"CONFLICT", "OBJECT_ALREADY_EXISTS"}
@@ -78,6 +78,9 @@ class Contested:
 
 # How a finding's words begin when they are HubSpot's.
 REFUSAL = "HubSpot refused it: "
+# And where a contact had to be looked at first.
+_NO_JSON = "HubSpot's answer is no JSON"
+UNREAD = "HubSpot does not show the contact that is to be looked at: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def classify(answer: Answer, upserts: Sequence[ContactUpsert], *, now: datetime,
         if answer.is_too_long:
             return _unread(upserts)
         body = answer.batch()
-        return Unavailable("HubSpot's answer is no JSON") if body is None else _per_input(answer, body, upserts)
+        return Unavailable(_NO_JSON) if body is None else _per_input(answer, body, upserts)
     return classify_refusal(answer, now=now, time_zone=time_zone) or _refused_whole(answer)
 
 
@@ -176,6 +179,8 @@ def classify_refusal(answer: Answer, *, now: datetime, time_zone: ZoneInfo | Non
             return Unavailable(summary)
         case _ if status < 200:
             return Unavailable(f"HubSpot's answer is none yet: it has status {status}")
+        case _ if status < 300:
+            return None
         case _ if status < 400:
             host = answer.redirect_host() or "nowhere"
             return Held(f"{summary}, a redirect to {host}. Redirects are not followed: check HUBSPOT_BASE_URL.")
@@ -183,12 +188,27 @@ def classify_refusal(answer: Answer, *, now: datetime, time_zone: ZoneInfo | Non
             return Held(f"{summary}. Check HUBSPOT_BASE_URL and HUBSPOT_API_VERSION.")
 
 
+def objection_to_read(
+    answer: Answer, *, now: datetime, time_zone: ZoneInfo | None
+) -> Throttled | Held | Unavailable | Retry | Postponed | None:
+    """Why a read of contacts brought nothing: a refusal of every request, or an outcome for whom it was about alone."""
+    if answer.is_success:
+        if answer.batch() is not None:
+            return None
+        return Retry(f"{UNREAD}its answer is too long") if answer.is_too_long else Unavailable(_NO_JSON)
+    refusal = None if answer.status == 400 else classify_refusal(answer, now=now, time_zone=time_zone)
+    if refusal is not None:
+        return refusal
+    words = _with_correlation_id(f"{UNREAD}{answer.summary()}", answer)
+    return Postponed(words, LONG_LOCK_WAIT) if answer.status == 423 else Retry(words)
+
+
 def _throttled(answer: Answer, now: datetime, time_zone: ZoneInfo | None) -> Throttled:
     error = answer.error()
     is_daily = "DAILY" in error.policy_name.upper() or "daily limit" in error.message.lower()
     wait = answer.retry_after()
     if wait is None and is_daily:
-        wait = until_midnight(now, time_zone)
+        wait = until_midnight(answer.sent_at(now), time_zone)
     return Throttled(wait, answer.summary())
 
 
@@ -199,7 +219,7 @@ def _forbidden(answer: Answer) -> Held | Unavailable:
         return Unavailable(summary)
     if error.category == "MISSING_SCOPES":
         named = (scope for detail in (error, *error.errors) for scope in detail.context("requiredGranularScopes"))
-        scopes = ", ".join(dict.fromkeys(islice(named, NAMES_SHOWN_MAX))) or " and ".join(SCOPES_NEEDED)
+        scopes = ", ".join(dict.fromkeys(islice(named, NAMES_SHOWN_MAX))) or ", ".join(SCOPES_NEEDED)
         return Held(f"HubSpot answered 403: MISSING_SCOPES. Grant the token {scopes}.")
     return Held(f"{summary}. The account's subscription, or the token's owner, may not make this call.")
 
@@ -276,7 +296,7 @@ def _per_input(answer: Answer, body: BatchBody, upserts: Sequence[ContactUpsert]
         return Settled(findings | dict.fromkeys(left, Postponed()), shut)
     if not (findings or naming.doubted or naming.unnamed):
         return Unavailable("HubSpot's answer names none of the inputs")
-    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.doubted):
+    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.mentioned | naming.doubted.keys()):
         findings[left[0]] = _finding_of_the_only_one(answer, naming, left[0])
     return Settled(findings)
 

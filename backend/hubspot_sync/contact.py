@@ -220,7 +220,9 @@ def _comparable(property_: ContactProperty, text: str | None) -> object:
     try:
         match property_.type:
             case PropertyType.NUMBER:
-                return Decimal(text)
+                number = Decimal(text)
+                # What is none is compared as a text: a signalling NaN cannot be compared at all.
+                return number if number.is_finite() else text
             case PropertyType.DATETIME:
                 return datetime.fromisoformat(text)
             case _ if property_.name == _PHONE:

@@ -104,6 +104,11 @@ class Course:
         """The input was refused alone, in a way in which all may be; it is judged once others have been tried."""
         self.suspects.append((upsert, refusal))
 
+    def unsuspected(self) -> list[ContactUpsert]:
+        """What the subjects of which no input is suspected send next, unless a contact is to be looked at first."""
+        suspected = {upsert.subject for upsert, _ in self.suspects}
+        return [head for head in self.heads() if head.subject not in suspected and head.contested is None]
+
     def take_suspects(self) -> list[tuple[ContactUpsert, RefusedWhole]]:
         taken, self.suspects = self.suspects, []
         return taken

@@ -15,10 +15,11 @@ from zoneinfo import ZoneInfo
 
 from hubspot_sync.account import Account, objection_to, read_account
 from hubspot_sync.account_properties import AccountProperties
-from hubspot_sync.addressing import holders, judge_moves
-from hubspot_sync.answer import Answer, BatchBody
+from hubspot_sync.addressing import Found, holders, judge_moves
+from hubspot_sync.answer import Answer
 from hubspot_sync.classification import (
     CONFLICT_WAIT,
+    UNREAD,
     Contested,
     Finding,
     Held,
@@ -32,6 +33,7 @@ from hubspot_sync.classification import (
     Written,
     classify,
     classify_refusal,
+    objection_to_read,
 )
 from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
 from hubspot_sync.course import Course
@@ -42,8 +44,8 @@ from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnigh
 from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
-from hubspot_sync.translation import ContactUpsert, requests, translate
-from hubspot_sync.weather import Weather, outage_of_one
+from hubspot_sync.translation import INPUTS_MAX, ContactUpsert, requests, translate
+from hubspot_sync.weather import Suspicion, Weather, outage_of_one
 from outbox.destination import Claim
 from outbox.gate import Gate, GateShut, LeaseEnding
 from outbox.gate_row import Entry
@@ -58,8 +60,10 @@ BURST_WAIT_FIRST = timedelta(seconds=1)
 BURST_WAIT_MAX = timedelta(seconds=10)
 # All who wait for the same moment would come at once.
 JITTER_MAX = timedelta(seconds=1)
-# So many inputs alone, and none got through: it is not the inputs.
+# So many inputs alone, and none got through: it may not be the inputs.
 SUSPECTS_MAX = 3
+# Then so many of the others are tried alone, from all over the claim, before everything is held.
+_OTHERS_TRIED_MAX = 5
 
 
 class LiveDelivery:
@@ -81,8 +85,12 @@ class LiveDelivery:
         self._verification = asyncio.Lock()
         self._contacts = KnownContacts()
         self._weather = Weather()
+        # Of reads alone: a subject whose upserts are answered may be one whose contact nobody is shown.
+        self._weather_of_reads = Weather()
         self._properties = AccountProperties(client, catalog)
         self._throttles_in_a_row = 0
+        # Each worker begins elsewhere, and goes on from there.
+        self._rounds_of_others = int(random.random() * INPUTS_MAX)
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         translation = await heed_newer(translate(claim.events, self._catalog), claim)
@@ -131,7 +139,13 @@ class LiveDelivery:
         if moving:
             judged = await judge_moves(moving, claim, partial(self._read, claim.lease, gate))
             for upsert, changed in zip(moving, judged, strict=True):
-                course.replace(upsert, changed)
+                if not isinstance(changed, ContactUpsert):
+                    course.conclude(upsert, changed)
+                elif changed.says_anything:
+                    course.replace(upsert, changed)
+                else:
+                    # Sent all the same, it would make a contact where there is none.
+                    course.deliver(changed)
 
     async def _look_at_all(
         self, finding: Finding, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate
@@ -149,9 +163,11 @@ class LiveDelivery:
 
         False when nobody has any of them.
         """
-        read = partial(self._read, lease, gate)
-        found = await holders(read, self._catalog, [upsert.email for upsert in upserts if upsert.email])
+        found, unread = await holders(partial(self._read, lease, gate), upserts)
         for upsert in upserts:
+            if (outcome := unread.get(upsert.subject)) is not None:
+                course.conclude(upsert, outcome)
+                continue
             step = give_way(replace(upsert, was_looked_at=True), found.get(upsert.email or ""))
             if isinstance(step, Rejected):
                 self._conclude(replace(upsert, contested=None), step, course)
@@ -160,24 +176,55 @@ class LiveDelivery:
         return bool(found)
 
     async def _read(
-        self, lease: Lease, gate: Gate, key_property: str, keys: Sequence[str], properties: Sequence[str]
-    ) -> BatchBody:
-        """Read contacts in a slot like any delivery's; raises GateShut when that brought nothing."""
+        self, lease: Lease, gate: Gate, key_property: str, upserts: Sequence[ContactUpsert], properties: Sequence[str]
+    ) -> Found:
+        """Read contacts in slots like any delivery's; raises GateShut where nobody's can be read.
+
+        What goes wrong with one contact is its own upsert's matter.
+        """
+        found = Found()
+        for upserts_max, some in self._weather_of_reads.by_size(upserts):
+            for start in range(0, len(some), upserts_max):
+                few = some[start : start + upserts_max]
+                found = found.and_also(await self._read_few(lease, gate, key_property, few, properties))
+        return found
+
+    async def _read_few(
+        self, lease: Lease, gate: Gate, key_property: str, upserts: Sequence[ContactUpsert], properties: Sequence[str]
+    ) -> Found:
         entry = await self._enter(lease, gate)
+        keys = list(dict.fromkeys(upsert.properties[key_property] for upsert in upserts))
         try:
             answer = await self._client.read_contacts(key_property, keys, properties)
         except NoAnswer as error:
-            await self._shut(Unavailable(str(error)), entry, gate)
-            raise GateShut(await gate.refresh()) from error
+            return await self._bear_no_read(Unavailable(str(error)), upserts, entry, gate)
         await self._heed_limits(answer, gate)
-        body = answer.batch()
-        if not answer.is_success or body is None:
-            refusal = classify_refusal(answer, now=datetime.now(UTC), time_zone=self._time_zone)
-            no_use = Unavailable(f"HubSpot's answer to a read cannot be used: {answer.summary()}")
-            await self._shut(refusal or no_use, entry, gate)
-            raise GateShut(await gate.refresh())
-        await gate.record_success(entry)
-        return body
+        judge = partial(objection_to_read, answer, now=datetime.now(UTC), time_zone=self._time_zone)
+        match await asyncio.to_thread(judge) if answer.is_large else judge():
+            case Unavailable() as verdict:
+                return await self._bear_no_read(verdict, upserts, entry, gate)
+            case Throttled() | Held() as verdict:
+                await self._shut(verdict, entry, gate)
+                raise GateShut(await gate.refresh())
+            case objection:
+                self._weather_of_reads.note_answer(upserts)
+                await gate.record_success(entry)
+        if objection is None:
+            body = answer.batch()
+            return Found(() if body is None else body.results)
+        if len(upserts) == 1:
+            return Found(unread={upserts[0].subject: objection})
+        first, second = _halves(upserts)
+        found = await self._read_few(lease, gate, key_property, first, properties)
+        return found.and_also(await self._read_few(lease, gate, key_property, second, properties))
+
+    async def _bear_no_read(
+        self, verdict: Unavailable, upserts: Sequence[ContactUpsert], entry: Entry, gate: Gate
+    ) -> Found:
+        """As with an upsert, only that nothing can have been applied."""
+        suspicion = self._weather_of_reads.note_no_answer(upserts)
+        outcome = await self._bear(replace(verdict, reason=f"{UNREAD}{verdict.reason}"), suspicion, entry, gate)
+        return Found(unread={upsert.subject: outcome for upsert in upserts})
 
     async def _send(
         self, upserts: Sequence[ContactUpsert], course: Course, lease: Lease, gate: Gate, *, is_repeat: bool = False
@@ -337,7 +384,8 @@ class LiveDelivery:
                 await self._divide(refusal, course.next_of(upserts), course, lease, gate)
         elif refusal.suspicion is not None and not course.has_accepted:
             course.suspect(upserts[0], refusal)
-            if len(course.suspects) >= SUSPECTS_MAX:
+            if len(course.suspects) == SUSPECTS_MAX:
+                await self._try_others(course, lease, gate)
                 await self._judge_suspects(course, gate)
         else:
             has_waited = is_repeat and refusal.repeat_after is not None
@@ -353,6 +401,16 @@ class LiveDelivery:
             await self._divide(refusal, second, course, lease, gate)
         else:
             await self._send(second, course, lease, gate, is_repeat=True)
+
+    async def _try_others(self, course: Course, lease: Lease, gate: Gate) -> None:
+        """Send some inputs alone until one gets through; after a hold others than before."""
+        others = course.unsuspected()
+        first, count = self._rounds_of_others, min(len(others), _OTHERS_TRIED_MAX)
+        self._rounds_of_others += 1
+        for number in range(count):
+            if course.has_accepted:
+                return
+            await self._send([others[(first + number * len(others) // count) % len(others)]], course, lease, gate)
 
     async def _judge_suspects(self, course: Course, gate: Gate) -> None:
         """What was refused alone is guilty if anything else got through; else all requests are refused."""
@@ -388,7 +446,12 @@ class LiveDelivery:
     ) -> None:
         """It is HubSpot's day, for which nobody is charged; or, if all others are answered, the one input's doing."""
         course.leave_in_doubt(upserts)
-        suspicion = self._weather.note_no_answer(upserts)
+        outcome = await self._bear(verdict, self._weather.note_no_answer(upserts), entry, gate)
+        for upsert in upserts:
+            course.conclude(upsert, outcome)
+
+    async def _bear(self, verdict: Unavailable, suspicion: Suspicion, entry: Entry, gate: Gate) -> Retry | Postponed:
+        """What becomes of those whose request got no answer."""
         if entry.is_probe or not suspicion.is_singular:
             outage = verdict
             if (subject := suspicion.only_subject) is not None:
@@ -401,9 +464,7 @@ class LiveDelivery:
             # The next probe is another's.
             wait = max(wait, gate.shut_for())
         wait *= 1 + self._random.random() / 2
-        outcome = Retry(verdict.reason) if suspicion.is_blamed else Postponed(verdict.reason, wait)
-        for upsert in upserts:
-            course.conclude(upsert, outcome)
+        return Retry(verdict.reason) if suspicion.is_blamed else Postponed(verdict.reason, wait)
 
     async def _succeeded(self, upserts: Sequence[ContactUpsert], entry: Entry, gate: Gate) -> None:
         """HubSpot answered this request for itself, whatever it said of the inputs."""
@@ -434,7 +495,7 @@ class LiveDelivery:
         daily = DailyLimit.read(answer.headers)
         if daily is None or not answer.is_success or daily.leaves(self._daily_reserve):
             return
-        wait = until_midnight(datetime.now(UTC), self._time_zone)
+        wait = until_midnight(answer.sent_at(datetime.now(UTC)), self._time_zone)
         await gate.throttle(
             wait,
             f"{daily.remaining} of the account's {daily.maximum} requests are left today; HUBSPOT_DAILY_RESERVE "

@@ -52,6 +52,10 @@ class _TooLong(Exception):
     """The answer's head, or what follows it, goes on beyond its bound."""
 
 
+class _Stale(Exception):
+    """The answer was there before its request."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
     """`body` is None when it could not be read to its end; `is_too_long` when that was for its length."""
@@ -103,10 +107,13 @@ class Exchange:
             async with asyncio.timeout(self._deadline.total_seconds()):
                 response = await self._pool.handle_async_request(request)
                 try:
+                    watch.expect(response.status)
                     received = httpx2.Headers(response.headers)
                     content = await _read(response)
                 finally:
                     await response.aclose()
+        except _Stale as error:
+            raise Unanswered("what came had been sent before the request") from error
         except (_TooLong, *_NETWORK_ERRORS) as error:
             return _what_came(watch, received, error)
         finally:
@@ -153,6 +160,11 @@ class _Watch:
         self._head = b""
         self._bytes_max = bytes_max
         self._bytes_left = 0
+
+    def expect(self, status: int) -> None:
+        """Raise _Stale for an answer that was not read since the request: it had come before it, to another one."""
+        if status >= 200 and status != self.status:
+            raise _Stale
 
     def note(self, data: bytes) -> None:
         """Look at what has just come; raise _TooLong beyond a bound."""

@@ -6,7 +6,8 @@ is looked at:
 nobody of ours has it, a marketer's say ─▶ the same by email: the contact gets our id. If our id is on another contact
                                            already, a person must merge the two
 it is the subject's own, by a secondary address ─▶ the same without `email`
-it is another subject's ─▶ the same without `email`, which moves by itself (see `moves`)
+it is another subject's ─▶ the same without `email`, which moves by itself (see `moves`). If its id is none that we
+                           can have given, a person must look at it
 nobody has it any more  ─▶ once more, after a concurrent write has settled
 """
 
@@ -14,10 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from hubspot_sync.answer import NAME_CHARS_MAX
 from hubspot_sync.classification import Contested
 from hubspot_sync.moves import TRIES_MAX, Move, MoveType
+from hubspot_sync.redaction import redact
 from hubspot_sync.translation import ContactUpsert
+from outbox.enqueue import SUBJECT_CHARS_MAX
 from outbox.outcome import Rejected
+from outbox.payload import storable
 
 # So often another contact may be in the way, each time after a look or a wait.
 _CONFLICTS_MAX = 2
@@ -30,6 +35,16 @@ class Holder:
     record_id: str
     our_id: str
     address: str = field(repr=False)
+
+    @property
+    def can_be_ours(self) -> bool:
+        """Whether a subject of ours can have this id."""
+        return 0 < len(self.our_id) <= SUBJECT_CHARS_MAX and storable(self.our_id) == self.our_id
+
+    @property
+    def words(self) -> str:
+        """The contact, and whose it is, as may be kept and shown."""
+        return f"contact {self.record_id}, which is {redact.shown(self.our_id, NAME_CHARS_MAX)}'s"
 
 
 def resolve(upsert: ContactUpsert, contested: Contested) -> ContactUpsert | Rejected:
@@ -71,18 +86,22 @@ def _leave_it_to_moves(upsert: ContactUpsert, address: str, holder: Holder) -> C
     granted = claim.move
     claimed_by = claim.event.id if granted is None else granted.claimed_by
     tries = 0 if granted is None else granted.tries
-    where = f"contact {holder.record_id}, which is {holder.our_id}'s"
+    if granted is not None and not holder.can_be_ours:
+        return Rejected(
+            f"the address that {upsert.subject} has claimed is that of contact {holder.record_id}, whose "
+            f"{upsert.catalog.key.name} no subject of ours can have: correct it there, then retry this event"
+        )
     if granted is not None and holder.address != address:
         return Rejected(
-            f"the address that {upsert.subject} has claimed is a secondary one of {where}; HubSpot lets nobody but a "
-            "person take it away: do so there, then retry this event"
+            f"the address that {upsert.subject} has claimed is a secondary one of {holder.words}; HubSpot lets nobody "
+            "but a person take it away: do so there, then retry this event"
         )
     if tries >= TRIES_MAX:
         return Rejected(
-            f"the address that {upsert.subject} has claimed stays with {where}, though HubSpot was told to release it: "
-            "take it away there, then retry this event"
+            f"the address that {upsert.subject} has claimed stays with {holder.words}, though HubSpot was told to "
+            "release it: take it away there, then retry this event"
         )
-    if holder.address == address:
+    if holder.address == address and holder.can_be_ours:
         move = Move(MoveType.RELEASE, holder.our_id, address, claimed_by, upsert.subject, tries + 1)
     else:
         move = Move(MoveType.GRANT, upsert.subject, address, claimed_by, upsert.subject, tries)

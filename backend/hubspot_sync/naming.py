@@ -18,13 +18,15 @@ from hubspot_sync.translation import ContactUpsert
 class Naming:
     """Inputs by trace id. `doubted` says in words why the answer settles nothing of those, though it names them.
 
-    `written` and `wrong` are named alone, each by what is said of it; `unnamed` errors name no input alone.
+    `written` and `wrong` are named alone, each by what is said of it; `unnamed` errors name no input alone. `mentioned`
+    are in results that name no contact.
     """
 
     written: dict[str, ContactResult]
     wrong: dict[str, ErrorDetail]
     doubted: dict[str, str]
     unnamed: list[ErrorDetail]
+    mentioned: frozenset[str]
 
 
 def read_names(body: BatchBody, upserts: Sequence[ContactUpsert]) -> Naming:
@@ -53,7 +55,9 @@ def read_names(body: BatchBody, upserts: Sequence[ContactUpsert]) -> Naming:
     written = {trace_id: found[0] for trace_id, found in results.items() if trace_id not in doubted}
     # What an error says of one input stands, though another error names it among several; a result takes it back.
     doubted = {trace_id: why for trace_id, why in doubted.items() if trace_id in results or trace_id not in wrong}
-    return Naming(written, {trace_id: wrong[trace_id] for trace_id in wrong.keys() - results.keys()}, doubted, unnamed)
+    alone_wrong = {trace_id: wrong[trace_id] for trace_id in wrong.keys() - results.keys()}
+    mentioned = frozenset(whose for one in body.incomplete if (whose := inputs.written_by(one)) is not None)
+    return Naming(written, alone_wrong, doubted, unnamed, mentioned)
 
 
 class _Inputs:

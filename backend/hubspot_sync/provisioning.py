@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import NAME_CHARS_MAX, Answer, parsed
@@ -65,19 +65,42 @@ class Plan:
         return [*group, *properties, *options, *differences] or ["nothing to do: group and properties are as declared"]
 
 
+def _named(value: object) -> object:
+    """The entries that have a name and are in use: what somebody else's look like is no matter of ours."""
+    if not isinstance(value, list):
+        return value
+    entries = (entry for entry in value if isinstance(entry, dict) and isinstance(entry.get("name"), str))
+    return [entry for entry in entries if entry.get("archived") is not True]
+
+
+def _object(value: object) -> object:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> object:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+_Flag = Annotated[bool, BeforeValidator(lambda value: value is True or value == "true")]
+
+
 class _Modification(BaseModel):
-    is_value_read_only: bool = Field(default=False, alias="readOnlyValue")
-    is_options_read_only: bool = Field(default=False, alias="readOnlyOptions")
+    is_value_read_only: _Flag = Field(default=False, alias="readOnlyValue")
+    is_options_read_only: _Flag = Field(default=False, alias="readOnlyOptions")
 
 
 class _Property(BaseModel):
+    """Read as leniently as any answer: HubSpot leaves fields out, or null."""
+
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     name: str
-    type: Annotated[str, AfterValidator(lambda text: redact.shown(text, NAME_CHARS_MAX))]
-    modification: _Modification = Field(default_factory=_Modification, alias="modificationMetadata")
-    has_unique_value: bool = Field(default=False, alias="hasUniqueValue")
-    options: list[dict[str, Any]] = Field(default_factory=list)
+    type: Annotated[str, BeforeValidator(lambda value: redact.shown(str(value), NAME_CHARS_MAX))] = "unknown"
+    modification: Annotated[_Modification, BeforeValidator(_object)] = Field(
+        default_factory=_Modification, alias="modificationMetadata"
+    )
+    has_unique_value: _Flag = Field(default=False, alias="hasUniqueValue")
+    options: Annotated[list[dict[str, Any]], BeforeValidator(_objects)] = Field(default_factory=list)
 
 
 class _Group(BaseModel):
@@ -85,11 +108,11 @@ class _Group(BaseModel):
 
 
 class _PropertyList(BaseModel):
-    results: list[_Property]
+    results: Annotated[list[_Property], BeforeValidator(_named)]
 
 
 class _GroupList(BaseModel):
-    results: list[_Group]
+    results: Annotated[list[_Group], BeforeValidator(_named)]
 
 
 async def look_at_account(client: HubSpotClient, gate: Gate) -> Account:
@@ -199,7 +222,7 @@ def _options(values: Sequence[str], start: int = 0) -> list[dict[str, object]]:
 
 
 def _missing_options(declared: ContactProperty, existing: _Property) -> MissingOptions | None:
-    values = {it.get("value") for it in existing.options}
+    values = [it.get("value") for it in existing.options]
     missing = tuple(it for it in declared.options if it not in values)
     return MissingOptions(declared, missing, tuple(existing.options)) if missing else None
 

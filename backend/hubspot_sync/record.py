@@ -113,4 +113,5 @@ def _error(verdict: Verdict, answer: Answer | None) -> str | None:
     if answer.is_too_long:
         return "the answer is too long to be read"
     batch = answer.batch()
-    return next((row.error.message for row in batch.errors if row.error.message), None) if batch else None
+    worded = (row.error for row in batch.errors if row.error.raw_message.strip()) if batch else iter(())
+    return next((error.message for error in worded), "") or None

@@ -148,6 +148,11 @@ class ContactUpsert:
         return replace(self, conflicts=self.conflicts + 1)
 
     @property
+    def says_anything(self) -> bool:
+        """False of moves that nothing is left of."""
+        return len(self.properties) > 1 or any(contribution.move is None for contribution in self.carried)
+
+    @property
     def email(self) -> str | None:
         """The address that it gives its contact; empty where it takes that away."""
         return self.properties.get(self.catalog.email.name)

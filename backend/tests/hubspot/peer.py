@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
 
 ACCOUNT = {"portalId": int(PORTAL_ID), "accountType": "SANDBOX", "timeZone": "UTC"}
+KEPT_ALIVE = b"Connection: keep-alive"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def accept(request: Request) -> bytes:
 class Peer:
     """Answers the look at the account truly, unless `account` says otherwise, and upserts as `answer` says.
 
-    After an answer it closes the connection.
+    After an answer it closes the connection, unless the answer says that it is KEPT_ALIVE.
     """
 
     port: int = 0
@@ -86,6 +87,10 @@ class _Handler(socketserver.StreamRequestHandler):
     peer: Peer
 
     def handle(self) -> None:
+        while KEPT_ALIVE in self._respond():
+            """The next request comes by the same connection."""
+
+    def _respond(self) -> bytes:
         try:
             method, path, _ = self.rfile.readline().decode().split()
             length = 0
@@ -94,9 +99,12 @@ class _Handler(socketserver.StreamRequestHandler):
                 if name.lower() == b"content-length":
                     length = int(value)
             content = self.rfile.read(length)
-            self.wfile.write(self.peer.respond(Request(method, path, json.loads(content or b"null"))))
-        except OSError:
-            """The client has heard enough."""
+            answer = self.peer.respond(Request(method, path, json.loads(content or b"null")))
+            self.wfile.write(answer)
+        except (OSError, ValueError):
+            # The client has heard enough.
+            return b""
+        return answer
 
 
 class _Server(socketserver.ThreadingTCPServer):

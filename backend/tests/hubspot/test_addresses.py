@@ -15,6 +15,7 @@ from sqlalchemy import Engine, delete
 
 from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
+from hubspot_sandbox.account import Account
 from hubspot_sandbox.switches import Switches
 from hubspot_sync.moves import MoveType
 from tests.hubspot.conftest import LONG, HubSpot, settings_for
@@ -195,6 +196,26 @@ def test_crash_at_any_step_of_an_exchange_ends_in_the_same(plain_hubspot: HubSpo
         hubspot.queue.pass_time(LONG)
     assert addresses(hubspot) == {"ada": "grace", "grace": "ada"}
     assert balances(hubspot) == {"ada": "10", "grace": "20"}
+
+
+def archive(hubspot: HubSpot, driver: str) -> None:
+    def archive(account: Account) -> None:
+        contact = account.contacts.find("nerava_user_id", driver)
+        assert contact is not None
+        account.contacts.archive(contact, account.clock())
+
+    hubspot.sandbox.run(archive)
+
+
+def test_release_from_a_contact_that_is_gone_makes_no_other_one(plain_hubspot: HubSpot) -> None:
+    hubspot = plain_hubspot
+    sign_up(hubspot, "grace")
+    hubspot.earn("ada", 7, email="grace@example.com")
+    hubspot.deliver_one_claim()
+    archive(hubspot, "grace")
+    with nothing_fails(hubspot):
+        hubspot.deliver()
+    assert addresses(hubspot) == {"ada": "grace"}
 
 
 def test_where_releasing_is_refused_the_release_fails_with_true_words(engine: Engine, sandbox: Sandbox) -> None:

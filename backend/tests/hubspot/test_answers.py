@@ -381,9 +381,9 @@ def test_first_of_several_fails_alone_for_what_might_have_befallen_all(hubspot: 
     assert hubspot.row(events[0]).failed_at is not None
 
 
-@pytest.mark.parametrize(("count", "requests"), [(1, 1), (2, 3), (20, 8)])
+@pytest.mark.parametrize(("count", "requests"), [(1, 1), (2, 3), (20, 13)])
 def test_requests_of_which_none_gets_through_are_few(hubspot: HubSpot, count: int, requests: int) -> None:
-    """Divided until the one input there is, both or three have been refused alone."""
+    """Divided until the one input there is, both or three have been refused alone; then five others are tried."""
     for n in range(count):
         hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com")
     hubspot.sandbox.faults.add("unreadable", path="/batch/upsert")

@@ -195,11 +195,15 @@ class Played:
         return "outage" if self.is_outage else self.gate.value
 
 
-def play(hubspot: Both, recipe: Recipe, count: int) -> Played:
+def forget_everything(hubspot: Both) -> None:
     with hubspot.engine.begin() as connection:
         for table in reversed(OUTBOX.events.metadata.sorted_tables):
             if table.name.startswith(OUTBOX.name):
                 connection.execute(delete(table))
+
+
+def play(hubspot: Both, recipe: Recipe, count: int) -> Played:
+    forget_everything(hubspot)
     hubspot.peer.upserts.clear()
     hubspot.peer.answer = recipe.answer
     events = [hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com") for n in range(count)]

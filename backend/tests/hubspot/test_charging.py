@@ -12,6 +12,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine
 
+from app.models import OUTBOX
+from outbox import operations
 from outbox.model import GateState
 from tests.hubspot.peer import Both, Request, both_ends, http, peer_in_hubspots_place, written
 
@@ -175,6 +177,30 @@ def test_result_that_comes_twice_is_a_confirmation(hubspot: Both) -> None:
     assert hubspot.is_delivered(event)
 
 
+@pytest.mark.parametrize(
+    ("guilty", "refusal"),
+    [(range(5), http(400)), ([*range(5), *range(6, 16)], http(404, {"category": "OBJECT_NOT_FOUND"}))],
+    ids=["the first", "all but one"],
+)
+def test_inputs_that_are_refused_without_a_word_hold_nobody_while_any_other_gets_through(
+    hubspot: Both, guilty: Sequence[int], refusal: bytes
+) -> None:
+    """They may be the first that a worker sends alone, again after each hold."""
+    refused = {f"driver-{number}" for number in guilty}
+    hubspot.peer.answer = lambda request: (
+        refusal if refused & {one["id"] for one in request.inputs} else http(200, written(request.inputs))
+    )
+    events = [hubspot.sign_up(f"driver-{number}") for number in range(16)]
+    with hubspot.one_worker() as deliver:
+        deliver()
+        for _ in range(4):
+            operations.release(hubspot.engine, OUTBOX, by="ada")
+            deliver()
+    assert [number for number, event in enumerate(events) if not hubspot.is_delivered(event)] == [*guilty]
+    assert all(hubspot.row(events[number]).failed_at is not None for number in guilty)
+    assert hubspot.gate().state is GateState.OPEN
+
+
 @pytest.mark.parametrize("odd", [None, True, {}, [], ""], ids=repr)
 def test_result_without_a_record_id_confirms_nothing(hubspot: Both, odd: object) -> None:
     events = sign_up(hubspot, 2)
@@ -187,6 +213,9 @@ def test_result_without_a_record_id_confirms_nothing(hubspot: Both, odd: object)
     says(hubspot, say)
     hubspot.deliver()
     assert [hubspot.is_delivered(event) for event in events] == [False, True]
+    # The answer does not leave it out, so it says nothing of it alone.
+    assert attempts(hubspot, events) == [0, 0]
+    assert [len(request.inputs) for request in hubspot.peer.upserts][:2] == [2, 1]
 
 
 def test_errors_of_a_refusal_charge_nobody_who_is_not_alone(hubspot: Both) -> None:

@@ -75,6 +75,13 @@ def test_what_hubspot_writes_in_another_way_does_not_differ(hubspot: HubSpot) ->
     assert look(hubspot).differences == []
 
 
+def test_value_that_nothing_can_be_compared_with_differs(hubspot: HubSpot) -> None:
+    hubspot.earn("driver-1", 20)
+    hubspot.deliver()
+    tamper(hubspot, nerava_balance="sNaN", nerava_lifetime_earned="Infinity")
+    assert {it.found for it in look(hubspot).differences} == {"sNaN", "Infinity"}
+
+
 def test_contact_that_was_deleted_is_missing_and_all_that_was_sent_differs(hubspot: HubSpot) -> None:
     hubspot.sign_up("driver-1", email="ada@example.com")
     hubspot.deliver()

@@ -29,7 +29,7 @@ from outbox.gate import Gate
 from tests.hubspot.conftest import SIGNED_UP
 from tests.hubspot.peer import Both, Request, both_ends, http, peer_in_hubspots_place
 
-DRIVERS = 50
+DRIVERS = 100
 STEP_SECONDS_MAX = 0.050
 FIELDS = ("category", "code", "message", "subCategory")
 
@@ -120,6 +120,9 @@ REFUSALS = {
     "listed lists": json.dumps(
         {"message": "Property values were not valid: [" + "[]," * 20_000 + "1]", "category": "VALIDATION_ERROR"}
     ).encode(),
+    "scopes": json.dumps(
+        {"category": "MISSING_SCOPES", "errors": [{"context": {"requiredGranularScopes": ["s" * 8000] * 30}}]}
+    ).encode(),
     "half surrogate pairs": message("\ud800"),
     "deep": b'{"a":' * 20_000,
 }
@@ -128,7 +131,8 @@ REFUSALS = {
 @pytest.mark.parametrize("body", REFUSALS.values(), ids=REFUSALS)
 def test_no_refusal_holds_the_event_loop(hubspot: Both, body: bytes) -> None:
     assert len(body) <= REFUSAL_BYTES_MAX
-    assert longest_step_of_deliveries(hubspot, lambda _: http(400, body)) < STEP_SECONDS_MAX
+    status = 403 if b"MISSING_SCOPES" in body else 400
+    assert longest_step_of_deliveries(hubspot, lambda _: http(status, body)) < STEP_SECONDS_MAX
 
 
 SUCCESSES: dict[str, Callable[[Request], bytes]] = {
@@ -147,6 +151,9 @@ SUCCESSES: dict[str, Callable[[Request], bytes]] = {
     ).encode(),
     "empty lists": lambda _: b"[" + b"[]," * (ANSWER_BYTES_MAX // 3 - 2) + b"1]",
     "empty objects as results": lambda _: b'{"results":[' + b"{}," * (ANSWER_BYTES_MAX // 3 - 9) + b"{}]}",
+    "errors whose words begin with blanks": lambda _: filled(
+        lambda n: {"category": "A", "message": " " * 1100 + "7" * 6500}, 120, ANSWER_BYTES_MAX - 1000
+    ),
     "too long": lambda _: b" " * (2 * ANSWER_BYTES_MAX),
 }
 

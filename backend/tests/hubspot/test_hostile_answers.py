@@ -16,8 +16,18 @@ from hubspot_sync.exchange import HEAD_BYTES_MAX
 from outbox.gate_row import GateStatus
 from outbox.model import GateState
 from tests.conftest import url_of_kind
-from tests.hubspot.conftest import PORTAL_ID
-from tests.hubspot.peer import ACCOUNT, Both, Peer, both_ends, http, peer_in_hubspots_place, written
+from tests.hubspot.conftest import PORTAL_ID, settings_for
+from tests.hubspot.peer import (
+    ACCOUNT,
+    KEPT_ALIVE,
+    Both,
+    Peer,
+    Request,
+    both_ends,
+    http,
+    peer_in_hubspots_place,
+    written,
+)
 
 DRIVERS = 3
 HELD, THROTTLED, OPEN = GateState.HELD, GateState.THROTTLED, GateState.OPEN
@@ -151,6 +161,34 @@ def test_retry_after_that_says_nothing_waits_as_long_as_none(
     gate = gate_after(hubspot, answer, caplog)
     assert gate.state is THROTTLED
     assert gate.wait_seconds <= 2
+
+
+@pytest.mark.parametrize("day", ["23 Nov 2026", "31 Dec 1999", "01 Jan 8000"])
+@pytest.mark.parametrize(
+    ("headers", "body", "minutes"),
+    [
+        ({"Retry-After": "Mon, {day} 18:07:00 GMT"}, b"", 7),
+        ({}, {"policyName": "DAILY", "message": "no"}, 6 * 60),
+        # Nobody can say more of these than that the wait is bounded.
+        ({"Retry-After": "Mon, {day} 18:07:00 GMT", "Date": "Mon, 31 Dec 9999 23:59:59 GMT"}, b"", None),
+        ({"Date": "Mon, 31 Dec 9999 23:59:59 GMT"}, {"policyName": "DAILY", "message": "no"}, None),
+        ({"Date": "Mon, 01 Jan 0001 00:00:00 GMT"}, {"policyName": "DAILY", "message": "no"}, None),
+    ],
+)
+@on_sqlite
+def test_throttle_until_a_time_of_day_is_as_long_as_hubspots_own_clock_says(
+    hubspot: Both, headers: dict[str, str], body: object, minutes: int | None, day: str
+) -> None:
+    """So that a worker whose clock is wrong waits no longer than another."""
+    own = {name: text.format(day=day) for name, text in ({"Date": "Mon, {day} 18:00:00 GMT"} | headers).items()}
+    hubspot.peer.answer = lambda _: http(429, body, own)
+    hubspot.sign_up("driver-1")
+    hubspot.deliver()
+    gate = hubspot.gate()
+    assert gate.state is THROTTLED
+    if minutes is not None:
+        assert abs(gate.wait_seconds - minutes * 60) < 5
+    assert gate.wait_seconds < 26 * 3600
 
 
 @pytest.mark.parametrize(
@@ -313,6 +351,23 @@ def test_success_that_is_too_long_for_one_input_alone_charges_it_a_retry(
 @on_sqlite
 def test_success_that_breaks_off_is_no_answer(hubspot: Both, cut: str, caplog: pytest.LogCaptureFixture) -> None:
     assert (gate_after(hubspot, cut.encode(), caplog).reason or "").startswith("outage")
+
+
+@on_sqlite
+def test_answer_that_came_before_its_request_is_none(hubspot: Both) -> None:
+    """Whoever spoke out of turn says nothing of what is asked next over the same connection."""
+    odd = http(401)
+
+    def answer(request: Request) -> bytes:
+        said = http(200, written(request.inputs)).replace(b"Connection: close", KEPT_ALIVE)
+        return said + odd if len(hubspot.peer.upserts) == 1 else said
+
+    hubspot.peer.answer = answer
+    hubspot.settings = settings_for(hubspot.peer, hubspot_batch_size=1, hubspot_concurrency=1)
+    events = [hubspot.sign_up(f"driver-{n}") for n in range(3)]
+    hubspot.deliver()
+    assert all(hubspot.is_delivered(event) for event in events)
+    assert hubspot.gate().state is OPEN
 
 
 @on_sqlite

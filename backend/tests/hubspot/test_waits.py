@@ -23,7 +23,7 @@ from outbox import operations
 from outbox.model import GateState
 from outbox.waits import Wait
 from tests.hubspot.conftest import HubSpot
-from tests.hubspot.peer import Request, both_ends, http, peer_in_hubspots_place, written
+from tests.hubspot.peer import Request, accept, both_ends, http, peer_in_hubspots_place, written
 from tests.hubspot.test_command_line import run
 
 LONG = timedelta(minutes=10)
@@ -226,6 +226,40 @@ def test_row_of_a_207_is_judged_by_the_list_too(engine: Engine) -> None:
         assert both.is_delivered(other)
         assert both.row(event).failed_at is None
         assert waiting(both) == [(TOTAL, 1)]
+
+
+def odd_list(request: Request) -> bytes:
+    """Nothing of ours is odd but what may be: fields that are null; and what somebody else made is as it is."""
+    ours = json.loads(listed(TOTAL)(request).partition(b"\r\n\r\n")[2])["results"]
+    null = {"options": None, "modificationMetadata": None}
+    ours = [declared | null | {"hasUniqueValue": declared["hasUniqueValue"] or None} for declared in ours]
+    others: list[object] = [
+        {"name": "a", "type": None},
+        {"name": "b"},
+        {"name": None, "type": "string"},
+        {"name": "c", "type": "string", "options": [1, {"value": []}], "hasUniqueValue": "maybe"},
+        {"name": "d", "type": ["string"], "modificationMetadata": {"readOnlyValue": None}},
+        None,
+        "e",
+        {"name": TOTAL, "type": "number", "archived": True},
+    ]
+    return http(200, {"results": [*others, *ours]})
+
+
+def test_list_is_read_whatever_others_have_put_into_it(engine: Engine) -> None:
+    with peer_in_hubspots_place() as peer:
+        both = both_ends(engine, peer)
+        look_at_account = peer.account
+        peer.account = lambda request: (odd_list if "properties" in request.path else look_at_account)(request)
+        peer.answer = lambda request: (
+            REFUSALS["names all"] if any(TOTAL in one["properties"] for one in request.inputs) else accept(request)
+        )
+        event, other = both.earn("driver-1", 5), both.sign_up("driver-2")
+        both.deliver()
+        assert both.is_delivered(other)
+        assert both.row(event).attempt_count == 0
+        assert waiting(both) == [(TOTAL, 1)]
+        assert both.gate().state is GateState.OPEN
 
 
 LISTS_THAT_SAY_NOTHING = {

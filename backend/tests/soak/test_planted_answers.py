@@ -29,7 +29,7 @@ FAULTS = {
     ),
     "an input that is named by none of two is charged": Fault(
         "hubspot_sync/classification.py",
-        "    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.doubted):\n",
+        "    if len(left) == 1 and (len(upserts) == 1 or left[0] not in naming.mentioned | naming.doubted.keys()):\n",
         "    if left:\n",
     ),
     "a redirect's host is read without care": Fault(
