@@ -14,8 +14,9 @@ import logging
 import sys
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from prometheus_client import Counter
@@ -160,8 +161,7 @@ class _Root(RootTransaction):
     __slots__ = ()
 
     def _connection_commit_impl(self) -> None:
-        with _undone_on_error(super()._connection_rollback_impl):
-            _write_last(self)
+        _written_or(super()._connection_rollback_impl, partial(_write_last, self))
         super()._connection_commit_impl()
         _settle(self)
 
@@ -181,8 +181,7 @@ class _TwoPhase(TwoPhaseTransaction):
 
     def _connection_commit_impl(self) -> None:
         if not self._is_prepared:
-            with _undone_on_error(super()._connection_rollback_impl):
-                _write_last(self)
+            _written_or(super()._connection_rollback_impl, partial(_write_last, self))
         super()._connection_commit_impl()
         _settle(self)
 
@@ -202,8 +201,7 @@ class _Savepoint(NestedTransaction):
         # Where Python's sqlite3 has not begun before the savepoint, the release of the outermost commits its rows.
         is_release_a_commit = self.connection.dialect.name == "sqlite" and self._previous_nested is None
         if is_release_a_commit and self.is_active and (buffer := _buffer_of(self)) is not None:
-            with _undone_on_error(super()._do_rollback):
-                _write(self.connection, buffer)
+            _written_or(super()._do_rollback, partial(_write, self.connection, buffer))
         super()._do_commit()
 
     def _do_rollback(self) -> None:
@@ -215,13 +213,15 @@ class _Savepoint(NestedTransaction):
             super()._do_close()
 
 
-@contextmanager
-def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
+def _written_or(undo: Callable[[], None], write: Callable[[], None]) -> None:
     """Whoever ignores that the commit failed, or was interrupted, and commits again shall not keep the rows alone."""
-    with ExitStack() as stack:
-        stack.callback(undo)
-        yield
-        stack.pop_all()
+    is_written = False
+    try:
+        write()
+        is_written = True
+    finally:
+        if not is_written:
+            undo()
 
 
 @contextmanager

@@ -26,14 +26,6 @@ def test_a_database_url_gets_the_driver_that_is_installed(given, meant):
 ODD_OPTIONS = [
     f"sqlite:///nerava.db?{odd}"
     for odd in ("mode=ro", "timeout=x", "cached_statements=1.5", "detect_types=x", "check_same_thread=2")
-        "mode=ro",
-        "timeout=x",
-        "timeout=",
-        "cached_statements=1.5",
-        "detect_types=x",
-        "check_same_thread=2",
-        "x=",
-    )
 ]
 
 
