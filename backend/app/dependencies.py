@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -13,8 +14,9 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.otp import SendCode
-from app.problems import NotAuthenticated
+from app.problems import NotAuthenticated, Problem
 from app.settings import Settings
+from app.wrong_keys import WrongKeys
 from hubspot_sync.page import Door
 from hubspot_sync.runtime import WorkerHost
 from hubspot_sync.telemetry import Exposition
@@ -31,6 +33,7 @@ class Running:
     metrics: Exposition
     door: Door
     send_code: SendCode
+    wrong_keys: WrongKeys
 
 
 async def _running(request: Request) -> Running:
@@ -75,9 +78,28 @@ async def keep_nowhere(response: Response) -> None:
     response.headers["Cache-Control"] = "no-store"
 
 
-async def require_service_key(running: RunningApp, key: Annotated[str | None, Depends(_service_key)]) -> None:
-    if not key or not is_same(key, running.settings.charger_service_key):
-        raise NotAuthenticated("Send the charging network's key as `X-Service-Key`.", scheme="APIKey")
+class TooManyWrongKeys(Problem):
+    """Too many wrong keys came from there; wait for `Retry-After` seconds."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    kind = "too-many-wrong-keys"
+    title = "Too many wrong keys"
+
+
+async def require_service_key(
+    request: Request, running: RunningApp, key: Annotated[str | None, Depends(_service_key)]
+) -> None:
+    """Between the look at the lock and the verdict nothing is awaited: guesses sent at once are counted one by one."""
+    if key:
+        address = request.client.host if request.client else ""
+        if seconds := running.wrong_keys.seconds_locked(address):
+            detail = f"Too many wrong keys. Try again in {seconds} s."
+            raise TooManyWrongKeys(detail, headers={"Retry-After": str(seconds)})
+        if is_same(key, running.settings.charger_service_key):
+            running.wrong_keys.note_right(address)
+            return
+        running.wrong_keys.note_wrong(address)
+    raise NotAuthenticated("Send the charging network's key as `X-Service-Key`.", scheme="APIKey")
 
 
 def is_same(given: str, expected: SecretStr) -> bool:

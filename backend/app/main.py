@@ -19,6 +19,7 @@ from app.present_state import PRESENT_STATE
 from app.problems import ProblemBody, answer_with_problems
 from app.routers import auth, health, metrics, nova, wallet
 from app.settings import OPERATOR_PAGE, Settings
+from app.wrong_keys import WrongKeys
 from hubspot_sync.integration import Integration
 from hubspot_sync.page import Door, OperatorPage
 from hubspot_sync.runtime import WorkerHost
@@ -75,7 +76,10 @@ def _lifespan(
             metrics = Exposition(engine, OUTBOX)
             door = Door(in_force.operator_token)
             async with page.serving(integration, door, lambda: worker.status):
-                yield {"running": Running(in_force, engine, create_sessions(engine), worker, metrics, door, send_code)}
+                running = Running(
+                    in_force, engine, create_sessions(engine), worker, metrics, door, send_code, WrongKeys()
+                )
+                yield {"running": running}
         finally:
             await worker.stop()
             engine.dispose()

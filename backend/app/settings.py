@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SAWarning
 
 from hubspot_sync.settings import HubSpotSettings
 
@@ -70,4 +71,15 @@ def normalise_database_url(text: str) -> str:
         if url.database in (None, "", ":memory:"):
             raise ValueError("DATABASE_URL names no SQLite file; events must outlive the process")
         url = url.set(database=str(BACKEND / url.database))
+    _refuse_odd_options(url)
     return url.render_as_string(hide_password=False)
+
+
+def _refuse_odd_options(url: URL) -> None:
+    """What follows the question mark is, for SQLite, read by SQLAlchemy, which only warns of what it does not know."""
+    with catch_warnings():
+        simplefilter("error", SAWarning)
+        try:
+            url.get_dialect()().create_connect_args(url)
+        except (ArgumentError, SAWarning, TypeError, ValueError):
+            raise ValueError("DATABASE_URL has an option after its ? that does not exist or makes no sense") from None

@@ -64,11 +64,16 @@ class PropertyGroup:
     label: str
 
 
+# Blanks, and what is as invisible and comes along when text is copied: a zero-width space, a byte order mark.
+_BLANK = r"[\s\u180e\u200b-\u200d\u2060\ufeff]+"
+_BLANK_AROUND = re.compile(rf"\A{_BLANK}|{_BLANK}\Z")
+
+
 def _trimmed(value: object) -> object:
     """The one rule of trimming, for subjects and properties: pydantic's own leaves U+001C to U+001F, which HubSpot's
     key would then have and the subject would not.
     """
-    return value.strip() if isinstance(value, str) else value
+    return _BLANK_AROUND.sub("", value) if isinstance(value, str) else value
 
 
 def _has_no_nul(text: str) -> str:
@@ -89,12 +94,15 @@ def _may_be_an_email_address(text: str) -> str:
 # Without an offset too: that it is missing is told in pydantic's words.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)?", re.ASCII)
 
+_WHOLE_HOURS = re.compile(r":\d\d([.,]\d+)?[+-]\d\d\Z", re.ASCII)
+
 
 def _may_be_an_instant(value: object) -> object:
     """Numbers and digits, which pydantic takes for seconds or milliseconds since 1970, are no instants here."""
     if not isinstance(value, datetime) and not (isinstance(value, str) and _INSTANT.fullmatch(value)):
         raise ValueError("is no instant in ISO 8601, like 2026-11-24T18:00:00Z")
-    return value
+    # PostgreSQL writes an offset of whole hours without minutes, which pydantic does not read.
+    return f"{value}:00" if isinstance(value, str) and _WHOLE_HOURS.search(value) else value
 
 
 def _is_a_number(value: object) -> object:
@@ -140,7 +148,7 @@ class LifecycleEvent(BaseModel):
     def _take_blank_as_absent(cls, value: object, info: ValidationInfo) -> object:
         """A text without a word, in a field that may be missing, says as much as if it were."""
         field_ = cls.model_fields[info.field_name or ""]
-        is_blank = not field_.is_required() and isinstance(value, str) and not value.strip()
+        is_blank = not field_.is_required() and _trimmed(value) == ""
         return field_.default if is_blank else value
 
     def contact_properties(self) -> dict[str, str]:
@@ -219,9 +227,13 @@ class Catalog:
     def objection_to(self, event_type: str, payload: object) -> str | None:
         """Why this event could never be delivered, in words; None when it can."""
         try:
-            self._properties(event_type, payload)
+            # As it will be read from the table: an Enum, say, is a text or a number then, or is refused by `enqueue`.
+            self._properties(event_type, json.loads(json.dumps(payload)))
         except UnreadableEvent as error:
             return str(error)
+        except (TypeError, ValueError, RecursionError):
+            # No JSON, which `enqueue` says in its words.
+            return None
         return None
 
     def properties_of(self, event: Event) -> dict[str, str]:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter as Counts
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from prometheus_client import Counter
@@ -38,6 +40,10 @@ AUTOCOMMIT = (
     'level, such as engine.execution_options(isolation_level="READ COMMITTED")'
 )
 TOO_LATE = "it was enqueued too late in the commit"
+COMMITTED = (
+    "An event cannot be enqueued here: its session has committed already; enqueue before that, at the latest in "
+    "before_commit, or in a transaction of its own."
+)
 PREPARED = (
     "An event cannot be enqueued here: its transaction is prepared already, and takes nothing more; enqueue before "
     "prepare()."
@@ -52,6 +58,10 @@ class Entry:
     row: insertion.Row
     is_dropped: bool = False
     is_told: bool = False
+
+    def lose(self, reason: str, fate: str) -> None:
+        self.is_dropped = self.is_told = True
+        lose(self.row.event_id, self.row.event_type, self.row.subject, reason, fate)
 
     def say_unmade(self, level: int, what_happened: str) -> None:
         if not self.is_told:
@@ -106,13 +116,20 @@ def begin_if_needed(connection: Connection) -> None:
             "An event cannot be enqueued on an AsyncConnection that is in no transaction, because something listens "
             "to its beginning; use engine.begin(), or await connection.begin() first."
         )
-    connection.begin()
+    # Not begin(): that would begin a second one within a listener of the engine's `begin`.
+    connection._autobegin()
+    if connection.get_transaction() is None:
+        raise TypeError(
+            "An event cannot be enqueued here: its transaction is just beginning; enqueue once it has begun."
+        )
 
 
 def append(connection: Connection, entry: Entry) -> None:
-    """Have the connection's transaction write the event, unless the savepoint that is innermost now is rolled back."""
+    """Have the connection's transaction write the event. TypeError where it has none any more."""
     root = connection.get_transaction()
-    if root is None or not root.is_active:
+    if root is None:
+        raise TypeError(COMMITTED)
+    if not root.is_active:
         # A transaction that can only be rolled back.
         entry.is_dropped = True
         return
@@ -123,7 +140,7 @@ def append(connection: Connection, entry: Entry) -> None:
     buffer.entries.append(entry)
     if buffer.is_committing:
         # By a listener of the engine's commit.
-        _write(root, buffer)
+        _write(connection, buffer)
 
 
 def _mark_savepoints(buffer: _Buffer, savepoint: NestedTransaction | None) -> None:
@@ -134,23 +151,25 @@ def _mark_savepoints(buffer: _Buffer, savepoint: NestedTransaction | None) -> No
         savepoint = savepoint._previous_nested
 
 
+# What SQLAlchemy's commit(), rollback() and close() call is overridden, not these themselves: a program may have taken
+# one of them, `callback(transaction.commit)` say, before the first event came.
+
+
 class _Root(RootTransaction):
     """A transaction that has events."""
 
     __slots__ = ()
 
-    def commit(self) -> None:
-        _write_last(self)
-        super().commit()
+    def _connection_commit_impl(self) -> None:
+        _written_or(super()._connection_rollback_impl, partial(_write_last, self))
+        super()._connection_commit_impl()
         _settle(self)
 
-    def rollback(self) -> None:
-        _drop(self)
-        super().rollback()
-
-    def close(self) -> None:
-        _drop(self)
-        super().close()
+    def _connection_rollback_impl(self) -> None:
+        try:
+            super()._connection_rollback_impl()
+        finally:
+            _drop(self)
 
 
 class _TwoPhase(TwoPhaseTransaction):
@@ -160,19 +179,17 @@ class _TwoPhase(TwoPhaseTransaction):
         _write_last(self)
         super().prepare()
 
-    def commit(self) -> None:
+    def _connection_commit_impl(self) -> None:
         if not self._is_prepared:
-            _write_last(self)
-        super().commit()
+            _written_or(super()._connection_rollback_impl, partial(_write_last, self))
+        super()._connection_commit_impl()
         _settle(self)
 
-    def rollback(self) -> None:
-        _drop(self)
-        super().rollback()
-
-    def close(self) -> None:
-        _drop(self)
-        super().close()
+    def _connection_rollback_impl(self) -> None:
+        try:
+            super()._connection_rollback_impl()
+        finally:
+            _drop(self)
 
 
 class _Savepoint(NestedTransaction):
@@ -180,27 +197,45 @@ class _Savepoint(NestedTransaction):
 
     __slots__ = ()
 
-    def commit(self) -> None:
+    def _do_commit(self) -> None:
         # Where Python's sqlite3 has not begun before the savepoint, the release of the outermost commits its rows.
         is_release_a_commit = self.connection.dialect.name == "sqlite" and self._previous_nested is None
-        root = self.connection.get_transaction()
-        if is_release_a_commit and self.is_active and root is not None and (buffer := _buffers.get(root)) is not None:
-            _write(root, buffer)
-        super().commit()
+        if is_release_a_commit and self.is_active and (buffer := _buffer_of(self)) is not None:
+            _written_or(super()._do_rollback, partial(_write, self.connection, buffer))
+        super()._do_commit()
 
-    def rollback(self) -> None:
-        _drop_after(self)
-        super().rollback()
+    def _do_rollback(self) -> None:
+        with _dropping_after(self):
+            super()._do_rollback()
 
-    def close(self) -> None:
-        _drop_after(self)
-        super().close()
+    def _do_close(self) -> None:
+        with _dropping_after(self):
+            super()._do_close()
 
 
-def _drop_after(savepoint: NestedTransaction) -> None:
-    root = savepoint.connection.get_transaction()
-    if savepoint.is_active and root is not None and (buffer := _buffers.get(root)) is not None:
+def _written_or(undo: Callable[[], None], write: Callable[[], None]) -> None:
+    """Whoever ignores that the commit failed, or was interrupted, and commits again shall not keep the rows alone."""
+    is_written = False
+    try:
+        write()
+        is_written = True
+    finally:
+        if not is_written:
+            undo()
+
+
+@contextmanager
+def _dropping_after(savepoint: NestedTransaction) -> Iterator[None]:
+    """Drop what came after the savepoint once it is rolled back: SQLite goes on after a rollback that failed."""
+    was_active = savepoint.is_active
+    yield
+    if was_active and (buffer := _buffer_of(savepoint)) is not None:
         buffer.drop_from(buffer.savepoints.get(savepoint, 0))
+
+
+def _buffer_of(savepoint: NestedTransaction) -> _Buffer | None:
+    root = savepoint.connection.get_transaction()
+    return None if root is None else _buffers.get(root)
 
 
 def _drop(root: RootTransaction) -> None:
@@ -210,16 +245,16 @@ def _drop(root: RootTransaction) -> None:
 
 def _write_last(root: RootTransaction) -> None:
     if root.is_active and (buffer := _buffers.get(root)) is not None:
-        _write(root, buffer)
+        _write(root.connection, buffer)
         buffer.is_committing = True
 
 
-def _write(root: RootTransaction, buffer: _Buffer) -> None:
+def _write(connection: Connection, buffer: _Buffer) -> None:
     entries, buffer.entries = buffer.entries, []
     buffer.savepoints.clear()
     for outbox in dict.fromkeys(entry.outbox for entry in entries):
         rows = [entry.row for entry in entries if entry.outbox is outbox]
-        if (reason := _write_rows(root.connection, outbox, rows)) is None:
+        if (reason := _write_rows(connection, outbox, rows)) is None:
             # A type that nothing knows may be any text, and each would be a series of its own.
             buffer.written.update((outbox, "undeliverable" if row.error else row.event_type) for row in rows)
         else:

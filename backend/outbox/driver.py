@@ -80,11 +80,17 @@ def run_together(connection: Connection, sql: str, parameters: Mapping[str, obje
         cursor.execute(sql.encode(), parameters, prepare=False)
 
 
+def driver_connection(connection: Connection) -> Any:
+    """The driver's own connection, of a detached one as well, where SQLAlchemy's property of that name is None."""
+    dbapi_connection: Any = connection.connection.dbapi_connection
+    return connection.dialect.get_driver_connection(dbapi_connection)
+
+
 def in_good_transaction(connection: Connection) -> bool:
     """Whether the server waits for the next statement of a transaction in which none has failed. On psycopg."""
     from psycopg.pq import TransactionStatus  # noqa: PLC0415  # As above.
 
-    driver: Any = connection.connection.driver_connection
+    driver = driver_connection(connection)
     return bool(driver.info.transaction_status == TransactionStatus.INTRANS)
 
 

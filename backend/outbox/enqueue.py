@@ -110,4 +110,6 @@ def _append_to_connection(connection: Connection, entry: Entry) -> None:
     commits.refuse_where_nothing_is_atomic(connection)
     commits.refuse_prepared(connection)
     commits.begin_if_needed(connection)
+    # Once more: of some drivers it is seen only now.
+    commits.refuse_where_nothing_is_atomic(connection)
     commits.append(connection, entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from reprlib import Repr
 
 # HubSpot's values are short; what is longer is a mistake that a person should see.
 PAYLOAD_BYTES_MAX = 64 * 1024
@@ -17,7 +18,7 @@ def encode_payload(payload: object) -> tuple[str, str | None]:
     try:
         text = _encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
-        return _beginning_of("unreadable", _describe(payload)), f"payload is no JSON: {error}"
+        return _beginning_of("unreadable", _Description().repr(payload)), f"payload is no JSON: {error}"
     if not isinstance(payload, dict):
         return _beginning_of(
             "unreadable", text
@@ -32,11 +33,21 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def _describe(payload: object) -> str:
-    try:
-        return repr(payload)
-    except RecursionError:
-        return object.__repr__(payload)
+class _Description(Repr):
+    """Of any object, also of one whose values cannot be made text; cut where it is long or deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 20
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 1000
+        self.maxstring = self.maxother = _BEGINNING_CHARS
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            # Python makes no text of more than 4,300 digits.
+            return f"<an integer of {x.bit_length()} bits>"
 
 
 def _beginning_of(key: str, text: str) -> str:

@@ -27,11 +27,11 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from outbox import commits
 from outbox.commits import Entry
-from outbox.losses import COMMITTED_WITHOUT, lose
+from outbox.isolation import is_autocommit
+from outbox.losses import COMMITTED_WITHOUT, GOES_ON_WITHOUT
 from outbox.model import Outbox
 
-_LEVELS = "outbox.levels"
-_LEFT = "outbox.left"
+_LEVELS = "_outbox_levels"
 _Bind = Engine | Connection
 _Waiting = list[tuple[_Bind, Entry]]
 
@@ -63,7 +63,11 @@ class _Level:
             self.connections.append(connection)
         waiting, self.waiting = self.waiting, []
         for bind, entry in waiting:
-            self.take(bind, entry)
+            if (made := self.connection_to(bind)) is not None and is_autocommit(made):
+                # It turns out only now; a rollback would leave the rows.
+                entry.lose(commits.AUTOCOMMIT, GOES_ON_WITHOUT)
+            else:
+                self.take(bind, entry)
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
@@ -71,39 +75,57 @@ class _Level:
                 entry.say_unmade(logging.WARNING, "its session was dropped in the middle of the transaction")
 
 
-_Levels = dict[SessionTransaction, _Level]
+class _Levels(dict[SessionTransaction, _Level]):
+    """A session's, outermost first; `left` was enqueued in levels that a failed flush had rolled back."""
+
+    __slots__ = ("left", "of")
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.of = ref(session)
+        self.left: _Waiting = []
+
+    def take_what_was_left(self) -> None:
+        left, self.left = self.left, []
+        for bind, entry in left:
+            _innermost(self).take(bind, entry)
 
 
 def append(session: Session, entry: Entry) -> None:
     """Have the session's transaction write the event. TypeError where it cannot."""
     bind = _bind(session, entry.outbox)
-    levels = _levels_in_transaction(session)
-    outermost, innermost = next(iter(levels.values())), next(reversed(levels.values()))
-    _refuse(outermost, bind)
+    transaction = _transaction(session)
+    # A copy of a session's attributes, as in SQLAlchemy's example of `using_bind`, has the transaction of the session.
+    session = transaction.session
+    levels = _levels_with(session, transaction)
+    outermost, innermost = _outermost(levels), levels[transaction]
+    _refuse_ended(outermost)
     if innermost.is_rolled_back:
+        commits.refuse_where_nothing_is_atomic(bind)
         innermost.waiting.append((bind, entry))
         return
-    _take_what_was_left(session, innermost)
-    is_active = next(reversed(levels)).is_active
+    levels.take_what_was_left()
+    is_active = transaction.is_active
     if session.twophase and not is_active and not outermost.connections:
         # Prepared before it had any connection.
         raise TypeError(commits.PREPARED)
     if is_active and (connection := outermost.connection_to(bind)) is not None:
         # Its transaction may have ended below the session.
         commits.begin_if_needed(connection)
-    outermost.entries.append(entry)
+    commits.refuse_where_nothing_is_atomic(outermost.connection_to(bind) or bind)
     if not is_active and not innermost.is_committed and (connection := outermost.connection_to(bind)) is not None:
         # In after_begin, of which there is one for each savepoint that is being set.
         commits.append(connection, entry)
     else:
         innermost.take(bind, entry)
+    outermost.entries.append(entry)
     if is_active and outermost.is_committing:
         _connect(session, levels)
 
 
 def watch(session: Session, task: asyncio.Task[object]) -> None:
     """Have it said when the task ends, and with it the scope of its session, in the middle of a transaction."""
-    outermost = next(iter(_levels(session).values()), None)
+    outermost = _outermost(levels) if (levels := _levels(session)) else None
     if outermost is not None and not outermost.is_watched:
         outermost.is_watched = True
         task.add_done_callback(partial(_say_left, ref(session), outermost))
@@ -117,10 +139,12 @@ def _bind(session: Session, outbox: Outbox) -> _Bind:
     is_flushing, session._flushing = session._flushing, True
     try:
         return session.get_bind(clause=_update_of(outbox))
-    except UnboundExecutionError as error:
+    except (UnboundExecutionError, AssertionError, LookupError, AttributeError) as error:
+        # The latter of a program's own get_bind, or of ShardedSession's, which ask for a mapper.
         raise TypeError(
             f"An event cannot be enqueued here: the session has no engine for the table {outbox.name}; "
-            "pass one in Session(binds={outbox.events: engine}), the engine of the rows that the events tell of."
+            "pass one in Session(binds={outbox.events: engine}), the engine of the rows that the events tell of, or "
+            "enqueue on the rows' own session.connection(…)."
         ) from error
     finally:
         session._flushing = is_flushing
@@ -132,17 +156,40 @@ def _update_of(outbox: Outbox) -> Update:
 
 
 def _levels(session: Session) -> _Levels:
-    levels: _Levels = session.info.setdefault(_LEVELS, {})
+    # They are garbage with it. Its `info` would be no place: a program may hand that on to another session, and also,
+    # as SQLAlchemy's example of `using_bind` does, all its attributes.
+    levels: _Levels | None = vars(session).get(_LEVELS)
+    if levels is None or levels.of() is not session:
+        levels = vars(session)[_LEVELS] = _Levels(session)
     return levels
 
 
-def _levels_in_transaction(session: Session) -> _Levels:
+def _outermost(levels: _Levels) -> _Level:
+    return next(iter(levels.values()))
+
+
+def _innermost(levels: _Levels) -> _Level:
+    return next(reversed(levels.values()))
+
+
+def _transaction(session: Session) -> SessionTransaction:
+    """The innermost one, begun here when there is none, or a rollback() or close() right after would tell nobody."""
+    if (transaction := session.get_nested_transaction() or session.get_transaction()) is not None:
+        return transaction
+    if not session.autobegin:
+        raise TypeError(
+            "An event cannot be enqueued here: its session is in no transaction and has autobegin=False; enqueue after "
+            "session.begin()."
+        )
+    return session.begin()
+
+
+def _levels_with(session: Session, transaction: SessionTransaction) -> _Levels:
     levels = _levels(session)
-    # Begun here when there is none, or a rollback() or close() right after would tell nobody and leave a ghost.
-    innermost = session.get_nested_transaction() or session.get_transaction() or session.begin()
-    if not levels:
-        # Begun before this module was imported.
-        levels.update((it, _Level()) for it in reversed(_with_those_around(innermost)))
+    if transaction not in levels:
+        # Begun before this module was imported; or a listener is told of its beginning before this module is.
+        for around in reversed(_with_those_around(transaction)):
+            levels.setdefault(around, _Level())
     return levels
 
 
@@ -155,20 +202,16 @@ def _with_those_around(transaction: SessionTransaction | None) -> list[SessionTr
     return found
 
 
-def _refuse(outermost: _Level, bind: _Bind) -> None:
+def _refuse_ended(outermost: _Level) -> None:
     if outermost.is_committed:
-        raise TypeError(
-            "An event cannot be enqueued here: its session has committed already; enqueue before that, at the latest "
-            "in before_commit, or in a transaction of its own."
-        )
+        raise TypeError(commits.COMMITTED)
     for connection in outermost.connections:
         commits.refuse_prepared(connection)
-    commits.refuse_where_nothing_is_atomic(outermost.connection_to(bind) or bind)
 
 
 def _connect(session: Session, levels: _Levels) -> None:
     """Begin on every bind that events wait for; not where only a savepoint's wait, that hands them on."""
-    outermost = next(iter(levels.values()))
+    outermost = _outermost(levels)
     while binds := [bind for it in levels.values() for bind, _ in it.waiting if outermost.connection_to(bind) is None]:
         if binds[0].dialect.is_async and not in_greenlet():
             return
@@ -184,8 +227,8 @@ def _after_transaction_create(session: Session, transaction: SessionTransaction)
         levels = _levels(session)
         if levels:
             # A savepoint is set after what is not flushed yet.
-            _take_what_was_left(session, next(reversed(levels.values())))
-        levels[transaction] = _Level()
+            levels.take_what_was_left()
+        levels.setdefault(transaction, _Level())
 
 
 @event.listens_for(Session, "after_begin", insert=True)
@@ -198,21 +241,21 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
 def _before_commit(session: Session) -> None:
     # Also where only a savepoint is released: it cannot be told from a commit of the whole that releases it.
     if levels := _levels(session):
-        next(iter(levels.values())).is_committing = True
-        _take_what_was_left(session, next(reversed(levels.values())))
+        _outermost(levels).is_committing = True
+        levels.take_what_was_left()
         _connect(session, levels)
 
 
 @event.listens_for(Session, "after_commit", insert=True)
 def _after_commit(session: Session) -> None:
     if levels := _levels(session):
-        next(reversed(levels.values())).is_committed = True
+        _innermost(levels).is_committed = True
 
 
 @event.listens_for(Session, "after_rollback", insert=True)
 def _after_rollback(session: Session) -> None:
     if levels := _levels(session):
-        next(reversed(levels.values())).is_rolled_back = True
+        _innermost(levels).is_rolled_back = True
 
 
 @event.listens_for(Session, "after_transaction_end", insert=True)
@@ -228,8 +271,8 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
         _end(session, level, waiting)
     elif level.is_committed:
         for bind, entry in waiting:
-            next(reversed(levels.values())).take(bind, entry)
-        if next(iter(levels.values())).is_committing:
+            _innermost(levels).take(bind, entry)
+        if _outermost(levels).is_committing:
             _connect(session, levels)
     else:
         _leave_or_drop(session, level, waiting)
@@ -238,36 +281,22 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
 @event.listens_for(Session, "after_soft_rollback", insert=True)
 def _after_soft_rollback(session: Session, _: SessionTransaction) -> None:
     # The session has discarded what was not flushed.
-    _drop(_left(session))
+    _drop(_levels(session).left)
 
 
 def _end(session: Session, outermost: _Level, waiting: _Waiting) -> None:
     if outermost.is_committed:
         for _, entry in waiting:
-            row = entry.row
-            lose(row.event_id, row.event_type, row.subject, commits.TOO_LATE, COMMITTED_WITHOUT)
+            entry.lose(commits.TOO_LATE, COMMITTED_WITHOUT)
         return
     _leave_or_drop(session, outermost, waiting)
     if not outermost.is_rolled_back:
         _say_closed([entry for entry in outermost.entries if entry.is_dropped])
 
 
-def _left(session: Session) -> _Waiting:
-    """What was enqueued in levels that a failed flush had rolled back."""
-    left: _Waiting = session.info.setdefault(_LEFT, [])
-    return left
-
-
-def _take_what_was_left(session: Session, level: _Level) -> None:
-    left = _left(session)
-    for bind, entry in left:
-        level.take(bind, entry)
-    left.clear()
-
-
 def _leave_or_drop(session: Session, level: _Level, waiting: _Waiting) -> None:
     if level.is_rolled_back and (session.new or session.dirty or session.deleted):
-        _left(session).extend(waiting)
+        _levels(session).left.extend(waiting)
     else:
         _drop(waiting)
 

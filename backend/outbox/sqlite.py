@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from outbox.driver import driver_connection
 
 # How long a writer waits for another before the request fails with "database is locked".
 BUSY_TIMEOUT = timedelta(seconds=5)
@@ -43,6 +44,5 @@ def _begin_immediate(connection: Connection) -> None:
 
 def begin_if_needed(connection: Connection) -> None:
     """Begin the transaction that SQLAlchemy believes is open, so that the release of a savepoint cannot commit it."""
-    driver_connection: Any = connection.connection.driver_connection  # sqlite3's or aiosqlite's
-    if not driver_connection.in_transaction:
+    if not driver_connection(connection).in_transaction:  # sqlite3's or aiosqlite's
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pydantic import ValidationError
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -45,7 +46,11 @@ def main() -> int:
     arguments.add_argument("--live", action="store_true", help="really send it to HubSpot")
     is_live_allowed = arguments.parse_args().live
     configure_logging()
-    integration = load_integration()
+    try:
+        integration = load_integration()
+    except ValidationError as error:
+        print("✗ " + "; ".join(f"{str(it['loc'][0]).upper()}: {it['msg']}" for it in error.errors(include_input=False)))
+        return 1
     try:
         check(integration, is_live_allowed=is_live_allowed)
         subject, event_id = create_event(integration)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from decimal import Decimal
+from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
@@ -15,6 +17,14 @@ from app.models import OUTBOX
 from app.services.hubspot import track_event
 
 GOOD = {"user_id": "driver-1", "created_at": "2026-11-24T18:00:00Z"}
+
+
+class Number(IntEnum):
+    SEVEN = 7
+
+
+class Word(Enum):
+    SEVEN = "7"
 
 
 class Silent:
@@ -46,6 +56,15 @@ class Unspeakable(Exception):
         ("driver_signed_up", GOOD | {"note": "x" * 1_000_000}, "payload has 1000"),
         ("nova_earned", GOOD | {"amount": float("nan"), "earned_at": "2026-11-24T18:00:00Z"}, "payload is no JSON"),
         ("nova_earned", GOOD | {"amount": -1, "earned_at": "2026-11-24T18:00:00Z"}, "amount: Input should be greater"),
+        # Judged as it will be read: each would be something else in Python than in the table.
+        ("driver_signed_up", GOOD | {"phone": Number.SEVEN}, "phone: Input should be a valid string"),
+        ("driver_signed_up", GOOD | {"user_id": b"driver-1"}, "payload is no JSON"),
+        ("nova_earned", GOOD | {"amount": Word.SEVEN, "earned_at": GOOD["created_at"]}, "payload is no JSON"),
+        ("nova_earned", GOOD | {"amount": Decimal(7), "earned_at": GOOD["created_at"]}, "payload is no JSON"),
+        ("nova_earned", GOOD | {"amount": 10**30, "earned_at": GOOD["created_at"]}, "amount: Input should be less"),
+        ("nova_earned", GOOD | {"amount": 10**5000, "earned_at": GOOD["created_at"]}, "payload is no JSON"),
+        ("driver_signed_up", GOOD | {"note": [Silent()]}, "payload is no JSON"),
+        ("driver_signed_up", GOOD | {"note": {Silent(): 1}}, "payload is no JSON"),
         (None, GOOD, "event type must be text, not NoneType"),
         (None, None, "payload is a NoneType"),
         ([], GOOD, "event type must be text, not list"),

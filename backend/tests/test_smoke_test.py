@@ -107,6 +107,12 @@ def test_as_a_command_it_exits_1_while_disabled_and_says_that_nothing_will_be_pr
     assert "nothing will be processed. Set HUBSPOT_ENABLED=true" in ended.words
 
 
+def test_as_a_command_it_names_a_setting_that_makes_no_sense_in_one_line(sqlite_url):
+    ended = run_command(sqlite_url, HUBSPOT_ENABLED="maybe")
+    assert (ended.exit_code, ended.words.count("\n")) == (1, 1)
+    assert "HUBSPOT_ENABLED: Input should be a valid boolean" in ended.words
+
+
 def test_it_migrates_nothing_and_says_that_the_table_is_missing(empty_database_url, smoke_test):
     engine = create_database_engine(empty_database_url)
     ended = smoke_test(engine, hubspot_enabled=True)

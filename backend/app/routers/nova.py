@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from app import lifecycle
 from app.accounts import lock_driver_of
 from app.clock import to_millisecond
-from app.dependencies import BearerToken, Sessions, require_service_key
+from app.dependencies import BearerToken, Sessions, TooManyWrongKeys, require_service_key
 from app.nova import BalanceTooSmall, KeyReused, SessionGranted, grant, redeem
 from app.problems import DatabaseUnavailable, Invalid, NotAuthenticated, NotFound, describe
 from app.routers.fields import Identifier, RequestBody
@@ -95,7 +95,7 @@ IdempotencyKey = Annotated[
     dependencies=[Depends(require_service_key)],
     responses={
         200: {"model": Granted, "description": "The session was granted before; the same answer again"},
-        **describe(NotAuthenticated, NotFound, SessionGranted, Invalid, DatabaseUnavailable),
+        **describe(NotAuthenticated, TooManyWrongKeys, NotFound, SessionGranted, Invalid, DatabaseUnavailable),
     },
 )
 def grant_nova(body: GrantRequest, sessions: Sessions, response: Response) -> Granted:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -24,6 +25,8 @@ class CommandLine(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Exits with 2 where Typer would print a box of several lines, which no script reads."""
+        # Neither is there where a service was started without it.
+        sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
         for stream in (sys.stdout, sys.stderr):
             # What a terminal's encoding lacks is shown as an escape.
             if isinstance(stream, io.TextIOWrapper):
@@ -43,9 +46,20 @@ class CommandLine(TyperGroup):
                 raise
             fail("Aborted.")
             sys.exit(1)
+        except OSError as error:
+            if not standalone_mode:
+                raise
+            # The disk is full, say. What is left in the buffer would fail once more when Python ends.
+            sys.stdout = _nowhere()
+            fail(f"What was to be told could not be written: {error.strerror or error}.")
+            sys.exit(1)
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")  # Until the process ends.
 
 
 def _as_text(word: str) -> str:

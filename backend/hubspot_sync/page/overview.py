@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -119,10 +122,17 @@ class Overview:
         async with aclosing(later):
             yield f"retry: 1000\n{self._as_event(first)}"
             async for beats in later:
-                if time.time() >= session.ends_at:
+                if time.time() >= session.ends_at or await self._is_ended(session):
                     yield "event: over\ndata:\n\n"
                     return
                 yield self._as_event(beats)
+
+    async def _is_ended(self, session: Session) -> bool:
+        """One look by key a second, so that a stream ends with its session, in whatever process that was ended."""
+        # Without a database there is nothing to be shown either.
+        with suppress(DBAPIError, PoolTimeout):
+            return await run_in_threadpool(self._desk.is_ended, session)
+        return False
 
     def _as_event(self, beats: list[Beat]) -> str:
         pulse = beats[-1].pulse

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.nova import nova_for
+from app.wrong_keys import NETWORKS_MAX, WINDOW_SECONDS, WRONG_MAX, WrongKeys
 from tests.app.conftest import SERVICE_KEY, at_once, on_sqlite_only, settings_for
 
 
@@ -158,6 +159,50 @@ def test_only_the_charging_network_grants(hub, key):
 def test_a_drivers_token_does_not_grant(hub):
     answer = hub.http.post("/v1/nova/grants", json={}, headers=hub.sign_up().headers)
     assert answer.status_code == 401
+
+
+@on_sqlite_only
+def test_guesses_of_the_service_key_are_logged_and_locked_out_for_a_minute(hub, caplog):
+    def grant(key: str) -> int:
+        answer = hub.http.post("/v1/nova/grants", json={}, headers={"X-Service-Key": key})
+        assert (answer.status_code == 429) == (0 < int(answer.headers.get("retry-after", 0)) <= WINDOW_SECONDS)
+        return answer.status_code
+
+    for _ in range(20):
+        assert hub.http.post("/v1/nova/grants", json={}).status_code == 401
+    answers = at_once(10, lambda number: grant(f"guess-{number}"))
+    assert sorted(answers) == [401] * WRONG_MAX + [429] * 5
+    assert grant(SERVICE_KEY) == 429
+    wrong = [message for message in caplog.messages if message == "A wrong X-Service-Key came from testclient."]
+    assert len(wrong) == WRONG_MAX
+    assert "guess-" not in caplog.text
+    # Another network is none of theirs.
+    hub.http._transport.client = ("10.0.0.1", 50000)
+    assert grant(SERVICE_KEY) == 422
+
+
+@on_sqlite_only
+def test_charger_with_an_old_key_holds_up_none_that_share_its_address(hub, caplog):
+    for key in (SERVICE_KEY, *["an old key"] * 10, SERVICE_KEY):
+        answer = hub.http.post("/v1/nova/grants", json={}, headers={"X-Service-Key": key})
+        assert answer.status_code == (422 if key == SERVICE_KEY else 401)
+    assert caplog.text.count("A wrong X-Service-Key") == WRONG_MAX
+
+
+def test_lock_of_a_network_ends_and_its_memory_is_bounded():
+    now = 0.0
+    wrong_keys = WrongKeys(lambda: now)
+    for _ in range(WRONG_MAX):
+        assert wrong_keys.seconds_locked("2001:db8::1") == 0
+        wrong_keys.note_wrong("2001:db8::2")
+    assert wrong_keys.seconds_locked("2001:db8::3") == WINDOW_SECONDS
+    now += WINDOW_SECONDS
+    assert wrong_keys.seconds_locked("2001:db8::1") == 0
+    wrong_keys.note_wrong("2001:db8::1")
+    assert wrong_keys.seconds_locked("2001:db8::1") == 0
+    for number in range(NETWORKS_MAX + 1):
+        wrong_keys.note_right(f"client {number}")
+    assert len(wrong_keys._networks) == NETWORKS_MAX
 
 
 def test_without_a_service_key_every_grant_is_refused_and_the_log_says_why(sqlite_url, caplog):

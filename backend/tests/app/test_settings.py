@@ -16,13 +16,20 @@ from app.settings import BACKEND, Settings
         ("postgres://u:p%40ss@db/nerava", "postgresql+psycopg://u:p%40ss@db/nerava"),
         ("postgresql://db/nerava?sslmode=require", "postgresql+psycopg://db/nerava?sslmode=require"),
         ("postgresql+psycopg://db/nerava", "postgresql+psycopg://db/nerava"),
+        ("sqlite:////var/lib/nerava.db?timeout=3", "sqlite:////var/lib/nerava.db?timeout=3"),
     ],
 )
 def test_a_database_url_gets_the_driver_that_is_installed(given, meant):
     assert Settings(_env_file=None, database_url=given).database_url == meant
 
 
-@pytest.mark.parametrize("url", ["", "nerava.db", "mysql://db/nerava", "sqlite://", "sqlite:///:memory:"])
+ODD_OPTIONS = [
+    f"sqlite:///nerava.db?{odd}"
+    for odd in ("mode=ro", "timeout=x", "cached_statements=1.5", "detect_types=x", "check_same_thread=2")
+]
+
+
+@pytest.mark.parametrize("url", ["", "nerava.db", "mysql://db/nerava", "sqlite://", "sqlite:///:memory:", *ODD_OPTIONS])
 def test_a_database_that_cannot_serve_is_refused_by_name(url):
     with pytest.raises(ValidationError, match="DATABASE_URL"):
         Settings(_env_file=None, database_url=url)

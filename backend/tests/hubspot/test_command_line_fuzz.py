@@ -216,6 +216,21 @@ def test_terminal_that_lacks_a_letter_shows_an_escape(
 
 
 @on_sqlite_only
+def test_full_disk_behind_stdout_is_told_in_one_line_and_a_missing_stderr_is_no_matter(
+    hubspot: HubSpot, database_url: str
+) -> None:
+    command = [sys.executable, "-m", "app.cli", "status"]
+    environment = os.environ | {"DATABASE_URL": database_url}
+    with open("/dev/full", "w") as full:
+        told = subprocess.Popen(command, cwd=BACKEND, env=environment, stdout=full, stderr=subprocess.PIPE)
+        closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+        mute = subprocess.Popen(closed, cwd=BACKEND, env=environment, stdout=subprocess.PIPE)
+        (_, words), (figures, _) = told.communicate(timeout=60), mute.communicate(timeout=60)
+    assert (told.returncode, words) == (1, b"What was to be told could not be written: No space left on device.\n")
+    assert (mute.returncode, b"pending" in figures) == (0, True)
+
+
+@on_sqlite_only
 def test_hold_for_a_reason_of_any_bytes_holds(hubspot: HubSpot, database_url: str) -> None:
     held = on_terminal(database_url, "hold", b"Caf\xe9 \xff")
     assert (held.returncode, b"Traceback" in held.stderr) == (0, False)

@@ -147,6 +147,9 @@ def test_instant_that_is_no_iso_8601_text_is_refused(instant: object) -> None:
         ("2026-11-24T18:00:00+05:45", "2026-11-24T12:15:00.000Z"),
         ("2026-11-24T18:00:00-0330", "2026-11-24T21:30:00.000Z"),
         ("2026-11-24 18:00:00+00:00", "2026-11-24T18:00:00.000Z"),
+        # As PostgreSQL writes one.
+        ("2026-11-24 18:00:00.5+01", "2026-11-24T17:00:00.500Z"),
+        ("2026-11-24T18:00-05", "2026-11-24T23:00:00.000Z"),
     ],
 )
 def test_instant_in_iso_8601_with_an_offset_is_taken(hubspot: HubSpot, instant: str, written_: str) -> None:
@@ -167,7 +170,7 @@ def test_whole_json_number_is_taken(amount: float) -> None:
     assert CATALOG.objection_to("nova_earned", {"user_id": "1", "earned_at": SIGNED_UP_AT, "amount": amount}) is None
 
 
-@pytest.mark.parametrize("absent", ["", " ", "\t\n", "\x1c", "\u3000"], ids=repr)
+@pytest.mark.parametrize("absent", ["", " ", "\t\n", "\x1c", "\u3000", "\ufeff", " \u200b "], ids=ascii)
 def test_optional_field_without_a_word_counts_as_absent(hubspot: HubSpot, absent: str) -> None:
     hubspot.sign_up("driver-1", email="ada@example.com", phone="+4917012345678", stage="signed_up")
     hubspot.earn("driver-1", 10, email=absent, phone=absent, stage=absent, session_id=absent, earned_count=absent)
@@ -181,9 +184,10 @@ def test_optional_field_without_a_word_counts_as_absent(hubspot: HubSpot, absent
 
 
 BLANKS = [*"\t\n\v\f\r \x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"]
+INVISIBLE = [*"\u180e\u200b\u200c\u200d\u2060\ufeff", " \u200b\t\ufeff"]
 
 
-@pytest.mark.parametrize("blank", BLANKS, ids=ascii)
+@pytest.mark.parametrize("blank", BLANKS + INVISIBLE, ids=ascii)
 def test_subject_and_property_are_trimmed_alike(blank: str) -> None:
     payload = {
         "user_id": f"{blank}driver-1{blank}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from uuid import UUID
+from warnings import catch_warnings
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from outbox import wakeup
@@ -178,6 +179,101 @@ def test_event_enqueued_by_a_listener_of_the_engines_commit_is_written(engine: E
     event.remove(engine, "commit", track)
     assert stored_ids(engine) == [first, *tracked]
     assert len(tracked) == 1
+
+
+def test_ends_that_were_taken_from_a_transaction_before_its_first_event_are_its_ends_all_the_same(
+    engine: Engine,
+) -> None:
+    kept = []
+    with engine.connect() as connection, ExitStack() as stack:
+        stack.callback(connection.begin().commit)
+        kept.append(add(connection))
+        savepoint = connection.begin_nested()
+        roll_back, close = savepoint.rollback, connection.begin_nested().close
+        add(connection)
+        close()
+        add(connection)
+        roll_back()
+        release = connection.begin_nested().commit
+        kept.append(add(connection))
+        release()
+    with engine.connect() as connection:
+        for end in (connection.begin().rollback, None):
+            add(connection)
+            if end is not None:
+                end()
+        connection.close()
+    assert stored_ids(engine) == kept
+
+
+def test_ends_of_two_phases_that_were_taken_before_the_first_event_are_its_ends(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
+    require_two_phases(engine)
+    with engine.connect() as connection:
+        commit = connection.begin_twophase().commit
+        kept = add(connection)
+        commit()
+        roll_back = connection.begin_twophase().rollback
+        add(connection)
+        roll_back()
+    assert stored_ids(engine) == [kept]
+    engine.dispose()
+
+
+def test_event_and_row_share_their_fate_at_every_hook_of_the_engine(engine: Engine) -> None:
+    hooks = ["begin", "savepoint", "release_savepoint", "rollback_savepoint", "commit", "rollback"]
+    kept: dict[str, UUID] = {}
+    for hook in hooks:
+
+        def track(connection: Connection, *_: object, hook: str = hook) -> None:
+            if hook not in kept:
+                kept[hook] = UUID(int=0)
+                order(connection, hook)
+                with suppress(TypeError):
+                    kept[hook] = add(connection)
+
+        event.listen(engine, hook, track)
+    with engine.connect() as connection:
+        connection.begin_nested().commit()
+        savepoint = connection.begin_nested()
+        add(connection)
+        savepoint.rollback()
+        connection.commit()
+        add(connection)
+        connection.rollback()
+    # Where it is just beginning, the call was refused.
+    assert kept["begin"] == UUID(int=0)
+    with engine.connect() as connection:
+        rows = set(connection.execute(select(ORDERS.c.item)).scalars())
+    assert rows >= {"savepoint", "release_savepoint", "commit"}
+    assert set(stored_ids(engine)) == {kept[hook] for hook in rows - {"begin"}}
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+def test_savepoint_whose_end_fails_because_the_one_around_it_is_gone_takes_no_event_of_a_row_along(
+    engine: Engine, end: str
+) -> None:
+    with engine.connect() as connection:
+        outer, inner = connection.begin_nested(), connection.begin_nested()
+        with catch_warnings(action="ignore"):
+            outer.commit()
+        order(connection, "a")
+        add(connection)
+        with suppress(DBAPIError):
+            getattr(inner, end)()
+        with suppress(DBAPIError, PendingRollbackError):
+            connection.commit()
+    assert len(stored_ids(engine)) == count_orders(engine)
+
+
+def test_detached_connection_keeps_its_events(engine: Engine) -> None:
+    connection = engine.connect()
+    order(connection, "a")
+    kept = add(connection)
+    connection.detach()
+    connection.commit()
+    connection.close()
+    assert stored_ids(engine) == [kept]
 
 
 def test_missing_table_costs_a_connection_the_event_alone(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

@@ -273,6 +273,10 @@ class Machine(RuleBasedStateMachine):
         self.do(getattr(savepoint, end, savepoint.rollback))
         if end != "commit" or self.has_failed:
             self.forget_fates()
+        if not (self.session or self.db).in_transaction():
+            # It was the transaction's own, of two phases.
+            self.forget_fates()
+            self.marker = ""
 
     @precondition(lambda self: self.db is not None)
     @rule()

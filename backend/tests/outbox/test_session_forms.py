@@ -6,12 +6,14 @@ import gc
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Connection, Engine, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SAWarning
+from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from outbox import wakeup
@@ -301,6 +303,78 @@ def test_session_without_an_engine_for_the_outbox_is_refused_with_the_remedy(eng
         kept = add(session)
         session.commit()
     assert stored_ids(engine) == [kept]
+
+
+def test_session_that_cannot_route_the_outbox_is_refused_with_a_remedy_that_works(engine: Engine) -> None:
+    class Routed(Session):
+        def get_bind(self, mapper: Any = None, bind: Any = None, **_: object) -> Any:  # type: ignore[override]
+            return bind or {"Order": engine}[mapper.class_.__name__]
+
+    shard: Any = {"shard_chooser": lambda *_, **__: "a", "execute_chooser": lambda _: ["a"]}
+    sharded = ShardedSession(shards={"a": engine}, identity_chooser=lambda *_, **__: ["a"], **shard)
+    for session, arguments in ((Routed(), {"bind": engine}), (sharded, {"shard_id": "a"})):
+        with session:
+            with pytest.raises(TypeError, match=r"outbox_events.*session\.connection"):
+                add(session)
+            kept = enqueue(session.connection(bind_arguments=arguments), OUTBOX, "something_happened", "driver-1", {})
+            session.commit()
+        assert stored_ids(engine)[-1] == kept
+
+
+def test_session_that_is_not_to_begin_by_itself_is_left_to_begin(engine: Engine) -> None:
+    with Session(engine, autobegin=False) as session:
+        with pytest.raises(TypeError, match=r"session\.begin\(\)"):
+            add(session)
+        with session.begin():
+            order(session, "a")
+            kept = add(session)
+    assert stored_ids(engine) == [kept]
+
+
+def test_sessions_that_hand_on_what_they_hold_keep_their_events_apart(outbox_postgres_url: str) -> None:
+    engine = create_engine(outbox_postgres_url)
+    first = Session(engine)
+    kept = [add(first)]
+    second = Session(engine, info=first.info)
+    add(second)
+    order(second, "a")
+    second.rollback()
+    third = Session(engine, info=first.info)
+    kept.append(add(third))
+    first.commit()
+    # As SQLAlchemy's documentation has it of `using_bind`.
+    vars(fourth := Session()).update(vars(third))
+    kept.append(add(fourth))
+    fourth.commit()
+    order(third, "b")
+    kept.append(add(third))
+    third.commit()
+    assert stored_ids(engine) == kept
+    engine.dispose()
+
+
+@pytest.mark.parametrize("hook", ["after_transaction_create", "after_begin", "before_commit", "after_commit"])
+def test_listener_that_is_told_before_the_outbox_is_has_its_event_kept_or_refused(engine: Engine, hook: str) -> None:
+    class Told(Session):
+        pass
+
+    kept: list[UUID] = []
+
+    def track(session: Session, *_: object) -> None:
+        if not kept:
+            kept.append(UUID(int=0))
+            kept[0] = add(session)
+
+    event.listen(Told, hook, track, insert=True)
+    with Told(engine) as session:
+        session.execute(insert(ORDERS))
+        if hook == "after_commit":
+            with pytest.raises(TypeError, match="committed already"):
+                session.commit()
+            kept.clear()
+        else:
+            session.commit()
+    assert (count_orders(engine), stored_ids(engine)) == (1, kept)
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,18 @@ def test_stream_goes_on_whatever_the_browser_says_it_had_last(database_url, last
             assert next(answer.iter_lines()) == "retry: 1000"
 
 
+def test_open_stream_ends_when_its_operator_signs_out_in_another_process(database_url, open_page):
+    there = open_page()
+    there.sign_in()
+    with serving(settings_for(database_url)) as address:
+        cookie = f"{COOKIE}={there.http.cookies[COOKIE]}"
+        with httpx2.stream("GET", f"{address}/stream", headers={"Cookie": cookie}, timeout=10) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "retry: 1000"
+            assert there.act("/sign-out").status_code == 303
+            assert "event: over" in lines
+
+
 def _action_paths(client) -> Iterator[str]:
     [page] = [it.app for it in client.http.app.routes if isinstance(it, Mount) and it.path == OPERATOR_PAGE]
     [signed_in] = [it for it in page._app._app.routes if isinstance(it, Mount) and it.path == ""]

@@ -175,10 +175,10 @@ FAULTS = {
         found_by=PROGRAMS,
     ),
     "an event is taken after the commit": Fault(
-        "sessions.py",
-        "    if outermost.is_committed:\n        raise",
-        "    if False:\n        raise",
-        found_by=PROGRAMS,
+        "commits.py",
+        "        raise TypeError(COMMITTED)\n",
+        "        return\n",
+        found_by=("tests/outbox/test_session_forms.py",),
     ),
     "a connection's event stays with the pooled connection": Fault(
         "enqueue.py",
@@ -194,12 +194,15 @@ FAULTS = {
         found_by=PROGRAMS,
     ),
     "an event is taken in autocommit": Fault(
-        "isolation.py", "return bool(level == _AUTOCOMMIT)", "return False", found_by=PROGRAMS
+        "isolation.py",
+        "    if level.upper() == _AUTOCOMMIT:\n        return True\n",
+        "    if level.upper() == _AUTOCOMMIT:\n        return False\n",
+        found_by=PROGRAMS,
     ),
     "a savepoint of a connection keeps its events when it is rolled back": Fault(
         "commits.py",
-        "    if savepoint.is_active and root is not None",
-        "    if False and root is not None",
+        "    if was_active and (buffer",
+        "    if False and (buffer",
         found_by=PROGRAMS,
     ),
     "events are written whatever savepoints a session has joined": Fault(
