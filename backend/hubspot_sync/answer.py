@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -198,6 +198,10 @@ class Answer:
     def shown(self, text: object, chars_max: int = NAME_CHARS_MAX) -> str:
         """A text of the answer as it may be kept and shown; empty for what is no text."""
         return self.redaction.shown(_text(text), chars_max)
+
+    def shown_ids(self, results: Iterable[ContactResult]) -> list[str]:
+        """The results' record ids as they may be kept and shown."""
+        return self.redaction.shown_each([result.raw_id for result in results], NAME_CHARS_MAX)
 
     def retry_after(self) -> timedelta | None:
         """How long HubSpot asks to wait, kept within bounds; None when it does not say so in a way that HTTP has."""

@@ -265,9 +265,8 @@ def _per_input(answer: Answer, body: BatchBody, upserts: Sequence[ContactUpsert]
     if body.status not in ("COMPLETE", ""):
         return Unavailable(f"HubSpot's answer has status {body.status}, so nothing is known of its inputs")
     naming = read_names(body, upserts)
-    findings: dict[str, Finding] = {
-        trace_id: Written(answer.shown(result.raw_id)) for trace_id, result in naming.written.items()
-    }
+    record_ids = map(Written, answer.shown_ids(naming.written.values()))
+    findings: dict[str, Finding] = dict(zip(naming.written, record_ids, strict=True))
     for trace_id, error in naming.wrong.items():
         findings[trace_id] = Postponed() if _shut_by(error, answer) else _finding(error, answer)
     left = [upsert.trace_id for upsert in upserts if upsert.trace_id not in findings]

@@ -7,7 +7,7 @@ HubSpot's messages quote what they refuse. All of their words that are kept or s
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from outbox.payload import storable
@@ -50,6 +50,17 @@ class Redaction:
     def shown(self, text: str, chars_max: int) -> str:
         """The text as it may be kept and shown: storable, redacted, and of `chars_max` characters at most."""
         return self(storable(self._beginning(text)))[:chars_max]
+
+    def shown_each(self, texts: Sequence[str], chars_max: int) -> list[str]:
+        """`shown` of each text. Where there is nothing to take out, one look at all of them together tells it.
+
+        No rule but that for values reaches across the end of a line, and these then look at each text alone.
+        """
+        together = "\n".join(texts)
+        is_whole = len(together) <= _CHARS_READ_MAX and together.count("\n") == len(texts) - 1
+        if is_whole and self(storable(together)) == together:
+            return [text[:chars_max] for text in texts]
+        return [self.shown(text, chars_max) for text in texts]
 
     def _beginning(self, text: str) -> str:
         """The first part of a long text, cut where it takes nothing apart that is to be recognized.
