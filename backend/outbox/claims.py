@@ -116,7 +116,7 @@ def claim(
         ids = json.dumps([id_ for (id_,) in found])
         events = _take_on_sqlite(connection, outbox, parameters | {"ids": ids}) if found else []
     else:
-        events = [_told(event) for (event,) in found]
+        events = _told([event for (event,) in found])
     events.sort(key=_ID)
     return _claimed(events, reached, look, limit)
 
@@ -129,9 +129,13 @@ def _fetch_all(
     return connection.execute(statement, parameters).all()
 
 
-def _told(event: bytes) -> Event:
-    """An event as PostgreSQL tells it: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
-    values = json.loads(event)
+def _told(events: Sequence[bytes]) -> list[Event]:
+    """Events as PostgreSQL tells them: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
+    # Read as one array, which takes two thirds of the time.
+    return [_event(values) for values in json.loads(b"[%b]" % b",".join(events))]
+
+
+def _event(values: dict[str, Any]) -> Event:
     values["event_id"] = UUID(values["event_id"])
     for name in _INSTANTS:
         if (instant := values[name]) is not None:
