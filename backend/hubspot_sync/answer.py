@@ -158,7 +158,9 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class BatchBody:
-    status: str
+    """`raw_status` is only to be compared with."""
+
+    raw_status: str = field(repr=False)
     results: Sequence[ContactResult]
     errors: Sequence[RowError]
 
@@ -256,8 +258,9 @@ class Answer:
         body = self._readable
         if body is None:
             return None
-        status = self.shown(body.get("status"), 20)
-        return BatchBody(status, list(_results(body)), [_row_error(error) for error in self._error.errors])
+        return BatchBody(
+            _text(body.get("status")), list(_results(body)), [_row_error(error) for error in self._error.errors]
+        )
 
 
 def parsed(model: type[Body], body: object) -> Body | None:

@@ -141,7 +141,11 @@ class LifecycleEvent(BaseModel):
         """A text without a word, in a field that may be missing, says as much as if it were."""
         if not isinstance(payload, dict):
             return payload
-        blank = [name for name in _plan_of(cls).optional_fields if _is_blank(payload.get(name))]
+        blank = [
+            name
+            for name in _plan_of(cls).optional_fields
+            if isinstance(text := payload.get(name), str) and (not text or text.isspace())
+        ]
         return {name: value for name, value in payload.items() if name not in blank} if blank else payload
 
     def contact_properties(self) -> dict[str, str]:
@@ -157,10 +161,6 @@ class LifecycleEvent(BaseModel):
             if value is not None and value != "":
                 properties[property_.name] = written(property_, value)
         return properties
-
-
-def _is_blank(value: object) -> bool:
-    return isinstance(value, str) and (not value or value.isspace())
 
 
 @dataclass(frozen=True, slots=True)
