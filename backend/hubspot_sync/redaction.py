@@ -42,9 +42,12 @@ class Redaction:
         text = _TOKENS.sub(TOKEN, text)
         text = _ADDRESSES.sub(ADDRESS, text)
         text = _PHONES.sub(PHONE, text)
+        # Most values are told to be absent by their first character, which is looked up and not searched for.
+        characters = set(text)
         for value in self._values:
-            if len(value) <= len(text):
+            if value[0] in characters and value in text:
                 text = text.replace(value, PERSONAL)
+                characters.update(PERSONAL)
         return text
 
     def shown(self, text: str, chars_max: int) -> str:
