@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from app.database import create_database_engine, migration_missing
-from app.events import CATALOG
+from typing import TYPE_CHECKING
+
 from app.logs import configure_logging
-from app.models import OUTBOX
-from app.present_state import PRESENT_STATE
-from app.settings import Settings
 from hubspot_sync.cli import create_cli
-from hubspot_sync.integration import Integration
 
-
-def load_integration() -> Integration:
-    """Nerava's integration, as the environment sets it."""
-    settings = Settings()
-    engine = create_database_engine(settings.database_url)
-    return Integration(settings, OUTBOX, CATALOG, engine, migration_missing, PRESENT_STATE)
+if TYPE_CHECKING:
+    from hubspot_sync.integration import Integration
 
 
 def _load() -> Integration:
+    # Help is shown without it.
+    from app.integration import load_integration  # noqa: PLC0415
+
     configure_logging()
     return load_integration()
 
