@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import ssl
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -204,6 +205,9 @@ class _WatchedNetwork(httpcore2.AsyncNetworkBackend):
 class _WatchedStream(httpcore2.AsyncNetworkStream):
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
+        # The pool asks each time whether a connection has been closed. For its socket alone, anyio looks up the
+        # addresses of both ends, which takes as long as a write.
+        self._socket = stream.get_extra_info("socket")
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # As above.
         watch = _WATCH.get()
@@ -226,4 +230,15 @@ class _WatchedStream(httpcore2.AsyncNetworkStream):
         return _WatchedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._socket is not None and hasattr(select, "poll"):
+            return _is_readable(self._socket.fileno())
         return self._stream.get_extra_info(info)
+
+
+def _is_readable(number: int) -> bool:
+    """Whether there is something to read from a socket, its end included; true of one that is closed."""
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))
