@@ -46,6 +46,8 @@ _LEASE_COLUMNS = ("token", "until", "event_ids")
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 _REACHED = len(Reached._fields)
 _ID = attrgetter("id")
+# To read a claim's events as one array takes two thirds of the time, and a copy of them.
+_READ_TOGETHER_BYTES_MAX = 256 * 1024
 _INSTANTS = ("created_at", "retried_at", "in_doubt_at")
 _LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
 
@@ -131,7 +133,8 @@ def _fetch_all(
 
 def _told(events: Sequence[bytes]) -> list[Event]:
     """Events as PostgreSQL tells them: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
-    # Read as one array, which takes two thirds of the time.
+    if sum(map(len, events)) > _READ_TOGETHER_BYTES_MAX:
+        return [_event(json.loads(event)) for event in events]
     return [_event(values) for values in json.loads(b"[%b]" % b",".join(events))]
 
 
