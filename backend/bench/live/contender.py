@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -61,8 +61,10 @@ def send(load: dict[str, Any], batch_size: int, concurrency: int = 4) -> dict[st
 
 
 def peak() -> dict[str, Any]:
-    """The most memory that this process has had."""
-    return {"mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    """The most memory that this process has had; `getrusage` would count that of the process which started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kibibytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return {"mebibytes": int(kibibytes) / 1024}
 
 
 def _integration(batch_size: int, concurrency: int, rate: float) -> Integration:

@@ -69,12 +69,12 @@ class Load:
 
     def _event(self, driver: int, step: int) -> tuple[str, dict[str, object]]:
         is_lead = self.is_mixed and driver % 10 < _LEADS_IN_TEN
-        about: dict[str, object] = {
-            "user_id": str(uuid5(_NAMESPACE, f"driver {driver}")),
-            "stage": "earning",
-            "email": f"{LEAD if is_lead else ''}driver-{driver}@example.com",
-            "phone": f"+4917{driver:08}",
-        }
+        about: dict[str, object] = {"user_id": str(uuid5(_NAMESPACE, f"driver {driver}")), "stage": "earning"}
+        # A driver has the one address that she signed in by.
+        if is_lead or driver % 2:
+            about["email"] = f"{LEAD if is_lead else ''}driver-{driver}@example.com"
+        else:
+            about["phone"] = f"+4917{driver:08}"
         if self.padding:
             about["note"] = "x" * self.padding
         event_type, said = _SAID[step % len(_SAID)]

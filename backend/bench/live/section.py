@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -73,18 +75,17 @@ def _measure_against_bare(ground: Ground) -> list[Figure | Count]:
     with (
         Process.start("stub") as stub,
         ground.database() as engine,
-        Contender.start(engine, stub.next_line()) as contender,
+        _worker_and_bare(engine, stub.next_line()) as (worker, client),
     ):
-        _warm_up(engine, contender)
         for n in ground.rounds:
             for case in cases:
                 case.load.store(engine)
-                ours.add(case, contender.deliver(case.batch_size))
-                bare.add(case, contender.send(case.load, case.batch_size))
+                ours.add(case, worker.deliver(case.batch_size))
+                bare.add(case, client.send(case.load, case.batch_size))
                 costs = f"{ours.costs[case.name][-1]:.0f} ms of the processor, bare {bare.costs[case.name][-1]:.0f} ms"
                 ground.say(f"live, round {n}, 1,000 contacts, {case.name}: {costs}")
             cases[0].load.store(engine)
-            holds.append(contender.longest_hold_ms(cases[0].batch_size))
+            holds.append(worker.longest_hold_ms(cases[0].batch_size))
     note = f"after the first second; the longest of all rounds: {max(holds):.1f} ms"
     hold = Count("longest hold of the event loop, ms of its processor time", median(holds), _HOLD, note)
     return [*(figure for case in cases for figure in _figures(case, ours, bare)), hold]
@@ -100,10 +101,13 @@ def _figures(case: Case, ours: Samples, bare: Samples) -> list[Figure]:
     ]
 
 
-def _warm_up(engine: Engine, contender: Contender) -> None:
-    """Connections, imports and caches of a worker that runs for days."""
-    Load(1_000).store(engine)
-    contender.deliver(100)
+@contextmanager
+def _worker_and_bare(engine: Engine, hubspot: str) -> Iterator[tuple[Contender, Contender]]:
+    """The two in processes of their own; the worker has its connections, imports and caches, as after days."""
+    with Contender.start(engine, hubspot) as worker, Contender.start(engine, hubspot) as client:
+        Load(1_000).store(engine)
+        worker.deliver(100)
+        yield worker, client
 
 
 def _measure_at_the_limit(ground: Ground) -> list[Count]:
