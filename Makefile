@@ -28,7 +28,7 @@ test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
 soak: .venv/dev ## The long proofs, up to ten minutes: planted faults are found, chaos breaks no promise; LONG=1 has more of it
 	@$(IN_BACKEND) $(if $(LONG),CHAOS_SECONDS=90 KEPT_EVENTS=5000000 PROPERTY_FACTOR=8) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
 
-bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 20 minutes; QUICK=1 about 5, SECTIONS="drain claims" some
+bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 30 minutes; QUICK=1 about 7, SECTIONS="drain live" some
 	@$(IN_BACKEND) $(BIN)/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
 
 check: .venv/dev ## Lint, types, and the arrows between the rooms

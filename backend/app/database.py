@@ -1,15 +1,10 @@
-"""The database: the engine, how requests wait for each other, and which migration it has."""
+"""The database: the engine, and how requests wait for each other."""
 
 from __future__ import annotations
 
-from functools import cache
-
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, func, literal, make_url, select
+from sqlalchemy import Engine, create_engine, func, literal, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.settings import BACKEND
 from outbox import postgresql
 from outbox.sqlite import BUSY_TIMEOUT, configure_engine
 from outbox.text import AnyText
@@ -45,20 +40,3 @@ def lock_name(db: Session, name: str) -> None:
     """
     if db.get_bind().dialect.name == "postgresql":
         db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(literal(name, AnyText()), 0))))
-
-
-@cache
-def head_revision() -> str | None:
-    """The newest migration that this application knows."""
-    return ScriptDirectory(str(BACKEND / "alembic")).get_current_head()
-
-
-def current_revision(connection: Connection) -> str | None:
-    """The newest migration that the database has; None when it has none."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def migration_missing(connection: Connection) -> str | None:
-    """Which migration the database lacks, in words; None when it has the newest."""
-    revision, head = current_revision(connection), head_revision()
-    return None if revision == head else f"The database is at revision {revision or 'none'}, the application at {head}."

@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, selectinload
 
 from app import lifecycle
 from app.models import Driver, NovaGrant, Redemption
-from hubspot_sync.resync import PresentEvent, PresentState
+from hubspot_sync.present_state import PresentEvent, PresentState
 
 OfDriver = TypeVar("OfDriver", NovaGrant, Redemption)
 

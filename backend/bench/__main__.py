@@ -12,6 +12,7 @@ import typer
 from bench import claims, drain, enqueue, memory, wakeup
 from bench.figures import Count, Figure
 from bench.ground import Ground, describe, server
+from bench.live import section as live
 from bench.results import save
 
 SECTIONS: dict[str, Callable[[Ground], Sequence[Figure | Count]]] = {
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Callable[[Ground], Sequence[Figure | Count]]] = {
     "claims": claims.measure,
     "wakeup": wakeup.measure,
     "memory": memory.measure,
+    "live": live.measure,
 }
 
 

@@ -13,7 +13,7 @@ from bench.figures import Count, Figure, middle_half
 _FULL = Path(__file__).parents[2] / "bench"
 # Git ignores it: what a quick run says is for whoever is changing something.
 _QUICK = _FULL / "quick"
-_ORDER = ("enqueue", "drain", "claims", "wakeup", "memory")
+_ORDER = ("enqueue", "drain", "claims", "wakeup", "memory", "live")
 
 _INTRODUCTION = """\
 # Speed of the outbox
@@ -22,7 +22,8 @@ Written by `make bench` from [results.json](results.json); do not edit. Every ra
 round, one after the other on the same server; the table shows the median of the rounds and, in brackets, their middle
 half. Absolute numbers are this machine's and say little; the ratios are what is demanded. *raw* is the least that can
 be done: claim and settle by hand-written SQL in bare psycopg (or sqlite3), on the same table, in each subject's order
-([raw.py](../backend/bench/raw.py)). Destinations answer at once and without HTTP, so that only the outbox is measured.
+([raw.py](../backend/bench/raw.py)). Destinations answer at once and without HTTP, so that only the outbox is measured;
+in *live* they are a HubSpot that answers at once over HTTP, and the rival is a bare client that sends it the same.
 """
 
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 
-from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
+from hubspot_sync.client import HubSpotClient
 from hubspot_sync.course import Course
+from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.event import Catalog
 from hubspot_sync.lack import Lack, names_in
 from hubspot_sync.limits import call_aside

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -160,9 +160,12 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class BatchBody:
-    """`incomplete` are results without a record id: they may name an input, and confirm nothing."""
+    """`raw_status` is only to be compared with.
 
-    status: str
+    `incomplete` are results without a record id: they may name an input, and confirm nothing.
+    """
+
+    raw_status: str = field(repr=False)
     results: Sequence[ContactResult]
     incomplete: Sequence[ContactResult]
     errors: Sequence[RowError]
@@ -203,6 +206,10 @@ class Answer:
     def shown(self, text: object, chars_max: int = NAME_CHARS_MAX) -> str:
         """A text of the answer as it may be kept and shown; empty for what is no text."""
         return self.redaction.shown(_text(text), chars_max)
+
+    def shown_ids(self, results: Iterable[ContactResult]) -> list[str]:
+        """The results' record ids as they may be kept and shown."""
+        return self.redaction.shown_each([result.raw_id for result in results], NAME_CHARS_MAX)
 
     def retry_after(self) -> timedelta | None:
         """How long HubSpot asks to wait, kept within bounds; None when it does not say so in a way that HTTP has."""
@@ -262,11 +269,11 @@ class Answer:
         body = self._readable
         if body is None:
             return None
-        status = self.shown(body.get("status"), 20)
         results = list(_results(body))
         complete = [result for result in results if result.raw_id]
         incomplete = [result for result in results if not result.raw_id]
-        return BatchBody(status, complete, incomplete, [_row_error(error) for error in self._error.errors])
+        errors = [_row_error(error) for error in self._error.errors]
+        return BatchBody(_text(body.get("status")), complete, incomplete, errors)
 
 
 def parsed(model: type[Body], body: object) -> Body | None:

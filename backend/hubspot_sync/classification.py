@@ -34,6 +34,7 @@ LONG_LOCK_WAIT = timedelta(seconds=30)
 
 # Of one input few are wrong; of what is missing a person needs no longer list.
 PROBLEMS_SHOWN_MAX = 10
+STATUS_CHARS_MAX = 20
 NAMES_SHOWN_MAX = 50
 
 SCOPES_NEEDED = ("crm.objects.contacts.read", "crm.objects.contacts.write", "crm.schemas.contacts.read")
@@ -282,12 +283,12 @@ def _unread(upserts: Sequence[ContactUpsert]) -> Settled:
 
 def _per_input(answer: Answer, body: BatchBody, upserts: Sequence[ContactUpsert]) -> Verdict:
     """An input is charged only by an answer about it alone: it names it, or all others, or there are no others."""
-    if body.status not in ("COMPLETE", ""):
-        return Unavailable(f"HubSpot's answer has status {body.status}, so nothing is known of its inputs")
+    if body.raw_status not in ("COMPLETE", ""):
+        status = answer.shown(body.raw_status, STATUS_CHARS_MAX)
+        return Unavailable(f"HubSpot's answer has status {status}, so nothing is known of its inputs")
     naming = read_names(body, upserts)
-    findings: dict[str, Finding] = {
-        trace_id: Written(answer.shown(result.raw_id)) for trace_id, result in naming.written.items()
-    }
+    record_ids = map(Written, answer.shown_ids(naming.written.values()))
+    findings: dict[str, Finding] = dict(zip(naming.written, record_ids, strict=True))
     for trace_id, error in naming.wrong.items():
         findings[trace_id] = Postponed() if _shut_by(error, answer) else _finding(error, answer)
     left = [upsert.trace_id for upsert in upserts if upsert.trace_id not in findings]

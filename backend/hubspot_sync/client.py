@@ -1,10 +1,4 @@
-"""The calls to HubSpot. It reports what came back and judges nothing: `classification` does.
-
-HubSpotError
-├── NoAnswer       no usable answer: the connection failed or timed out before a status came, or a success was cut off;
-│                  whether HubSpot applied the request is unknown
-└── Refused        an answer that a call outside delivery cannot use (the account, provisioning)
-"""
+"""The calls to HubSpot. It reports what came back and judges nothing: `classification` does."""
 
 from __future__ import annotations
 
@@ -23,6 +17,7 @@ from pydantic import SecretStr
 
 from hubspot_sync import telemetry
 from hubspot_sync.answer import Answer, is_hubspots_own
+from hubspot_sync.errors import NoAnswer
 from hubspot_sync.exchange import Exchange, RawAnswer, Unanswered
 from hubspot_sync.redaction import Redaction
 from outbox.lease import REQUEST_DEADLINE
@@ -43,22 +38,6 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "hubspot-outbox",
 }
-
-
-class HubSpotError(Exception):
-    """Something went wrong between us and HubSpot."""
-
-
-class NoAnswer(HubSpotError):
-    """HubSpot gave no usable answer; whether it applied the request is unknown."""
-
-
-class Refused(HubSpotError):
-    """HubSpot refused the call."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.summary())
-        self.answer = answer
 
 
 class HubSpotClient:

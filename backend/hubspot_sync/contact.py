@@ -13,7 +13,8 @@ from typing import Any
 from uuid import UUID
 
 from hubspot_sync.answer import Answer, ContactResult
-from hubspot_sync.client import HubSpotClient, NoAnswer
+from hubspot_sync.client import HubSpotClient
+from hubspot_sync.errors import NoAnswer
 from hubspot_sync.event import Catalog, ContactProperty, PropertyType, UnreadableEvent
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import call_aside

@@ -35,8 +35,9 @@ from hubspot_sync.classification import (
     classify_refusal,
     objection_to_read,
 )
-from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
+from hubspot_sync.client import HubSpotClient
 from hubspot_sync.course import Course
+from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.event import Catalog
 from hubspot_sync.identity import give_way, resolve
 from hubspot_sync.known_contacts import KnownContacts

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import Answer, http_date, parsed
-from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
+from hubspot_sync.client import HubSpotClient
+from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.moves import claimed_types

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, ClassVar
 
 from pydantic import (
@@ -21,9 +21,9 @@ from pydantic import (
     ConfigDict,
     StringConstraints,
     ValidationError,
-    ValidationInfo,
-    field_validator,
+    model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from outbox.model import Event
 
@@ -74,6 +74,11 @@ def _trimmed(value: object) -> object:
     key would then have and the subject would not.
     """
     return _BLANK_AROUND.sub("", value) if isinstance(value, str) else value
+
+
+def _is_blank(value: object) -> bool:
+    # Most texts show by their first letter that they are none.
+    return isinstance(value, str) and not value[:1].isalnum() and _trimmed(value) == ""
 
 
 def _has_no_nul(text: str) -> str:
@@ -143,25 +148,53 @@ class LifecycleEvent(BaseModel):
     event_type: ClassVar[str]
     sets: ClassVar[Mapping[ContactProperty, bool | int | str]] = {}
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _take_blank_as_absent(cls, value: object, info: ValidationInfo) -> object:
+    def _take_blank_as_absent(cls, payload: object) -> object:
         """A text without a word, in a field that may be missing, says as much as if it were."""
-        field_ = cls.model_fields[info.field_name or ""]
-        is_blank = not field_.is_required() and _trimmed(value) == ""
-        return field_.default if is_blank else value
+        if not isinstance(payload, dict):
+            return payload
+        blank = [name for name in _plan_of(cls).optional_fields if _is_blank(payload.get(name))]
+        return {name: value for name, value in payload.items() if name not in blank} if blank else payload
 
     def contact_properties(self) -> dict[str, str]:
         """The properties this event sets, as HubSpot wants them written; an absent value is left out.
 
         An empty string would clear the property. Raises UnwritableValue for what HubSpot could not take.
         """
-        properties = {it.name: written(it, value) for it, value in self.sets.items()}
-        for name, property_ in _annotated_properties(type(self)):
-            value = self.__dict__[name]
+        plan = _plan_of(type(self))
+        properties = {property_.name: written(property_, value) for property_, value in self.sets.items()}
+        values = self.__dict__
+        for name, property_ in plan.fields:
+            value = values[name]
             if value is not None and value != "":
                 properties[property_.name] = written(property_, value)
         return properties
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an event class says of contacts, read from its annotations once.
+
+    `fields` set properties, in the order of declaration; `optional_fields` are the names in a payload of fields that
+    may be missing.
+    """
+
+    fields: tuple[tuple[str, ContactProperty], ...]
+    optional_fields: tuple[str, ...]
+
+
+@cache
+def _plan_of(event: type[LifecycleEvent]) -> _Plan:
+    fields = event.model_fields.items()
+    return _Plan(
+        tuple((name, it) for name, info in fields for it in info.metadata if isinstance(it, ContactProperty)),
+        tuple(_name_in_payload(name, info) for name, info in fields if not info.is_required()),
+    )
+
+
+def _name_in_payload(name: str, info: FieldInfo) -> str:
+    return info.validation_alias if isinstance(info.validation_alias, str) else name
 
 
 class UnreadableEvent(Exception):
@@ -201,14 +234,19 @@ class Catalog:
         """Every property that some event sets, each once, in the order of declaration."""
         found: dict[str, ContactProperty] = {}
         for event in self.events:
-            for property_ in (*event.sets, *(it for _, it in _annotated_properties(event))):
+            for property_ in (*event.sets, *(it for _, it in _plan_of(event).fields)):
                 found.setdefault(property_.name, property_)
         return list(found.values())
 
     @cached_property
+    def personal_properties(self) -> list[str]:
+        """The properties whose values name a person."""
+        return [property_.name for property_ in self.properties if property_.is_personal]
+
+    @cached_property
     def personal_names(self) -> frozenset[str]:
         """The fields and the properties whose values name a person."""
-        fields = ((name, it) for event in self.events for name, it in _annotated_properties(event))
+        fields = ((name, it) for event in self.events for name, it in _plan_of(event).fields)
         return frozenset(name for field, it in fields if it.is_personal for name in (field, it.name))
 
     @cached_property
@@ -248,7 +286,7 @@ class Catalog:
         """Like `properties_of`, for who must not undo it: None where the payload's value was dropped since."""
         said: dict[str, str | None] = {**self.properties_of(event)}
         dropped = json.loads(event.payload).get(DROPPED, [])
-        fields = _annotated_properties(self._by_type[event.event_type])
+        fields = _plan_of(self._by_type[event.event_type]).fields
         return said | {property_.name: None for name, property_ in fields if name in dropped}
 
     def _properties(self, event_type: str, payload: object) -> dict[str, str]:
@@ -262,20 +300,13 @@ class Catalog:
             raise UnreadableEvent(f"{event_type} cannot be delivered: {error}") from None
 
     def _property_of(self, field_name: str) -> ContactProperty:
-        return next(it for name, it in _annotated_properties(self.events[0]) if name == field_name)
-
-
-def _annotated_properties(event: type[LifecycleEvent]) -> Iterable[tuple[str, ContactProperty]]:
-    for name, info in event.model_fields.items():
-        for annotation in info.metadata:
-            if isinstance(annotation, ContactProperty):
-                yield name, annotation
+        return next(it for name, it in _plan_of(self.events[0]).fields if name == field_name)
 
 
 def written(property_: ContactProperty, value: object) -> str:
     """The value in HubSpot's notation, where everything is a text; raise UnwritableValue when it has none."""
     try:
-        text = _notation(property_.type, value)
+        text = _NOTATIONS[property_.type](value)
     except (TypeError, ValueError, OverflowError):
         text = None
     if text is None:
@@ -289,27 +320,42 @@ def written(property_: ContactProperty, value: object) -> str:
     return text
 
 
-def _notation(type_: PropertyType, value: object) -> str | None:
-    match type_, value:
-        case PropertyType.BOOL, bool():
-            return "true" if value else "false"
-        case (_, bool()) | (PropertyType.BOOL, _):
-            return None
-        case PropertyType.NUMBER, int():
-            return str(value)
-        case PropertyType.NUMBER, float() | Decimal():
-            # Neither exponents nor thousands separators.
-            return f"{Decimal(str(value)):f}" if math.isfinite(value) else None
-        case PropertyType.DATETIME, datetime() if value.tzinfo is not None:
-            return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        case PropertyType.DATE, datetime():
-            return None
-        case PropertyType.DATE, date():
-            return value.isoformat()
-        case ((PropertyType.STRING | PropertyType.ENUMERATION), str() | int()):
-            return str(value)
-        case _:
-            return None
+def _bool_notation(value: object) -> str | None:
+    return str(value).lower() if isinstance(value, bool) else None
+
+
+def _number_notation(value: object) -> str | None:
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else str(value)
+    # Neither exponents nor thousands separators.
+    return f"{Decimal(str(value)):f}" if isinstance(value, float | Decimal) and math.isfinite(value) else None
+
+
+def _datetime_notation(value: object) -> str | None:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return None
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _date_notation(value: object) -> str | None:
+    return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else None
+
+
+def _text_notation(value: object) -> str | None:
+    if isinstance(value, str):
+        return str(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# How a value of each type is written; None where it has no notation.
+_NOTATIONS: Mapping[PropertyType, Callable[[object], str | None]] = {
+    PropertyType.STRING: _text_notation,
+    PropertyType.NUMBER: _number_notation,
+    PropertyType.DATE: _date_notation,
+    PropertyType.DATETIME: _datetime_notation,
+    PropertyType.BOOL: _bool_notation,
+    PropertyType.ENUMERATION: _text_notation,
+}
 
 
 def _in_words(event_type: str, error: ValidationError) -> str:

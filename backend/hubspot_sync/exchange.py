@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import ssl
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -27,6 +28,8 @@ CONNECT_TIMEOUT = timedelta(seconds=3)
 HEAD_BYTES_MAX = 16 * 1024
 # What is read at once is parsed in one step: of chunks with a byte each, this much takes some 5 ms.
 READ_BYTES_MAX = 4 * 1024
+# A body that does not come in chunks is not parsed, and each read costs some 100 µs.
+READ_BYTES_MAX_UNPARSED = 64 * 1024
 # Each part costs some 10 µs, however short it is. An honest answer comes in parts of a KiB or more.
 PARTS_MAX = 8 * 1024
 
@@ -152,11 +155,12 @@ def _what_came(watch: _Watch, headers: httpx2.Headers, error: Exception) -> RawA
 
 
 class _Watch:
-    """What has come of one answer."""
+    """What has come of one answer, and how much of the rest is read at once."""
 
     def __init__(self, bytes_max: Callable[[int], int]) -> None:
         self.status: int | None = None
         self.has_head_ended = False
+        self.bytes_at_once = READ_BYTES_MAX
         self._head = b""
         self._bytes_max = bytes_max
         self._bytes_left = 0
@@ -181,6 +185,8 @@ class _Watch:
             self.status = int(line[1])
             if (end := _BLANK_LINE.search(self._head, line.end() - 1)) is not None:
                 self.has_head_ended = True
+                if b"transfer-encoding" not in self._head.lower():
+                    self.bytes_at_once = READ_BYTES_MAX_UNPARSED
                 self._bytes_left = self._bytes_max(self.status) - (len(self._head) - end.end())
                 return
         if len(self._head) > HEAD_BYTES_MAX:
@@ -211,10 +217,14 @@ class _WatchedNetwork(httpcore2.AsyncNetworkBackend):
 class _WatchedStream(httpcore2.AsyncNetworkStream):
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
+        # The pool asks each time whether a connection has been closed. For its socket alone, anyio looks up the
+        # addresses of both ends, which takes as long as a write.
+        self._socket = stream.get_extra_info("socket")
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # As above.
-        data = await self._stream.read(min(max_bytes, READ_BYTES_MAX), timeout)
-        _WATCH.get().note(data)
+        watch = _WATCH.get()
+        data = await self._stream.read(min(max_bytes, watch.bytes_at_once), timeout)
+        watch.note(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # As above.
@@ -232,4 +242,15 @@ class _WatchedStream(httpcore2.AsyncNetworkStream):
         return _WatchedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._socket is not None and hasattr(select, "poll"):
+            return _is_readable(self._socket.fileno())
         return self._stream.get_extra_info(info)
+
+
+def _is_readable(number: int) -> bool:
+    """Whether there is something to read from a socket, its end included; true of one that is closed."""
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))

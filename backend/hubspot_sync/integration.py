@@ -9,23 +9,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from hubspot_sync import telemetry
-from hubspot_sync.client import HubSpotClient
-from hubspot_sync.delivery import LiveDelivery
-from hubspot_sync.dry_run import DryRun
-from hubspot_sync.event import Catalog
 from hubspot_sync.moves import claimed_types
-from hubspot_sync.resync import PresentState
-from hubspot_sync.settings import HubSpotSettings
-from outbox.destination import Deliver, IsOver
 from outbox.gate import Gate, GateShut
 from outbox.model import Outbox
-from outbox.worker import Worker
+
+if TYPE_CHECKING:
+    from hubspot_sync.client import HubSpotClient
+    from hubspot_sync.delivery import LiveDelivery
+    from hubspot_sync.event import Catalog
+    from hubspot_sync.present_state import PresentState
+    from hubspot_sync.settings import HubSpotSettings
+    from outbox.destination import Deliver, IsOver
+    from outbox.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ def _nothing_is_missing(_: Connection) -> str | None:
 class Integration:
     """What an application hands over.
 
+    What talks to HubSpot, and the worker, are imported where they are made: most commands need neither.
+
     `migration_missing` says in words which of its migrations a database lacks, for `doctor`; None when none.
     `present_state` is what `resync` asks how subjects stand; without it nothing can be sent anew.
     """
@@ -49,8 +52,15 @@ class Integration:
     migration_missing: Callable[[Connection], str | None] = _nothing_is_missing
     present_state: PresentState | None = None
 
+    @property
+    def types(self) -> list[str]:
+        """The event types that a worker of this release delivers."""
+        return claimed_types(self.catalog)
+
     def client(self) -> HubSpotClient:
         """HubSpot as the settings say; use it as an async context manager."""
+        from hubspot_sync.client import HubSpotClient  # noqa: PLC0415  # As above.
+
         return HubSpotClient(
             self.settings.hubspot_base_url,
             self.settings.hubspot_private_app_token,
@@ -61,6 +71,9 @@ class Integration:
     @asynccontextmanager
     async def worker(self, *, random: Random | None = None) -> AsyncIterator[Worker]:
         """A worker that delivers live or dry-runs, as the settings say. `random` draws how long events back off."""
+        from hubspot_sync.delivery import LiveDelivery  # noqa: PLC0415  # As above.
+        from hubspot_sync.dry_run import DryRun  # noqa: PLC0415
+
         if not self.settings.hubspot_send_live:
             yield self._worker(DryRun(self.catalog), random)
             return
@@ -96,12 +109,15 @@ class Integration:
             log.debug("The account was not looked at, because the database does not serve the outbox.")
 
     def _worker(self, deliver: Deliver, random: Random | None, is_over: IsOver | None = None) -> Worker:
+        from hubspot_sync import telemetry  # noqa: PLC0415  # As above.
+        from outbox.worker import Worker  # noqa: PLC0415
+
         return Worker(
             self.outbox,
             self.engine,
             deliver,
             self.gate(),
-            types=claimed_types(self.catalog),
+            types=self.types,
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,
             retention=timedelta(days=self.settings.hubspot_retention_days),

@@ -15,7 +15,7 @@ from outbox.gate import Gate
 log = logging.getLogger(__name__)
 
 # Requests that were sent at even distances arrive at uneven ones, and HubSpot counts arrivals.
-SHARE_OF_WINDOW = 0.97
+SHARE_OF_WINDOW = 0.985
 # Below this share someone else uses the window too; a twentieth of it later there is room again.
 SHARE_LEFT_MIN = 0.01
 PAUSE_IN_WINDOWS = 0.05

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hubspot_sync.answer import BatchBody, ContactResult, ErrorDetail
 from hubspot_sync.translation import ContactUpsert
@@ -64,17 +65,30 @@ class _Inputs:
     """A request's inputs, found by what may name them."""
 
     def __init__(self, upserts: Sequence[ContactUpsert]) -> None:
+        self._upserts = upserts
         self._by_trace_id = {upsert.trace_id: upsert for upsert in upserts}
         catalog = upserts[0].catalog
-        # By the property that has the value, and the value: our id, and the address that finds the contact or is given.
-        self._by_value = {(catalog.key.name, _our_id(upsert)): upsert.trace_id for upsert in upserts}
-        for upsert in upserts:
-            for address in (upsert.email, upsert.key if upsert.key_property == catalog.email.name else None):
-                if address:
-                    self._by_value[catalog.email.name, address] = upsert.trace_id
-        self._by_key = {upsert.key: upsert.trace_id for upsert in upserts}
-        self._by_name = {name: trace_id for (_, name), trace_id in self._by_value.items()}
         self._our_id_property, self._email_property = catalog.key.name, catalog.email.name
+
+    # Most answers name every input by its trace id, and nothing else is looked for.
+
+    @cached_property
+    def _by_value(self) -> dict[tuple[str, str], str]:
+        """By property and value: our id, and the address that finds the contact or is given to it."""
+        found = {(self._our_id_property, _our_id(upsert)): upsert.trace_id for upsert in self._upserts}
+        for upsert in self._upserts:
+            for address in (upsert.email, upsert.key if upsert.key_property == self._email_property else None):
+                if address:
+                    found[self._email_property, address] = upsert.trace_id
+        return found
+
+    @cached_property
+    def _by_key(self) -> dict[str, str]:
+        return {upsert.key: upsert.trace_id for upsert in self._upserts}
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        return {name: trace_id for (_, name), trace_id in self._by_value.items()}
 
     def named_by(self, names: Iterable[str]) -> list[str]:
         found = (name if name in self._by_trace_id else self._by_name.get(name) for name in names)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import NAME_CHARS_MAX, Answer, parsed
-from hubspot_sync.client import HubSpotClient, Refused
+from hubspot_sync.client import HubSpotClient
+from hubspot_sync.errors import Refused
 from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, PropertyType
 from hubspot_sync.lack import Lack, words_of_not_unique
 from hubspot_sync.limits import call_aside

@@ -6,15 +6,15 @@ that was deleted by hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from hubspot_sync.event import Catalog
+from hubspot_sync.present_state import PresentEvent, PresentState
 from outbox import audit
 from outbox.audit import Action
 from outbox.enqueue import enqueue
@@ -27,29 +27,6 @@ SUBJECTS_AT_ONCE = 100
 
 class EventsLost(Exception):
     """The outbox did not take the events, and its log says why; nothing of these subjects was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class PresentEvent:
-    """One event that says how a subject stands now, as the application would track it."""
-
-    event_type: str
-    payload: Mapping[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class PresentState:
-    """What an application hands over, so that its subjects can be sent anew.
-
-    `events_of` locks the subjects' rows as every write that tracks an event does, and gives each subject's events, in
-    order; a subject that does not exist is left out. `subjects_after` names the next ones in the order of their names,
-    and `count_after` says how many there are; both begin with the first one when the cursor is None, and raise
-    ValueError when it can be no subject's name.
-    """
-
-    events_of: Callable[[Session, Sequence[str]], Mapping[str, Sequence[PresentEvent]]]
-    subjects_after: Callable[[Session, str | None, int], Sequence[str]]
-    count_after: Callable[[Session, str | None], int]
 
 
 @dataclass(frozen=True, slots=True)

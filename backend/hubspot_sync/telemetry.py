@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -103,14 +104,15 @@ def note_settled(outbox: Outbox) -> Callable[[Sequence[Settled]], None]:
     attempts = {outcome: ATTEMPTS.labels(name, outcome) for outcome in _OUTCOMES}
 
     def note(events: Sequence[Settled]) -> None:
-        for event in events:
-            outcome = _outcome(event)
-            attempts[outcome].inc()
+        outcomes = [_outcome(event) for event in events]
+        counts = Tally(outcomes)
+        for outcome, count in counts.items():
+            attempts[outcome].inc(count)
+        delivered.inc(counts["delivered"])
+        failed.inc(counts["failed"])
+        for event, outcome in zip(events, outcomes, strict=True):
             if outcome == "delivered":
-                delivered.inc()
                 latency.observe(event.age.total_seconds())
-            elif outcome == "failed":
-                failed.inc()
 
     return note
 

@@ -69,6 +69,18 @@ class ContactUpsert:
     was_looked_at: bool = False
     holder_of_email: str | None = None
     is_waiting: bool = False
+    # What is asked of each input again and again, made once: the contributions that it carries, their events, in order
+    # and at least one, and what names the input in HubSpot's answer: the first event's id, so that a person can follow
+    # it.
+    carried: tuple[Contribution, ...] = field(init=False, repr=False, compare=False)
+    events: tuple[Event, ...] = field(init=False, repr=False, compare=False)
+    trace_id: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        carried = tuple([contribution for contribution in self.contributions if contribution.is_carried])
+        object.__setattr__(self, "carried", carried)
+        object.__setattr__(self, "events", tuple([contribution.event for contribution in carried]))
+        object.__setattr__(self, "trace_id", str(carried[0].event.event_id))
 
     @classmethod
     def of(cls, contributions: Iterable[Contribution], catalog: Catalog) -> Self:
@@ -84,15 +96,6 @@ class ContactUpsert:
         return cls(catalog, in_order, catalog.key.name, ids[-1], properties)
 
     @property
-    def events(self) -> list[Event]:
-        """The events it carries, in order; at least one."""
-        return [contribution.event for contribution in self.carried]
-
-    @property
-    def carried(self) -> list[Contribution]:
-        return [contribution for contribution in self.contributions if contribution.is_carried]
-
-    @property
     def heeded(self) -> list[Contribution]:
         return [contribution for contribution in self.contributions if not contribution.is_carried]
 
@@ -101,15 +104,9 @@ class ContactUpsert:
         return self.contributions[0].event.subject
 
     @property
-    def trace_id(self) -> str:
-        """Names the input in HubSpot's answer: the first event's id, so that a person can follow it."""
-        return str(self.events[0].event_id)
-
-    @property
     def personal_values(self) -> list[str]:
         """What no log may hold."""
-        names = {it.name for it in self.catalog.properties if it.is_personal}
-        return [value for name, value in self.properties.items() if name in names]
+        return [self.properties[name] for name in self.catalog.personal_properties if name in self.properties]
 
     def as_input(self) -> dict[str, object]:
         return {
@@ -225,18 +222,32 @@ def _contribution(event: Event, catalog: Catalog) -> Contribution:
 
 def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> list[list[ContactUpsert]]:
     """Divide upserts into requests that HubSpot accepts: one key property each, no key twice, at most 100 inputs."""
-    batches: list[list[ContactUpsert]] = []
+    divided: list[_Request] = []
     for upsert in upserts:
-        batch = next((it for it in batches if len(it) < inputs_max and _fits(upsert, it)), None)
-        if batch is None:
-            batches.append([upsert])
-        else:
-            batch.append(upsert)
-    return batches
+        request = next((it for it in divided if len(it.upserts) < inputs_max and it.has_room_for(upsert)), None)
+        if request is None:
+            divided.append(request := _Request(upsert.key_property))
+        request.add(upsert)
+    return [request.upserts for request in divided]
 
 
-def _fits(upsert: ContactUpsert, batch: list[ContactUpsert]) -> bool:
-    """Of two who claim one address, the first has it when the second comes, as with addresses of others."""
-    is_of_same_kind = batch[0].key_property == upsert.key_property
-    is_alone = all(other.key != upsert.key and (not upsert.email or other.email != upsert.email) for other in batch)
-    return is_of_same_kind and is_alone
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Inputs that may travel together."""
+
+    key_property: str
+    upserts: list[ContactUpsert] = field(default_factory=list)
+    _keys: set[str] = field(default_factory=set)
+    _emails: set[str] = field(default_factory=set)
+
+    def has_room_for(self, upsert: ContactUpsert) -> bool:
+        """Of two who claim one address, the first has it when the second comes, as with addresses of others."""
+        if upsert.key_property != self.key_property or upsert.key in self._keys:
+            return False
+        return not upsert.email or upsert.email not in self._emails
+
+    def add(self, upsert: ContactUpsert) -> None:
+        self.upserts.append(upsert)
+        self._keys.add(upsert.key)
+        if upsert.email:
+            self._emails.add(upsert.email)

@@ -46,6 +46,8 @@ _LEASE_COLUMNS = ("token", "until", "event_ids")
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 _REACHED = len(Reached._fields)
 _ID = attrgetter("id")
+# To read a claim's events as one array takes two thirds of the time, and a copy of them.
+_READ_TOGETHER_BYTES_MAX = 256 * 1024
 _INSTANTS = ("created_at", "retried_at", "in_doubt_at")
 _LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
 
@@ -116,7 +118,7 @@ def claim(
         ids = json.dumps([id_ for (id_,) in found])
         events = _take_on_sqlite(connection, outbox, parameters | {"ids": ids}) if found else []
     else:
-        events = [_told(event) for (event,) in found]
+        events = _told([event for (event,) in found])
     events.sort(key=_ID)
     return _claimed(events, reached, look, limit)
 
@@ -129,9 +131,14 @@ def _fetch_all(
     return connection.execute(statement, parameters).all()
 
 
-def _told(event: bytes) -> Event:
-    """An event as PostgreSQL tells it: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
-    values = json.loads(event)
+def _told(events: Sequence[bytes]) -> list[Event]:
+    """Events as PostgreSQL tells them: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
+    if sum(map(len, events)) > _READ_TOGETHER_BYTES_MAX:
+        return [_event(json.loads(event)) for event in events]
+    return [_event(values) for values in json.loads(b"[%b]" % b",".join(events))]
+
+
+def _event(values: dict[str, Any]) -> Event:
     values["event_id"] = UUID(values["event_id"])
     for name in _INSTANTS:
         if (instant := values[name]) is not None:

@@ -10,11 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Connection,
     Float,
     Insert,
     Integer,
+    Select,
     Text,
     bindparam,
     column,
@@ -70,15 +72,28 @@ def write(connection: Connection, outbox: Outbox, deliveries: Sequence[Delivery]
     """Keep the deliveries and their links: by one statement on PostgreSQL, by one for each and one more on SQLite."""
     if not deliveries:
         return
-    rows, links = _as_rows(deliveries), _as_links(deliveries)
     if connection.dialect.name == "sqlite":
+        rows = _as_rows(deliveries)
         ids = [connection.execute(_write_one(outbox), {"rows": as_parameter([row])}).scalar_one() for row in rows]
-        links = [link | {"position": ids[link["position"]]} for link in links]
+        links = [link | {"position": ids[link["position"]]} for link in _as_links(deliveries)]
         connection.execute(_link(outbox), {"links": as_parameter(links)})
     else:
-        name = qualified_name(connection, outbox.records.deliveries)
-        parameters = {"rows": as_parameter(rows), "links": as_parameter(links), "deliveries": name}
-        connection.execute(_write_all(outbox), parameters)
+        written, linked = _writing(outbox)
+        connection.execute(linked.add_cte(written), parameters_of(connection, outbox, deliveries))
+
+
+def written_beside(statement: Select[Any], outbox: Outbox) -> Select[Any]:
+    """The statement, which keeps the deliveries that `parameters_of` says as well. On PostgreSQL."""
+    written, linked = _writing(outbox)
+    return statement.add_cte(written, linked.cte("linked"))
+
+
+def parameters_of(connection: Connection, outbox: Outbox, deliveries: Sequence[Delivery]) -> dict[str, str]:
+    return {
+        "deliveries": as_parameter(_as_rows(deliveries)),
+        "links": as_parameter(_as_links(deliveries)),
+        "deliveries_table": qualified_name(connection, outbox.records.deliveries),
+    }
 
 
 def _as_rows(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
@@ -114,11 +129,12 @@ def _bounded(text: str | None) -> str | None:
 
 
 @lru_cache(maxsize=16)
-def _write_all(outbox: Outbox) -> Insert:
+def _writing(outbox: Outbox) -> tuple[CTE, Insert]:
+    """How deliveries are written, and their links, which know of the former."""
     table = outbox.records.deliveries
-    rows = rows_of("rows", _DELIVERY_COLUMNS, "postgresql")
+    rows = rows_of("deliveries", _DELIVERY_COLUMNS, "postgresql")
     # Ids are drawn first, so that the links know them.
-    next_id = func.nextval(func.pg_get_serial_sequence(bindparam("deliveries", type_=Text), "id"))
+    next_id = func.nextval(func.pg_get_serial_sequence(bindparam("deliveries_table", type_=Text), "id"))
     noted = select(next_id.label("id"), rows).select_from(rows).order_by(rows.c.position).cte("noted")
     written = (
         insert(table)
@@ -130,7 +146,7 @@ def _write_all(outbox: Outbox) -> Insert:
     )
     links = rows_of("links", _LINK_COLUMNS, "postgresql")
     linked = select(links.c.event_id, noted.c.id, links.c.outcome).join(noted, noted.c.position == links.c.position)
-    return _insert_links(outbox, linked).add_cte(written)
+    return written, _insert_links(outbox, linked)
 
 
 @lru_cache(maxsize=16)

@@ -124,16 +124,15 @@ class InFlight:
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
     async def _settle(self, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]) -> Ended:
-        if not (claim.noted or waited_for or any(settlement.then for settlement in settlements)):
-            return await transact(self._statement_engine, leases.settle, self._outbox, claim.lease.token, settlements)
-        return await transact(self._engine, self._record_and_settle, claim, settlements, waited_for)
+        is_one_statement = not waited_for and not any(settlement.then for settlement in settlements)
+        engine = self._statement_engine if is_one_statement else self._engine
+        return await transact(engine, self._note_and_settle, claim, settlements, waited_for)
 
-    def _record_and_settle(
+    def _note_and_settle(
         self, connection: Connection, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]
     ) -> Ended:
         waits.note(connection, self._outbox, waited_for)
-        deliveries.write(connection, self._outbox, claim.noted)
-        return leases.settle(connection, self._outbox, claim.lease.token, settlements)
+        return leases.settle(connection, self._outbox, claim.lease.token, settlements, claim.noted)
 
     def _record_and_hand_back(self, connection: Connection, claim: Claim) -> None:
         deliveries.write(connection, self._outbox, claim.noted)

@@ -38,8 +38,9 @@ from sqlalchemy import (
     update,
 )
 
-from outbox import follow_up
+from outbox import deliveries, follow_up
 from outbox.clock import DatabaseNow, not_ahead
+from outbox.deliveries import Delivery
 from outbox.model import Event, Outbox, State, as_event, event_columns
 from outbox.planning import is_one_of
 from outbox.rows import as_parameter, bound_ids, rows_of
@@ -60,17 +61,28 @@ _LEFT_WITH = (
 _left_with = attrgetter(*(it.name for it in _LEFT_WITH))
 
 
-def settle(connection: Connection, outbox: Outbox, token: str, settlements: Sequence[Settlement]) -> Ended:
+def settle(
+    connection: Connection,
+    outbox: Outbox,
+    token: str,
+    settlements: Sequence[Settlement],
+    noted: Sequence[Delivery] = (),
+) -> Ended:
     """Settle the events of a claim, those that `token` still holds, and end its lease. Others are left as they are.
 
-    It is one statement on PostgreSQL, and more where a settlement leaves something to be done.
+    Deliveries that were noted are kept in any case. It is one statement on PostgreSQL, and more where a settlement
+    leaves something to be done.
     """
     groups = _grouped(settlements)
     if connection.dialect.name == "sqlite":
+        deliveries.write(connection, outbox, noted)
         ended = _settle_on_sqlite(connection, outbox, token, groups)
     else:
         parameters = {"token": token, "groups": as_parameter(groups)}
-        row = connection.execute(_end_lease_and_settle(outbox), parameters).one_or_none()
+        if noted:
+            parameters |= deliveries.parameters_of(connection, outbox, noted)
+        statement = _end_lease_and_settle(outbox, is_noting=bool(noted))
+        row = connection.execute(statement, parameters).one_or_none()
         ended = NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
     left = [settlement.then for settlement in settlements if settlement.then and settlement.id in ended.ids]
     follow_up.store(connection, outbox, chain.from_iterable(left))
@@ -179,7 +191,7 @@ def _end_lease(outbox: Outbox) -> Delete:
 
 
 @lru_cache(maxsize=16)
-def _end_lease_and_settle(outbox: Outbox) -> Select[Any]:
+def _end_lease_and_settle(outbox: Outbox, *, is_noting: bool) -> Select[Any]:
     """In one statement, on PostgreSQL; no row when the lease was lost.
 
     The lease is locked before its events, as it is by whoever takes it when it has expired.
@@ -192,7 +204,8 @@ def _end_lease_and_settle(outbox: Outbox) -> Select[Any]:
     settling = _settling(outbox, lease.c.token, {it.name: rows.c[it.name] for it in _LEFT_WITH})
     settled = settling.where(is_one, outbox.events.c.id == rows.c.id).cte("settled")
     ids = select(func.array_agg(settled.c.id)).scalar_subquery()
-    return select(lease.c.at, ids.label("ids"))
+    settle_all = select(lease.c.at, ids.label("ids"))
+    return deliveries.written_beside(settle_all, outbox) if is_noting else settle_all
 
 
 @lru_cache(maxsize=16)

@@ -23,7 +23,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.cli import load_integration
+from app.integration import load_integration
 from app.logs import configure_logging
 from app.models import OUTBOX
 from app.services.hubspot import track_event

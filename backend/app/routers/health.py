@@ -9,8 +9,8 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.database import migration_missing
 from app.dependencies import Running, RunningApp
+from app.migrations import migration_missing
 from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
 from hubspot_sync.runtime import WorkerState

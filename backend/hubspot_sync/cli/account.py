@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubspot_sync.account import objection_to
 from hubspot_sync.cli.terminal import AsJson, console, fail, opened, print_json
-from hubspot_sync.doctor import Check, Finding, examine
-from hubspot_sync.integration import Integration
-from hubspot_sync.provisioning import Plan, carry_out, look_at_account, plan_provisioning
 
-_STYLES = {Finding.PASS: "green", Finding.WARN: "yellow", Finding.FAIL: "red"}
+if TYPE_CHECKING:
+    from hubspot_sync.doctor import Check
+    from hubspot_sync.integration import Integration
+    from hubspot_sync.provisioning import Plan
 
 
 def provision(
@@ -30,6 +29,8 @@ def provision(
 
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     """Look at all that deliveries depend on, and say what to do. Exit code 1 if something fails."""
+    from hubspot_sync.doctor import Finding, examine
+
     with opened(context) as integration:
         checks = asyncio.run(examine(integration))
         if as_json:
@@ -41,6 +42,9 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
+    from hubspot_sync.account import objection_to
+    from hubspot_sync.provisioning import carry_out, look_at_account, plan_provisioning
+
     gate = integration.gate()
     await gate.prepare()
     async with integration.client() as client:
@@ -60,7 +64,10 @@ async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
 
 
 def _print_checks(checks: list[Check]) -> None:
+    from hubspot_sync.doctor import Finding
+
+    styles = {Finding.PASS: "green", Finding.WARN: "yellow", Finding.FAIL: "red"}
     for check in checks:
-        console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=_STYLES[check.finding])
+        console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=styles[check.finding])
         if check.remedy:
             console.print(f"      {check.remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -22,10 +22,12 @@ from hubspot_sync.cli.terminal import (
     print_rows,
     progress_bar,
 )
-from hubspot_sync.contact import ContactView, HubSpotContact, Presence, Value, look_at_contact
-from hubspot_sync.integration import Integration
-from hubspot_sync.resync import EventsLost, Progress, Resync
 from outbox import operations
+
+if TYPE_CHECKING:
+    from hubspot_sync.contact import ContactView, HubSpotContact, Value
+    from hubspot_sync.integration import Integration
+    from hubspot_sync.resync import Resync
 
 
 def contact(
@@ -35,6 +37,8 @@ def contact(
     as_json: AsJson = False,
 ) -> None:
     """Compare what was last sent of a subject with what HubSpot has now. Exit code 1 where the two differ."""
+    from hubspot_sync.contact import Presence, look_at_contact
+
     with opened(context) as integration:
         if reveal:
             operations.reveal(integration.engine, integration.outbox, subject, by=operator())
@@ -62,6 +66,8 @@ def resync(
 
     Examples: `resync 42 43` · `resync --all --yes`
     """
+    from hubspot_sync.resync import EventsLost, Resync
+
     if bool(subjects) == every:
         raise typer.BadParameter("name subjects, or say --all")
     if subjects and after is not None:
@@ -82,6 +88,8 @@ def resync(
 
 
 def _resync(work: Resync, subjects: list[str], after: str | None, *, yes: bool) -> None:
+    from hubspot_sync.resync import EventsLost, Progress
+
     total = len(set(subjects)) if subjects else work.count(after)
     if not subjects and not yes:
         console.print(f"{counted(total, 'subject')} would be sent anew." + (" Add --yes to do it." if total else ""))
@@ -126,6 +134,8 @@ def _print_contact(view: ContactView) -> None:
 
 
 def _presence(contact: HubSpotContact) -> str:
+    from hubspot_sync.contact import Presence
+
     match contact.presence:
         case Presence.FOUND:
             return f"contact {contact.record_id} in HubSpot, found by {contact.found_by}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -24,11 +24,12 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_rows,
 )
-from hubspot_sync.integration import Integration
-from hubspot_sync.moves import claimed_types
 from outbox import operations
 from outbox.model import State
 from outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, Selection
+
+if TYPE_CHECKING:
+    from hubspot_sync.integration import Integration
 
 _PAGE_MAX = 1000
 # Both databases' largest.
@@ -111,7 +112,7 @@ def retry(
         if events:
             _retry_named(integration, events, is_cautious=cautious)
             return
-        engine, outbox, types = integration.engine, integration.outbox, claimed_types(integration.catalog)
+        engine, outbox, types = integration.engine, integration.outbox, integration.types
         if _is_meant(operations.count(engine, outbox, chosen, types), "would be tried again", yes=yes):
             steps = operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=cautious)
             done = carry_out(steps, "Retry")
@@ -178,7 +179,7 @@ def audit(
 
 
 def _retry_named(integration: Integration, event_ids: list[UUID], *, is_cautious: bool) -> None:
-    engine, outbox, types = integration.engine, integration.outbox, claimed_types(integration.catalog)
+    engine, outbox, types = integration.engine, integration.outbox, integration.types
     known = {it.event_id: it for it in operations.read_events(engine, outbox, event_ids)}
     chosen = EventIds(frozenset(event_ids))
     carry_out(operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=is_cautious), "Retry")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -22,10 +22,12 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_rows,
 )
-from hubspot_sync.inspection import Inspection, inspect
-from hubspot_sync.timeline import Step, steps_of
 from outbox import operations
 from outbox.operations import History
+
+if TYPE_CHECKING:
+    from hubspot_sync.inspection import Inspection
+    from hubspot_sync.timeline import Step
 
 
 def show(
@@ -35,6 +37,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now."""
+    from hubspot_sync.inspection import inspect
+
     with opened(context) as integration:
         history = operations.read_history(integration.engine, integration.outbox, event)
         if history is None:
@@ -87,6 +91,8 @@ def _print(history: History, inspection: Inspection) -> None:
 
 
 def _timeline(history: History) -> Iterator[tuple[str, str]]:
+    from hubspot_sync.timeline import steps_of
+
     enqueued, *others = steps_of(history)
     yield moment(enqueued.at), _in_words(enqueued)
     if (left_out := history.delivery_count - len(history.deliveries)) > 0:

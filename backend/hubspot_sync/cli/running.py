@@ -8,10 +8,9 @@ import logging
 import signal
 import time
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 
 from hubspot_sync.cli.terminal import (
     AsJson,
@@ -24,15 +23,15 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_line,
 )
-from hubspot_sync.integration import Integration
-from hubspot_sync.runtime import WorkerState, why_no_worker
-from hubspot_sync.telemetry import Exposition
 from outbox import operations
 from outbox.gate import GateShut
 from outbox.gate_row import GateStatus, read_gate
 from outbox.model import GateState
 from outbox.operations import Status
-from outbox.worker import Worker
+
+if TYPE_CHECKING:
+    from hubspot_sync.integration import Integration
+    from outbox.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +43,8 @@ def worker(
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due, then exit.")] = False,
 ) -> None:
     """Deliver events until stopped by Ctrl-C or SIGTERM."""
+    from hubspot_sync.runtime import WorkerState, why_no_worker
+
     with opened(context) as integration:
         if (why_not := why_no_worker(integration.settings, in_app=False)) is not None:
             raise typer.Exit(0 if why_not.state is WorkerState.DISABLED else 1)
@@ -94,6 +95,8 @@ def release(context: typer.Context) -> None:
 
 
 async def _run_worker(integration: Integration) -> None:
+    from hubspot_sync.telemetry import Exposition
+
     port = integration.settings.hubspot_metrics_port
     with Exposition(integration.engine, integration.outbox).served(port) if port else nullcontext():
         await _run_until_stopped(integration)
@@ -125,6 +128,8 @@ def _stop_on_signal(running: Worker) -> None:
 
 def _watch(integration: Integration, *, as_json: bool) -> None:
     """Until Ctrl-C: in a terminal in place, elsewhere line by line."""
+    from rich.live import Live
+
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:

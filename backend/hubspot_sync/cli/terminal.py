@@ -10,19 +10,22 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DataError, DBAPIError
 
-from hubspot_sync.client import HubSpotError
-from hubspot_sync.integration import Integration
+from hubspot_sync.errors import HubSpotError
 from outbox.gate import GateShut
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from hubspot_sync.integration import Integration
 
 
 class Terminal(Console):
@@ -137,6 +140,8 @@ def carry_out(steps: Iterable[Done], words: str) -> int:
 
 def progress_bar() -> Progress:
     """On stderr, and only in a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -10,8 +10,8 @@ from alembic.config import Config
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, text
 
-from app.database import head_revision
 from app.main import create_app
+from app.migrations import head_revision
 from app.models import OUTBOX
 from outbox.clock import DatabaseNow
 from tests.app.conftest import Hub, settings_for

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from app.logs import formatter
+from app.log_lines import formatter
 from app.otp import log_code
 from tests.app.conftest import on_sqlite_only
 

@@ -22,7 +22,8 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sync.answer import ENTRIES_MAX
-from hubspot_sync.client import ANSWER_BYTES_MAX, LIST_BYTES_MAX, REFUSAL_BYTES_MAX, Refused
+from hubspot_sync.client import ANSWER_BYTES_MAX, LIST_BYTES_MAX, REFUSAL_BYTES_MAX
+from hubspot_sync.errors import Refused
 from hubspot_sync.exchange import HEAD_BYTES_MAX
 from hubspot_sync.provisioning import plan_provisioning
 from outbox.gate import Gate

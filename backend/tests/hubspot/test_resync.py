@@ -27,7 +27,8 @@ from demo.audit import Difference, compare_contacts
 from demo.ledger import KEY, read_ledger
 from hubspot_sandbox import Account, Sandbox
 from hubspot_sync import resync as resync_module
-from hubspot_sync.resync import SUBJECTS_AT_ONCE, EventsLost, PresentState, Progress, Resync
+from hubspot_sync.present_state import PresentState
+from hubspot_sync.resync import SUBJECTS_AT_ONCE, EventsLost, Progress, Resync
 from outbox import operations
 from tests.app.conftest import Hub, SignedInDriver, hub  # noqa: F401  # A fixture.
 from tests.conftest import BACKEND

@@ -273,7 +273,8 @@ def test_processes_that_share_a_folder_are_counted_together(
         hubspot.sign_up(f"driver-{number}")
         subprocess.run([sys.executable, "-c", command], cwd=BACKEND, env=os.environ | environment, check=True)
     script = (
-        "from app.cli import load_integration as load; from hubspot_sync.telemetry import Exposition; it = load(); "
+        "from app.integration import load_integration as load; "
+        "from hubspot_sync.telemetry import Exposition; it = load(); "
         "print(Exposition(it.engine, it.outbox).text()[0].decode())"
     )
     shown = subprocess.run(

@@ -89,7 +89,7 @@ async def test_several_contacts_that_hubspot_fails_on_are_no_outage_while_others
             others = sign_up_enough_to_blame(hubspot, spell * 1000)
             await deliver()
             if hubspot.gate().state is not GateState.OPEN:
-                # All of them failed in a row before any other was answered; the first probe shows that it is not HubSpot.
+                # They failed in a row before any other was answered; the next probe shows that it is not HubSpot.
                 await deliver()
             assert hubspot.gate().state is GateState.OPEN
             assert all(hubspot.is_delivered(it) for it in others)

@@ -1,0 +1,25 @@
+"""Nerava's integration, as the environment sets it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from app.database import create_database_engine
+from app.events import CATALOG
+from app.models import OUTBOX
+from app.present_state import PRESENT_STATE
+from app.settings import Settings
+from hubspot_sync.integration import Integration
+
+
+def load_integration() -> Integration:
+    settings = Settings()
+    engine = create_database_engine(settings.database_url)
+    return Integration(settings, OUTBOX, CATALOG, engine, _migration_missing, PRESENT_STATE)
+
+
+def _migration_missing(connection: Connection) -> str | None:
+    # Alembic takes longer to import than all else, and `doctor` alone asks it.
+    from app.migrations import migration_missing  # noqa: PLC0415
+
+    return migration_missing(connection)

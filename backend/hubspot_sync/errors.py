@@ -1,0 +1,30 @@
+"""What may go wrong with a call to HubSpot.
+
+HubSpotError
+├── NoAnswer       no usable answer: the connection failed or timed out before a status came, or a success was cut off;
+│                  whether HubSpot applied the request is unknown
+└── Refused        an answer that a call outside delivery cannot use (the account, provisioning)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hubspot_sync.answer import Answer
+
+
+class HubSpotError(Exception):
+    """Something went wrong between us and HubSpot."""
+
+
+class NoAnswer(HubSpotError):
+    """HubSpot gave no usable answer; whether it applied the request is unknown."""
+
+
+class Refused(HubSpotError):
+    """HubSpot refused the call."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.summary())
+        self.answer = answer
