@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.database import create_database_engine, migration_missing
+from app.database import create_database_engine, create_listen_engine, migration_missing
 from app.events import CATALOG
 from app.logs import configure_logging
 from app.models import OUTBOX
@@ -15,8 +15,9 @@ from hubspot_sync.integration import Integration
 def load_integration() -> Integration:
     """Nerava's integration, as the environment sets it."""
     settings = Settings()
-    engine = create_database_engine(settings.database_url)
-    return Integration(settings, OUTBOX, CATALOG, engine, migration_missing, PRESENT_STATE)
+    engine = create_database_engine(settings.database_url, settings.database_pooler)
+    listen_engine = create_listen_engine(settings.database_listen_url)
+    return Integration(settings, OUTBOX, CATALOG, engine, migration_missing, PRESENT_STATE, listen_engine)
 
 
 def _load() -> Integration:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from hubspot_sync.settings import HubSpotSettings
+from outbox.pooler import Pooler
 
 BACKEND = Path(__file__).resolve().parent.parent
 # Where the application mounts the operator's page.
@@ -38,6 +39,17 @@ class Settings(HubSpotSettings):
         description="sqlite:///FILE serves one machine; a relative FILE lies in backend/. "
         "Several machines need postgresql://USER:PASSWORD@HOST/NAME.",
     )
+    database_pooler: Pooler = Field(
+        default=Pooler.AUTO,
+        description="What lies before PostgreSQL: auto finds PgBouncer and its like out. transaction: a pooler that is "
+        "not found out. none: none, or one in session mode.",
+    )
+    database_listen_url: str = Field(
+        default="",
+        repr=False,
+        description="A URL of the same database that leads past its pooler, by which workers hear of commits. Empty: "
+        "behind a pooler they poll, every 10 s.",
+    )
     charger_service_key: SecretStr = Field(
         default=SecretStr(""),
         description="What chargers send as X-Service-Key to grant Nova. Empty: every grant is refused.",
@@ -53,21 +65,26 @@ class Settings(HubSpotSettings):
     def _normalise_database_url(cls, text: str) -> str:
         return normalise_database_url(text)
 
+    @field_validator("database_listen_url")
+    @classmethod
+    def _normalise_listen_url(cls, text: str) -> str:
+        return text and normalise_database_url(text, "DATABASE_LISTEN_URL")
 
-def normalise_database_url(text: str) -> str:
+
+def normalise_database_url(text: str, name: str = "DATABASE_URL") -> str:
     """The URL with the driver that is installed, and a relative SQLite file anchored at `backend/`."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # Their words quote what stands where a port belongs: the end of a password that has an @ or a / in it.
-        raise ValueError("DATABASE_URL is no database URL; write sqlite:///nerava.db or postgresql://…") from None
+        raise ValueError(f"{name} is no database URL; write sqlite:///nerava.db or postgresql://…") from None
     if url.drivername not in _DRIVERS:
-        raise ValueError("DATABASE_URL names another database; Nerava runs on sqlite:// and postgresql://")
+        raise ValueError(f"{name} names another database; Nerava runs on sqlite:// and postgresql://")
     if _DRIVERS[url.drivername] != "sqlite" and text.count("@") > 1:
-        raise ValueError("DATABASE_URL has more than one @; write that of a password as %40, and its / as %2F")
+        raise ValueError(f"{name} has more than one @; write that of a password as %40, and its / as %2F")
     url = url.set(drivername=_DRIVERS[url.drivername])
     if url.drivername == "sqlite":
         if url.database in (None, "", ":memory:"):
-            raise ValueError("DATABASE_URL names no SQLite file; events must outlive the process")
+            raise ValueError(f"{name} names no SQLite file; events must outlive the process")
         url = url.set(database=str(BACKEND / url.database))
     return url.render_as_string(hide_password=False)

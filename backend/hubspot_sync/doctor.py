@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, literal, select
+from sqlalchemy import Connection, Engine, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.account import Account, read_account
@@ -21,10 +21,11 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
+from outbox import wakeup
 from outbox.clock import Instant, SecondsUntil
 from outbox.gate import Gate, GateShut
 from outbox.model import GateState
-from outbox.queries import Status, longest_due_seconds, read_status
+from outbox.queries import Status, database_identity, longest_due_seconds, read_status
 
 SCOPES = (
     "crm.objects.contacts.read",
@@ -124,10 +125,43 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
                 return [failed("database", missing, "run `alembic upgrade head`")], None
             status = read_status(connection, integration.outbox)
             skew = _skew(connection)
+            checks = list(_connection(integration, connection))
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
         return [failed("database", f"it does not serve the outbox ({first_line})", "is it there, and migrated?")], None
-    return [passed("database", "reachable and migrated"), _clock("database's", skew)], status
+    return [passed("database", "reachable and migrated"), *checks, _clock("database's", skew)], status
+
+
+def _connection(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """What lies before the database, and by which way a worker hears of commits."""
+    if connection.dialect.name != "postgresql":
+        return
+    if (listen_engine := integration.listen_engine) is not None:
+        yield _listening(listen_engine, connection)
+    elif wakeup.tells_of_commits(connection):
+        yield passed("connection", "direct; workers hear of commits")
+    else:
+        yield warned(
+            "connection",
+            "through a pooler that shares sessions: nothing is prepared, and workers learn of other processes' commits "
+            "by their poll, within 10 s",
+            "set DATABASE_LISTEN_URL to a direct URL of the database, or leave it so",
+        )
+
+
+def _listening(engine: Engine, connection: Connection) -> Check:
+    """Whether the way to listen by leads to the same database, and tells of commits."""
+    remedy = "set DATABASE_LISTEN_URL to a direct URL of the same database"
+    try:
+        with engine.connect() as listening:
+            if database_identity(listening) != database_identity(connection):
+                return failed("connection", "DATABASE_LISTEN_URL leads to another database, or to a standby", remedy)
+            if not wakeup.tells_of_commits(listening):
+                return failed("connection", "DATABASE_LISTEN_URL leads through a pooler", remedy)
+    except DBAPIError as error:
+        first_line = str(error.orig).splitlines()[0]
+        return failed("connection", f"DATABASE_LISTEN_URL does not serve ({first_line})", remedy)
+    return passed("connection", "workers listen by DATABASE_LISTEN_URL, and hear of commits")
 
 
 def _skew(connection: Connection) -> timedelta:

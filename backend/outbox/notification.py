@@ -141,4 +141,4 @@ class Notifier:
 def _connect_arguments(engine: Engine) -> dict[str, Any]:
     """What the engine's own connections are made with, as far as its URL says, and timeouts."""
     _, arguments = engine.dialect.create_connect_args(engine.url)
-    return {**postgresql.connect_arguments(engine.url), **arguments}
+    return {**arguments, **postgresql.connect_arguments(engine.url)}

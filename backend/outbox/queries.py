@@ -185,6 +185,15 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     )
 
 
+def database_identity(connection: Connection) -> tuple[object, ...]:
+    """The same for two ways to one database of one PostgreSQL cluster, and for its primary only."""
+    sql = (
+        "SELECT system_identifier, pg_catalog.current_database(), pg_catalog.pg_is_in_recovery() "
+        "FROM pg_catalog.pg_control_system()"
+    )
+    return tuple(connection.execute(text(sql)).one())
+
+
 def limit_time(connection: Connection, longest: timedelta) -> None:
     """Let PostgreSQL give up any statement of this transaction that takes longer."""
     if connection.dialect.name == "postgresql":

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from sqlalchemy import Dialect, Engine, event
+from sqlalchemy import Connection, Dialect, Engine, event
 
 from outbox.model import Outbox
 
@@ -87,6 +87,15 @@ def listening(engine: Engine, outbox: Outbox, bell: WakeUp) -> Iterator[Listener
         yield listener
     finally:
         listener.close()
+
+
+def tells_of_commits(connection: Connection) -> bool:
+    """Whether a worker that listens by such a connection hears of other processes' commits."""
+    if connection.dialect.driver != "psycopg":
+        return False
+    from outbox.pooler import is_pooled  # noqa: PLC0415  # As above.
+
+    return not is_pooled(connection)
 
 
 def wake(engine: Engine, outbox: Outbox) -> None:

@@ -57,7 +57,8 @@ class Worker:
 
     `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
     that left their claims; it must not raise. `is_over` is asked about what events were set apart for; without it they
-    stay so.
+    stay so. `listen_engine` leads to the same database by a way that tells of commits, past a pooler say; the worker
+    claims by it as well.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Worker:
         random: Random | None = None,
         on_settled: OnSettled = _tell_nobody,
         is_over: IsOver | None = None,
+        listen_engine: Engine | None = None,
     ) -> None:
         self._id = uuid4().hex
         self._outbox = outbox
         self._engine = engine
         self._statement_engine = for_single_statements(engine)
+        self._listen_engine = for_single_statements(listen_engine or engine)
         self._gate = gate
         self._types = types
         self._batch_size = batch_size
@@ -118,7 +121,7 @@ class Worker:
         works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
         background = [asyncio.create_task(work) for work in works]
         try:
-            with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
+            with wakeup.listening(self._listen_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
                     if not await self._patience.through(self._start_next):
                         await self._purge_a_step()
