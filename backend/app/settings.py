@@ -6,23 +6,17 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from hubspot_sync.settings import HubSpotSettings
+from outbox.engines import parse_url, sync_url
 from outbox.pooler import Pooler
 
 BACKEND = Path(__file__).resolve().parent.parent
 # Where the application mounts the operator's page.
 OPERATOR_PAGE = "/ops/hubspot"
 
-_DRIVERS = {
-    "sqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
-}
+_DIALECTS = ("sqlite", "postgres", "postgresql")
 
 
 class Settings(HubSpotSettings):
@@ -72,17 +66,17 @@ class Settings(HubSpotSettings):
 
 
 def normalise_database_url(text: str, name: str = "DATABASE_URL") -> str:
-    """The URL with the driver that is installed, and a relative SQLite file anchored at `backend/`."""
+    """The URL with the driver that Nerava uses, and a relative SQLite file anchored at `backend/`."""
     try:
-        url = make_url(text)
+        url = parse_url(text)
     except (ArgumentError, ValueError):
         # Their words quote what stands where a port belongs: the end of a password that has an @ or a / in it.
         raise ValueError(f"{name} is no database URL; write sqlite:///nerava.db or postgresql://…") from None
-    if url.drivername not in _DRIVERS:
+    if url.drivername.partition("+")[0] not in _DIALECTS:
         raise ValueError(f"{name} names another database; Nerava runs on sqlite:// and postgresql://")
-    if _DRIVERS[url.drivername] != "sqlite" and text.count("@") > 1:
+    url = sync_url(url)
+    if url.drivername != "sqlite" and text.count("@") > 1:
         raise ValueError(f"{name} has more than one @; write that of a password as %40, and its / as %2F")
-    url = url.set(drivername=_DRIVERS[url.drivername])
     if url.drivername == "sqlite":
         if url.database in (None, "", ":memory:"):
             raise ValueError(f"{name} names no SQLite file; events must outlive the process")

@@ -129,9 +129,10 @@ def _fetch_all(
     return connection.execute(statement, parameters).all()
 
 
-def _told(event: bytes) -> Event:
+def _told(event: bytes | memoryview) -> Event:
     """An event as PostgreSQL tells it: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
-    values = json.loads(event)
+    # psycopg2 tells bytes as a view of them.
+    values = json.loads(bytes(event))
     values["event_id"] = UUID(values["event_id"])
     for name in _INSTANTS:
         if (instant := values[name]) is not None:

@@ -49,6 +49,10 @@ _FRESH = "outbox.fresh"
 class Refused(psycopg.OperationalError):
     """The server's answer to what it was asked is an error, and the connection goes on."""
 
+    def __init__(self, words: str, sqlstate: str) -> None:
+        super().__init__(words)
+        self.sqlstate = sqlstate
+
 
 _ANSWERS = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
 
@@ -106,8 +110,10 @@ def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> str:
                     return value
                 if answer.status not in _ANSWERS:
                     is_refusal = answer.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR"
-                    error = Refused if is_refusal else psycopg.OperationalError
-                    raise error(answer.error_message.decode(errors="replace"))
+                    words = answer.error_message.decode(errors="replace")
+                    if is_refusal:
+                        raise Refused(words, (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode())
+                    raise psycopg.OperationalError(words)
                 if answer.ntuples:
                     value = (answer.get_value(0, 0) or b"").decode(errors="replace")
             elif selector.select(max(0.0, ends_at - time.monotonic())):

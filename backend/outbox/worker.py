@@ -77,6 +77,11 @@ class Worker:
         is_over: IsOver | None = None,
         listen_engine: Engine | None = None,
     ) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"A worker's database calls are synchronous; pass outbox.engines.worker_engine(engine) instead of the "
+                f"{type(engine).__name__}."
+            )
         self._id = uuid4().hex
         self._outbox = outbox
         self._engine = engine
@@ -121,7 +126,8 @@ class Worker:
         works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
         background = [asyncio.create_task(work) for work in works]
         try:
-            with wakeup.listening(self._listen_engine, self._outbox, self._bell) as self._listener:
+            listen_engine = await self._patience.through(self._find_way_to_listen)
+            with wakeup.listening(listen_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
                     if not await self._patience.through(self._start_next):
                         await self._purge_a_step()
@@ -153,6 +159,9 @@ class Worker:
         """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
         self._patience.end()
         self._bell.ring()
+
+    async def _find_way_to_listen(self) -> Engine | None:
+        return await asyncio.to_thread(wakeup.engine_to_listen_by, self._listen_engine)
 
     async def _start_next(self) -> bool:
         """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
