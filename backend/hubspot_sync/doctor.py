@@ -21,9 +21,10 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
-from outbox import wakeup
+from outbox import queries, wakeup
 from outbox.clock import Instant, SecondsUntil
 from outbox.gate import Gate, GateShut
+from outbox.indexes import wrong_indexes
 from outbox.model import GateState
 from outbox.queries import Status, database_identity, longest_due_seconds, read_status
 
@@ -39,6 +40,7 @@ SCOPE_TO_DELIVER = "crm.objects.contacts.write"
 UNATTENDED_AFTER = timedelta(minutes=1)
 SKEW_MAX = timedelta(seconds=30)
 DAILY_SHARE_WARN = 0.9
+NOTIFICATIONS_WARN = 0.5
 
 
 class Finding(StrEnum):
@@ -125,7 +127,11 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
                 return [failed("database", missing, "run `alembic upgrade head`")], None
             status = read_status(connection, integration.outbox)
             skew = _skew(connection)
-            checks = list(_connection(integration, connection))
+            checks = [
+                *_connection(integration, connection),
+                *_notifications(connection),
+                *_indexes(integration, connection),
+            ]
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
         return [failed("database", f"it does not serve the outbox ({first_line})", "is it there, and migrated?")], None
@@ -146,6 +152,26 @@ def _connection(integration: Integration, connection: Connection) -> Iterator[Ch
             "through a pooler that shares sessions: nothing is prepared, and workers learn of other processes' commits "
             "by their poll, within 10 s",
             "set DATABASE_LISTEN_URL to a direct URL of the database, or leave it so",
+        )
+
+
+def _notifications(connection: Connection) -> Iterator[Check]:
+    """To look at the queue frees what nothing holds up any more."""
+    used = queries.notification_queue_usage(connection)
+    if used is not None and used >= NOTIFICATIONS_WARN:
+        yield warned(
+            "notifications",
+            f"PostgreSQL's queue of notifications is {used:.0%} full; once it is full, commits wake nobody",
+            "look in pg_stat_activity for a session that listens and is in a transaction for long, and end it",
+        )
+
+
+def _indexes(integration: Integration, connection: Connection) -> Iterator[Check]:
+    if wrong := list(wrong_indexes(connection, integration.outbox)):
+        yield warned(
+            "indexes",
+            "; ".join(wrong),
+            "make them as the migrations do; until then claims may read the whole table",
         )
 
 

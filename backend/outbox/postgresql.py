@@ -88,9 +88,11 @@ def ask(connection: psycopg.Connection[Any], statement: bytes, deadline: timedel
 
 
 def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> str:
-    """Have the server answer in time what it was sent, or close the connection: OperationalError."""
+    """Have the server answer in time what it was sent, or close the connection: OperationalError. Or raise Refused."""
     try:
         return _read_answer(connection, time.monotonic() + deadline.total_seconds())
+    except Refused:
+        raise
     except psycopg.OperationalError:
         # Left open, it would be asked to roll back as it is given up, and wait for that.
         connection.close()
@@ -102,17 +104,21 @@ def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> st
 
 def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> str:
     pgconn, value = connection.pgconn, ""
+    refusal: Refused | None = None
     with selectors.DefaultSelector() as selector:
         selector.register(connection, selectors.EVENT_READ)
         while True:
             if not pgconn.is_busy():
                 if (answer := pgconn.get_result()) is None:
+                    if refusal is not None:
+                        raise refusal
                     return value
                 if answer.status not in _ANSWERS:
                     is_refusal = answer.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR"
                     words = answer.error_message.decode(errors="replace")
                     if is_refusal:
-                        raise Refused(words, (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode())
+                        refusal = Refused(words, (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode())
+                        continue
                     raise psycopg.OperationalError(words)
                 if answer.ntuples:
                     value = (answer.get_value(0, 0) or b"").decode(errors="replace")

@@ -194,6 +194,13 @@ def database_identity(connection: Connection) -> tuple[object, ...]:
     return tuple(connection.execute(text(sql)).one())
 
 
+def notification_queue_usage(connection: Connection) -> float | None:
+    """How full PostgreSQL's queue of notifications is, from 0 to 1. None on other databases."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return float(connection.execute(text("SELECT pg_catalog.pg_notification_queue_usage()")).scalar_one())
+
+
 def limit_time(connection: Connection, longest: timedelta) -> None:
     """Let PostgreSQL give up any statement of this transaction that takes longer."""
     if connection.dialect.name == "postgresql":

@@ -169,6 +169,7 @@ def _start(
         "max_connections": "100",
         "max_prepared_transactions": "20",
         "log_min_messages": "fatal",
+        **_of_version(bin_dir),
     }
     command: list[str | Path] = [bin_dir / "postgres", "-D", data]
     for name, value in options.items():
@@ -187,6 +188,12 @@ def _start(
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )
+
+
+def _of_version(bin_dir: Path) -> dict[str, str]:
+    """Settings that not every version has: a queue of notifications, 8 KiB a page, that a test can fill."""
+    version = subprocess.check_output([bin_dir / "postgres", "-V"], text=True).split()[2]
+    return {"max_notify_queue_pages": "64"} if int(version.partition(".")[0]) >= 17 else {}
 
 
 def _die_with_parent() -> None:
