@@ -25,6 +25,7 @@ from outbox import insertion, wakeup
 from outbox.isolation import as_sqlalchemys, has_rolled_back, is_autocommit
 from outbox.losses import COMMITTED_WITHOUT, in_words, lose, say_unmade
 from outbox.model import Outbox
+from outbox.read_only import is_read_only, replace_at_next_use
 
 EVENTS_ENQUEUED = Counter(
     "outbox_events_enqueued",
@@ -239,6 +240,9 @@ def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row
             raise as_sqlalchemys(connection, error) from error
         # Raises when the connection or the transaction is gone, and then the request itself has failed.
         savepoint.roll_back()
+        if is_read_only(error):
+            # Its session stays so, whatever becomes of the server.
+            replace_at_next_use(connection)
         return in_words(error)
     return None
 

@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from outbox import postgresql
 from outbox.isolation import is_autocommit
+from outbox.read_only import give_up_read_only_connections
 
 _IS_POOLED = "outbox.is_pooled"
 # Other schemas may come before the system's.
@@ -63,6 +64,7 @@ def configure_engine(
     sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     wanted = {**postgresql.SETTINGS, **(settings or {})}
     arrays = list(wanted), [str(value) for value in wanted.values()]
+    give_up_read_only_connections(sync_engine)
     event.listen(sync_engine, "connect", partial(_prepare_session, arrays, pooler))
     event.listen(sync_engine, "begin", partial(_prepare_transaction, arrays))
 

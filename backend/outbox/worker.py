@@ -26,6 +26,7 @@ from outbox.lease import LEASE, Lease
 from outbox.model import Event, Outbox
 from outbox.patience import DATABASE_ERRORS, Patience, first_line
 from outbox.purge import Purge
+from outbox.read_only import give_up_read_only_connections
 from outbox.releases import Releases
 from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
@@ -82,6 +83,8 @@ class Worker:
                 f"A worker's database calls are synchronous; pass outbox.engines.worker_engine(engine) instead of the "
                 f"{type(engine).__name__}."
             )
+        for used in (engine, listen_engine or engine):
+            give_up_read_only_connections(used)
         self._id = uuid4().hex
         self._outbox = outbox
         self._engine = engine
