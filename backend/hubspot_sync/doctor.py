@@ -27,6 +27,8 @@ from outbox.gate import Gate, GateShut
 from outbox.indexes import wrong_indexes
 from outbox.model import GateState
 from outbox.queries import Status, database_identity, longest_due_seconds, read_status
+from outbox.rights import Job, hidden_tables, missing_rights
+from outbox.sequences import behind
 
 SCOPES = (
     "crm.objects.contacts.read",
@@ -131,6 +133,8 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
                 *_connection(integration, connection),
                 *_notifications(connection),
                 *_indexes(integration, connection),
+                *_sequences(integration, connection),
+                *_rights(integration, connection),
             ]
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
@@ -173,6 +177,36 @@ def _indexes(integration: Integration, connection: Connection) -> Iterator[Check
             "; ".join(wrong),
             "make them as the migrations do; until then claims may read the whole table",
         )
+
+
+def _sequences(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """Ids that would come again. Whoever enqueues, and a worker, moves the sequence, where the role may."""
+    for found in behind(connection, integration.outbox):
+        yield failed(
+            "sequences",
+            f"{found}, as after a restore or a replication without sequences",
+            f"as the table's owner: {found.remedy}",
+        )
+
+
+def _rights(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """Of the role that runs this."""
+    if connection.dialect.name != "postgresql":
+        return
+    if hidden := list(hidden_tables(connection, integration.outbox)):
+        yield failed(
+            "row security",
+            f"this role sees no more of {_listed(hidden)} than policies let it; what it does not see is not delivered",
+            "give the worker's role BYPASSRLS, or a policy that shows it all rows",
+        )
+    lacks = {job: list(missing_rights(connection, integration.outbox, job)) for job in Job}
+    if not any(lacks.values()):
+        yield passed("rights", "this role may enqueue, deliver and operate")
+    for job, missing in lacks.items():
+        if missing:
+            yield warned(
+                "rights", f"this role cannot serve as {job}: it lacks {_listed(missing)}", "GRANT it if it is to"
+            )
 
 
 def _listening(engine: Engine, connection: Connection) -> Check:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     text,
 )
 
+from outbox import sequences
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate_row import GateStatus, read_gate
 from outbox.model import Event, Outbox, as_event, event_columns
@@ -119,7 +120,8 @@ class Status:
     """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed.
 
     Where all of them were enqueued by a clock that ran ahead, the age is how far ahead it ran.
-    What is set apart is pending and is in `waiting`; the age is that of others.
+    What is set apart is pending and is in `waiting`; the age is that of others. `behind` names the
+    sequences that would give ids out again.
     """
 
     pending: int
@@ -129,6 +131,7 @@ class Status:
     oldest_pending_seconds: float | None
     gate: GateStatus
     waiting: tuple[Wait, ...] = ()
+    behind: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
@@ -163,6 +166,7 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
         gate=read_gate(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
+        behind=tuple(str(found) for found in sequences.behind(connection, outbox)),
     )
 
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
-from outbox import leases, wakeup, workers
+from outbox import leases, sequences, wakeup, workers
 from outbox.destination import Claim, Deliver, IsOver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate
@@ -290,6 +290,8 @@ class Worker:
         while True:
             try:
                 await transact(self._engine, workers.note_alive, self._outbox, self._id, self._types)
+                # What a worker and a person write has ids too; a server may be another one from one moment to the next.
+                await transact(self._engine, sequences.move, self._outbox)
             except DATABASE_ERRORS as error:
                 log.debug("Could not say that this worker lives: %s", first_line(error))
             await asyncio.sleep(_ALIVE_EVERY.total_seconds())

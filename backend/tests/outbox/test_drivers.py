@@ -98,6 +98,20 @@ async def test_commit_by_any_driver_stores_its_event_and_wakes_other_processes(
         assert len(heard) == 1
 
 
+async def test_event_after_a_sequence_was_moved_back_is_the_last_by_any_driver(
+    application: Application, engine: Engine
+) -> None:
+    for item in "abc":
+        await application.enqueue(item)
+    before = stored_ids(engine)
+    with engine.begin() as connection:
+        connection.execute(OUTBOX.events.delete().where(OUTBOX.events.c.event_id == before[0]))
+        connection.exec_driver_sql("ALTER SEQUENCE outbox_events_id_seq RESTART")
+    await application.enqueue("d")
+    after = stored_ids(engine)
+    assert (after[:2], len(after)) == (before[1:], 3)
+
+
 @pytest.mark.parametrize("driver", SYNC)
 async def test_worker_on_any_sync_driver_delivers_and_hears_of_commits_at_once(engine: Engine, driver: str) -> None:
     url = engine.url.set(drivername=f"postgresql+{driver}")
