@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Engine, literal, select
+from sqlalchemy import Connection, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import Answer, http_date, parsed
+from hubspot_sync.check import Check, failed, listed, passed, warned
 from hubspot_sync.client import HubSpotClient, NoAnswer, Refused
+from hubspot_sync.database_checks import database_checks
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
-from outbox import queries, wakeup
 from outbox.clock import Instant, SecondsUntil
 from outbox.gate import Gate, GateShut
-from outbox.indexes import wrong_indexes
 from outbox.model import GateState
-from outbox.queries import Status, database_identity, longest_due_seconds, read_status
-from outbox.rights import Job, hidden_tables, missing_rights
-from outbox.sequences import behind
+from outbox.queries import Status, longest_due_seconds, read_status
 
 SCOPES = (
     "crm.objects.contacts.read",
@@ -42,38 +38,6 @@ SCOPE_TO_DELIVER = "crm.objects.contacts.write"
 UNATTENDED_AFTER = timedelta(minutes=1)
 SKEW_MAX = timedelta(seconds=30)
 DAILY_SHARE_WARN = 0.9
-NOTIFICATIONS_WARN = 0.5
-
-
-class Finding(StrEnum):
-    PASS = "pass"  # noqa: S105  # No password.
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """`remedy` is empty exactly if the finding is `pass`."""
-
-    name: str
-    finding: Finding
-    detail: str
-    remedy: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return {"name": self.name, "finding": self.finding.value, "detail": self.detail, "remedy": self.remedy}
-
-
-def passed(name: str, detail: str) -> Check:
-    return Check(name, Finding.PASS, detail)
-
-
-def warned(name: str, detail: str, remedy: str) -> Check:
-    return Check(name, Finding.WARN, detail, remedy)
-
-
-def failed(name: str, detail: str, remedy: str) -> Check:
-    return Check(name, Finding.FAIL, detail, remedy)
 
 
 async def examine(integration: Integration) -> list[Check]:
@@ -129,99 +93,11 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
                 return [failed("database", missing, "run `alembic upgrade head`")], None
             status = read_status(connection, integration.outbox)
             skew = _skew(connection)
-            checks = [
-                *_connection(integration, connection),
-                *_notifications(connection),
-                *_indexes(integration, connection),
-                *_sequences(integration, connection),
-                *_rights(integration, connection),
-            ]
+            checks = list(database_checks(integration, connection))
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
         return [failed("database", f"it does not serve the outbox ({first_line})", "is it there, and migrated?")], None
     return [passed("database", "reachable and migrated"), *checks, _clock("database's", skew)], status
-
-
-def _connection(integration: Integration, connection: Connection) -> Iterator[Check]:
-    """What lies before the database, and by which way a worker hears of commits."""
-    if connection.dialect.name != "postgresql":
-        return
-    if (listen_engine := integration.listen_engine) is not None:
-        yield _listening(listen_engine, connection)
-    elif wakeup.tells_of_commits(connection):
-        yield passed("connection", "direct; workers hear of commits")
-    else:
-        yield warned(
-            "connection",
-            "through a pooler that shares sessions: nothing is prepared, and workers learn of other processes' commits "
-            "by their poll, within 10 s",
-            "set DATABASE_LISTEN_URL to a direct URL of the database, or leave it so",
-        )
-
-
-def _notifications(connection: Connection) -> Iterator[Check]:
-    """To look at the queue frees what nothing holds up any more."""
-    used = queries.notification_queue_usage(connection)
-    if used is not None and used >= NOTIFICATIONS_WARN:
-        yield warned(
-            "notifications",
-            f"PostgreSQL's queue of notifications is {used:.0%} full; once it is full, commits wake nobody",
-            "look in pg_stat_activity for a session that listens and is in a transaction for long, and end it",
-        )
-
-
-def _indexes(integration: Integration, connection: Connection) -> Iterator[Check]:
-    if wrong := list(wrong_indexes(connection, integration.outbox)):
-        yield warned(
-            "indexes",
-            "; ".join(wrong),
-            "make them as the migrations do; until then claims may read the whole table",
-        )
-
-
-def _sequences(integration: Integration, connection: Connection) -> Iterator[Check]:
-    """Ids that would come again. Whoever enqueues, and a worker, moves the sequence, where the role may."""
-    for found in behind(connection, integration.outbox):
-        yield failed(
-            "sequences",
-            f"{found}, as after a restore or a replication without sequences",
-            f"as the table's owner: {found.remedy}",
-        )
-
-
-def _rights(integration: Integration, connection: Connection) -> Iterator[Check]:
-    """Of the role that runs this."""
-    if connection.dialect.name != "postgresql":
-        return
-    if hidden := list(hidden_tables(connection, integration.outbox)):
-        yield failed(
-            "row security",
-            f"this role sees no more of {_listed(hidden)} than policies let it; what it does not see is not delivered",
-            "give the worker's role BYPASSRLS, or a policy that shows it all rows",
-        )
-    lacks = {job: list(missing_rights(connection, integration.outbox, job)) for job in Job}
-    if not any(lacks.values()):
-        yield passed("rights", "this role may enqueue, deliver and operate")
-    for job, missing in lacks.items():
-        if missing:
-            yield warned(
-                "rights", f"this role cannot serve as {job}: it lacks {_listed(missing)}", "GRANT it if it is to"
-            )
-
-
-def _listening(engine: Engine, connection: Connection) -> Check:
-    """Whether the way to listen by leads to the same database, and tells of commits."""
-    remedy = "set DATABASE_LISTEN_URL to a direct URL of the same database"
-    try:
-        with engine.connect() as listening:
-            if database_identity(listening) != database_identity(connection):
-                return failed("connection", "DATABASE_LISTEN_URL leads to another database, or to a standby", remedy)
-            if not wakeup.tells_of_commits(listening):
-                return failed("connection", "DATABASE_LISTEN_URL leads through a pooler", remedy)
-    except DBAPIError as error:
-        first_line = str(error.orig).splitlines()[0]
-        return failed("connection", f"DATABASE_LISTEN_URL does not serve ({first_line})", remedy)
-    return passed("connection", "workers listen by DATABASE_LISTEN_URL, and hear of commits")
 
 
 def _skew(connection: Connection) -> timedelta:
@@ -377,13 +253,13 @@ def _scopes(answer: Answer) -> Check:
     token = parsed(_Token, answer.body) if answer.is_success else None
     if token is None:
         return warned(
-            "scopes", f"unknown (HubSpot answered {answer.status})", f"see in HubSpot that it has {_listed(SCOPES)}"
+            "scopes", f"unknown (HubSpot answered {answer.status})", f"see in HubSpot that it has {listed(SCOPES)}"
         )
     missing = [it for it in SCOPES if it not in token.scopes]
     if not missing:
-        return passed("scopes", _listed(SCOPES))
+        return passed("scopes", listed(SCOPES))
     verdict = failed if SCOPE_TO_DELIVER in missing else warned
-    return verdict("scopes", f"the token lacks {_listed(missing)}", "grant them in HubSpot")
+    return verdict("scopes", f"the token lacks {listed(missing)}", "grant them in HubSpot")
 
 
 class _Usage(BaseModel):
@@ -409,7 +285,3 @@ def _is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listed(words: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(words)

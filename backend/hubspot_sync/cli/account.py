@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from hubspot_sync.account import objection_to
+from hubspot_sync.check import Check, Finding
 from hubspot_sync.cli.terminal import AsJson, console, fail, opened, print_json
-from hubspot_sync.doctor import Check, Finding, examine
+from hubspot_sync.doctor import examine
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import Plan, carry_out, look_at_account, plan_provisioning
 
