@@ -134,7 +134,11 @@ class Status:
     behind: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+        told = asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+        if not told["behind"]:
+            # Only of a database that was moved.
+            del told["behind"]
+        return told
 
 
 @dataclass(frozen=True, slots=True)

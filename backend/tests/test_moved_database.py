@@ -24,7 +24,7 @@ def test_sequence_that_lies_behind_is_shown_until_an_event_moves_it(migrated_pos
     settings = Settings(_env_file=None, database_url=migrated_postgres_url)
     with TestClient(create_app(settings, lambda _: None)) as http:
         for is_behind in (True, False):
-            assert bool(run_json(migrated_postgres_url, "status")["behind"]) is is_behind
+            assert ("behind" in run_json(migrated_postgres_url, "status")) is is_behind
             assert ("the sequence of outbox_events is at 0" in run(migrated_postgres_url, "status").output) is is_behind
             assert bool(http.get("/readyz").json()["behind"]) is is_behind
             doctor = run(migrated_postgres_url, "doctor").output
