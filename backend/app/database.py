@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, create_engine, func, literal, make_url, select
+from typing import Any
+
+from sqlalchemy import Engine, NullPool, create_engine, func, literal, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from outbox import postgresql
+from outbox import pooler, postgresql
+from outbox.pooler import Pooler
 from outbox.sqlite import BUSY_TIMEOUT, configure_engine
 from outbox.text import AnyText
 
@@ -13,18 +16,32 @@ from outbox.text import AnyText
 _LOCK_TIMEOUT_MS = int(BUSY_TIMEOUT.total_seconds() * 1000)
 
 
-def create_database_engine(url: str) -> Engine:
-    """An engine for `Settings.database_url`. Its errors quote no parameters, because those hold addresses."""
+def create_database_engine(url: str, between: Pooler = Pooler.AUTO) -> Engine:
+    """An engine for `Settings.database_url`; `between` lies before its server.
+
+    Its errors quote no parameters, because those hold addresses.
+    """
     if url.startswith("sqlite"):
         # SQLite has one writer at a time, and lets those that wait starve each other. One connection makes the
         # threads of this process a queue, and leaves the file's busy timeout to other processes.
         engine = create_engine(url, hide_parameters=True, pool_size=1, max_overflow=0)
     else:
-        arguments = postgresql.engine_arguments(make_url(url), {"lock_timeout": _LOCK_TIMEOUT_MS})
-        engine = create_engine(url, hide_parameters=True, connect_args=arguments)
+        engine = _create_postgresql_engine(url, between)
         # A restarted server costs a ping per transaction, and not the first requests after it.
         postgresql.ping_at_checkout(engine)
     configure_engine(engine)
+    return engine
+
+
+def create_listen_engine(url: str) -> Engine | None:
+    """An engine for `Settings.database_listen_url`. Its connections are kept by who listens, and by no pool."""
+    return _create_postgresql_engine(url, Pooler.AUTO, poolclass=NullPool) if url.startswith("postgresql") else None
+
+
+def _create_postgresql_engine(url: str, between: Pooler, **options: Any) -> Engine:
+    arguments = postgresql.connect_arguments(make_url(url))
+    engine = create_engine(url, hide_parameters=True, connect_args=arguments, **options)
+    pooler.configure_engine(engine, {"lock_timeout": _LOCK_TIMEOUT_MS}, between)
     return engine
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from app.database import create_database_engine
+from app.database import create_database_engine, create_listen_engine
 from app.events import CATALOG
 from app.models import OUTBOX
 from app.present_state import PRESENT_STATE
@@ -14,8 +14,9 @@ from hubspot_sync.integration import Integration
 
 def load_integration() -> Integration:
     settings = Settings()
-    engine = create_database_engine(settings.database_url)
-    return Integration(settings, OUTBOX, CATALOG, engine, _migration_missing, PRESENT_STATE)
+    engine = create_database_engine(settings.database_url, settings.database_pooler)
+    listen_engine = create_listen_engine(settings.database_listen_url)
+    return Integration(settings, OUTBOX, CATALOG, engine, _migration_missing, PRESENT_STATE, listen_engine)
 
 
 def _migration_missing(connection: Connection) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from fastapi import Depends, FastAPI
 
-from app.database import create_database_engine, create_sessions
+from app.database import create_database_engine, create_listen_engine, create_sessions
 from app.dependencies import Running, keep_nowhere
 from app.events import CATALOG
 from app.logs import configure_logging
@@ -68,8 +68,11 @@ def _lifespan(
         configure_logging()
         in_force = settings or Settings()
         _warn_of_open_doors(in_force, send_code)
-        engine = create_database_engine(in_force.database_url)
-        integration = Integration(in_force, OUTBOX, CATALOG, engine, present_state=PRESENT_STATE)
+        engine = create_database_engine(in_force.database_url, in_force.database_pooler)
+        listen_engine = create_listen_engine(in_force.database_listen_url)
+        integration = Integration(
+            in_force, OUTBOX, CATALOG, engine, present_state=PRESENT_STATE, listen_engine=listen_engine
+        )
         worker = WorkerHost(integration)
         try:
             await worker.start()

@@ -23,6 +23,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 
+from outbox.read_only import is_read_only
+
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -142,6 +144,7 @@ def answer_with_problems(app: FastAPI) -> None:
     # Connection lost or refused, a lock not had in time, SQLite's file busy or full; the last: no connection to be had.
     for error in (exc.OperationalError, exc.InterfaceError, exc.TimeoutError):
         app.add_exception_handler(error, _on_database_error)
+    app.add_exception_handler(exc.InternalError, _on_internal_error)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -169,6 +172,13 @@ async def _on_http_exception(request: Request, error: Exception) -> ProblemRespo
 async def _on_database_error(request: Request, error: Exception) -> ProblemResponse:
     log.error("Database unavailable in %s %s: %s", request.method, request.url.path, _first_line(error))
     return await _on_problem(request, DatabaseUnavailable())
+
+
+async def _on_internal_error(request: Request, error: Exception) -> ProblemResponse:
+    """A server that is read-only for a while, say because its disk is full, serves again by itself."""
+    if is_read_only(error):
+        return await _on_database_error(request, error)
+    raise error
 
 
 async def _on_bug(_request: Request, _error: Exception) -> ProblemResponse:

@@ -202,6 +202,31 @@ AREAS = (
         ),
     ),
     Area(
+        "Properties of other objects",
+        _paths("/crm/v3/properties", "/crm/properties/{version}"),
+        (
+            Endpoint(
+                "GET",
+                "/{object_type}",
+                property_calls.list_of_other_object,
+                Needs(),
+                {200: "Properties"},
+                None,
+                ("archived", "dataSensitivity"),
+            ),
+            Endpoint("GET", "/{object_type}/groups", property_calls.list_of_other_object, Needs(), {200: "Groups"}),
+        ),
+    ),
+    Area(
+        "Custom objects",
+        (
+            "/crm/v3/schemas",
+            "/crm-object-schemas/v3/schemas",
+            *(f"/crm-object-schemas/{version}/schemas" for version in DATED_VERSIONS),
+        ),
+        (Endpoint("GET", "", property_calls.list_schemas, Needs(), {200: "Properties"}, None, ("archived",)),),
+    ),
+    Area(
         "Limits",
         _paths("/crm/v3/limits/custom-properties", "/crm/limits/{version}/custom-properties"),
         (

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from urllib.parse import urlencode
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers, QueryParams
@@ -34,6 +35,8 @@ class Call:
     query: QueryParams
     headers: Headers
     body: bytes
+    base_url: str = ""
+    """Where the client has found the account: scheme and host."""
     meet_fault: Callable[[int], None] = lambda position: None
     """Raises what a fault makes of the input at this position: 0 for the one record of a call without inputs."""
 
@@ -41,6 +44,12 @@ class Call:
     def token(self) -> str:
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else ""
+
+    def next_page(self, after: str) -> dict[str, dict[str, str]]:
+        """What an answer says of the page behind it: this request again, with its whole query, from there on."""
+        others = [(name, value) for name, value in self.query.multi_items() if name != "after"]
+        link = f"{self.base_url}{self.path}?{urlencode([*others, ('after', after)])}"
+        return {"next": {"after": after, "link": link}}
 
     @property
     def is_batch(self) -> bool:

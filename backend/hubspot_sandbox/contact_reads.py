@@ -34,8 +34,7 @@ def list_contacts(account: Account, call: Call) -> Answer:
     wanted = list(listed(call, "properties"))
     body: JsonObject = {"results": [shown(account, it, wanted, history) for it in contacts[:limit]]}
     if len(contacts) > limit:
-        after = str(contacts[limit - 1].id)
-        body["paging"] = {"next": {"after": after, "link": f"{call.path}?limit={limit}&after={after}"}}
+        body["paging"] = call.next_page(str(contacts[limit - 1].id))
     return Answer(200, body)
 
 

@@ -148,5 +148,5 @@ def _page(call: Call, everything: Sequence[JsonObject], *, total: bool = False) 
     if total:
         body["total"] = len(everything)
     if after + limit < len(everything):
-        body["paging"] = {"next": {"after": str(after + limit), "link": f"?after={after + limit}"}}
+        body["paging"] = call.next_page(str(after + limit))
     return body

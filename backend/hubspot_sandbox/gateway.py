@@ -183,6 +183,7 @@ async def _read_call(request: Request) -> Call:
         request.query_params,
         request.headers,
         await request.body(),
+        f"{request.url.scheme}://{request.url.netloc}",
     )
 
 

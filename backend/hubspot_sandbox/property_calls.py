@@ -1,12 +1,13 @@
 """Property definitions, their groups and their quota."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hubspot_sandbox.account import Account
 from hubspot_sandbox.batches import batch_answer, check_size
 from hubspot_sandbox.call import Call
-from hubspot_sandbox.errors import HubSpotError
+from hubspot_sandbox.errors import HubSpotError, unknown_object_type
 from hubspot_sandbox.properties import CUSTOM_PROPERTIES_MAX, CUSTOM_PROPERTIES_OF_ACCOUNT_MAX, PropertyDefinition
 from hubspot_sandbox.wire import (
     Answer,
@@ -21,6 +22,40 @@ from hubspot_sandbox.wire import (
     read_body,
 )
 
+OTHER_OBJECTS = frozenset(
+    [
+        "appointments",
+        "calls",
+        "carts",
+        "communications",
+        "companies",
+        "courses",
+        "deals",
+        "discounts",
+        "emails",
+        "feedback_submissions",
+        "fees",
+        "goal_targets",
+        "invoices",
+        "leads",
+        "line_items",
+        "listings",
+        "meetings",
+        "notes",
+        "orders",
+        "partner_clients",
+        "postal_mail",
+        "products",
+        "quotes",
+        "services",
+        "subscriptions",
+        "tasks",
+        "taxes",
+        "tickets",
+        "users",
+    ]
+)
+_OBJECT_TYPE_ID = re.compile(r"[02]-\d+")
 NON_SENSITIVE = "non_sensitive"
 T = TypeVar("T")
 
@@ -31,6 +66,19 @@ def list_properties(account: Account, call: Call) -> Answer:
     if call.query.get("dataSensitivity", NON_SENSITIVE) == NON_SENSITIVE:
         definitions = account.schema.definitions(archived=_archived(call))
     return Answer(200, {"results": [definition.as_json() for definition in definitions]})
+
+
+def list_of_other_object(_account: Account, call: Call) -> Answer:
+    """A sandbox has no objects but contacts, and clients that copy an account ask for the others' definitions."""
+    object_type = call.parameters["object_type"]
+    if object_type not in OTHER_OBJECTS and not _OBJECT_TYPE_ID.fullmatch(object_type):
+        raise unknown_object_type(object_type)
+    return Answer(200, {"results": []})
+
+
+def list_schemas(_account: Account, _call: Call) -> Answer:
+    """Of custom objects: none."""
+    return Answer(200, {"results": []})
 
 
 def get_property(account: Account, call: Call) -> Answer:

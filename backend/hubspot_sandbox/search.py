@@ -81,7 +81,7 @@ def search_contacts(account: Account, call: Call) -> Answer:
     body: JsonObject = {"total": len(found), "results": [shown(account, it, wanted.properties) for it in page]}
     after = offset + len(page)
     if page and after < len(found):
-        body["paging"] = {"next": {"after": str(after), "link": f"?after={after}"}}
+        body["paging"] = call.next_page(str(after))
     return Answer(200, body)
 
 

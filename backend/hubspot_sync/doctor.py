@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import Answer, http_date, parsed
+from hubspot_sync.check import Check, failed, listed, passed, warned
 from hubspot_sync.client import HubSpotClient
+from hubspot_sync.database_checks import database_checks
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
@@ -39,37 +39,6 @@ SCOPE_TO_DELIVER = "crm.objects.contacts.write"
 UNATTENDED_AFTER = timedelta(minutes=1)
 SKEW_MAX = timedelta(seconds=30)
 DAILY_SHARE_WARN = 0.9
-
-
-class Finding(StrEnum):
-    PASS = "pass"  # noqa: S105  # No password.
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """`remedy` is empty exactly if the finding is `pass`."""
-
-    name: str
-    finding: Finding
-    detail: str
-    remedy: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return {"name": self.name, "finding": self.finding.value, "detail": self.detail, "remedy": self.remedy}
-
-
-def passed(name: str, detail: str) -> Check:
-    return Check(name, Finding.PASS, detail)
-
-
-def warned(name: str, detail: str, remedy: str) -> Check:
-    return Check(name, Finding.WARN, detail, remedy)
-
-
-def failed(name: str, detail: str, remedy: str) -> Check:
-    return Check(name, Finding.FAIL, detail, remedy)
 
 
 async def examine(integration: Integration) -> list[Check]:
@@ -125,10 +94,11 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
                 return [failed("database", missing, "run `alembic upgrade head`")], None
             status = read_status(connection, integration.outbox)
             skew = _skew(connection)
+            checks = list(database_checks(integration, connection))
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
         return [failed("database", f"it does not serve the outbox ({first_line})", "is it there, and migrated?")], None
-    return [passed("database", "reachable and migrated"), _clock("database's", skew)], status
+    return [passed("database", "reachable and migrated"), *checks, _clock("database's", skew)], status
 
 
 def _skew(connection: Connection) -> timedelta:
@@ -284,13 +254,13 @@ def _scopes(answer: Answer) -> Check:
     token = parsed(_Token, answer.body) if answer.is_success else None
     if token is None:
         return warned(
-            "scopes", f"unknown (HubSpot answered {answer.status})", f"see in HubSpot that it has {_listed(SCOPES)}"
+            "scopes", f"unknown (HubSpot answered {answer.status})", f"see in HubSpot that it has {listed(SCOPES)}"
         )
     missing = [it for it in SCOPES if it not in token.scopes]
     if not missing:
-        return passed("scopes", _listed(SCOPES))
+        return passed("scopes", listed(SCOPES))
     verdict = failed if SCOPE_TO_DELIVER in missing else warned
-    return verdict("scopes", f"the token lacks {_listed(missing)}", "grant them in HubSpot")
+    return verdict("scopes", f"the token lacks {listed(missing)}", "grant them in HubSpot")
 
 
 class _Usage(BaseModel):
@@ -316,7 +286,3 @@ def _is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listed(words: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(words)

@@ -79,7 +79,8 @@ def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, lim
     found = _heads(outbox, events, runs, dialect_name)
     if window is Window.AHEAD:
         found = found.add_columns(_apart_of_subject(outbox, events).label("apart"))
-    heads = found.limit(limited).with_for_update(skip_locked=True).cte("heads")
+    # Not FOR UPDATE: an event to which somebody's foreign key is being written would be passed by.
+    heads = found.limit(limited).with_for_update(skip_locked=True, key_share=True).cte("heads")
     # A run that may have been applied as a whole goes whole once more; a charged event goes alone otherwise.
     goes_whole = select(heads.c.id).where(heads.c.attempt_count == ONE, heads.c.in_doubt_at.is_not(None))
     is_follower_taken = or_(runs.c.charged == _ZERO, and_(runs.c.charged == ONE, is_among(runs.c.head_id, goes_whole)))

@@ -131,10 +131,13 @@ def _fetch_all(
     return connection.execute(statement, parameters).all()
 
 
-def _told(events: Sequence[bytes]) -> list[Event]:
-    """Events as PostgreSQL tells them: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has."""
+def _told(events: Sequence[bytes | memoryview]) -> list[Event]:
+    """Events as PostgreSQL tells them: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has.
+
+    psycopg2 tells bytes as a view of them.
+    """
     if sum(map(len, events)) > _READ_TOGETHER_BYTES_MAX:
-        return [_event(json.loads(event)) for event in events]
+        return [_event(json.loads(bytes(event))) for event in events]
     return [_event(values) for values in json.loads(b"[%b]" % b",".join(events))]
 
 

@@ -23,10 +23,11 @@ from prometheus_client import Counter
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, TwoPhaseTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 
-from outbox import insertion, wakeup
+from outbox import insertion, sequences, wakeup
 from outbox.isolation import as_sqlalchemys, has_rolled_back, is_autocommit
-from outbox.losses import COMMITTED_WITHOUT, in_words, lose, say_unmade
+from outbox.losses import COMMITTED_WITHOUT, lose, say_unmade
 from outbox.model import Outbox
+from outbox.read_only import is_read_only, replace_at_next_use
 
 EVENTS_ENQUEUED = Counter(
     "outbox_events_enqueued",
@@ -265,16 +266,31 @@ def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row
     """None when they are written; else why not, and the transaction is as it was before."""
     if is_autocommit(connection):
         return AUTOCOMMIT
+    way = insertion.Way.CHECKED
+    while (refusal := _try_to_write(connection, outbox, rows, way)) is not None:
+        if (another := sequences.another_way(connection, outbox, way, refusal)) is None:
+            return sequences.in_words(outbox, refusal)
+        way = another
+    return None
+
+
+def _try_to_write(
+    connection: Connection, outbox: Outbox, rows: list[insertion.Row], way: insertion.Way
+) -> Exception | None:
+    """The error that refused it, after which the transaction is as it was before."""
     savepoint = insertion.open_savepoint(connection)
     try:
-        savepoint.insert(outbox, rows)
+        savepoint.insert(outbox, rows, way)
     except Exception as error:  # Whatever it is, HubSpot must never break a request.
         if has_rolled_back(error):
             # A deadlock or a serialization failure: the request's own, to be tried again whole.
             raise as_sqlalchemys(connection, error) from error
         # Raises when the connection or the transaction is gone, and then the request itself has failed.
         savepoint.roll_back()
-        return in_words(error)
+        if is_read_only(error):
+            # Its session stays so, whatever becomes of the server.
+            replace_at_next_use(connection)
+        return error
     return None
 
 

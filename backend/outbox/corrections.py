@@ -53,7 +53,7 @@ def correct_waits(connection: Connection, outbox: Outbox) -> int:
         .where(outbox.is_pushed_back(), is_wrong, c.claim_token.is_(None))
         .order_by(c.id)
         .limit(_EVENTS_MAX)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     ids = list(connection.execute(wrong).scalars())
     if ids:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnClause,
+    ColumnElement,
     Connection,
     Insert,
     Integer,
     Text,
     bindparam,
     case,
+    cast,
     column,
+    func,
     insert,
     literal_column,
     null,
@@ -46,11 +50,23 @@ _SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
 _FEW = 10
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
-_SET_LOCK_TIMEOUT = (
+SET_LOCK_TIMEOUT = (
     "SELECT set_config('outbox.caller_lock_timeout', current_setting('lock_timeout'), true), "
     f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
 )
-_RESTORE_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('outbox.caller_lock_timeout'), true)"
+RESTORE_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('outbox.caller_lock_timeout'), true)"
+
+# What PostgreSQL says, in words of its own around it, of an id that is not above all others.
+BEHIND = "outbox: a sequence is behind, at "
+
+
+class Way(Enum):
+    """How rows get their ids (see `sequences`)."""
+
+    CHECKED = auto()
+    MOVED = auto()
+    CHOSEN = auto()
+    UNCHECKED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +80,13 @@ class Row:
     traceparent: str | None
 
 
+_ARE_CHECKED = (Way.CHECKED, Way.MOVED)
+
+
 class Savepoint(Protocol):
     """A savepoint of the caller's transaction that takes rows."""
 
-    def insert(self, outbox: Outbox, rows: list[Row]) -> None:
+    def insert(self, outbox: Outbox, rows: list[Row], way: Way) -> None:
         """Insert all rows and release the savepoint; after an error it is still to be rolled back."""
 
     def roll_back(self) -> None:
@@ -89,15 +108,15 @@ class _PlainSavepoint:
         self._connection = connection
         self._savepoint = connection.begin_nested()
 
-    def insert(self, outbox: Outbox, rows: list[Row]) -> None:
+    def insert(self, outbox: Outbox, rows: list[Row], way: Way) -> None:
         is_postgresql = self._connection.dialect.name == "postgresql"
         if is_postgresql:
-            self._connection.exec_driver_sql(_SET_LOCK_TIMEOUT)
-        statement = insert_rows(outbox, self._connection.dialect.name)
+            self._connection.exec_driver_sql(SET_LOCK_TIMEOUT)
+        statement = insert_rows(outbox, self._connection.dialect.name, way)
         for array in _arrays(rows):
             self._connection.execute(statement, {"rows": array})
         if is_postgresql:
-            self._connection.exec_driver_sql(_RESTORE_LOCK_TIMEOUT)
+            self._connection.exec_driver_sql(RESTORE_LOCK_TIMEOUT)
         self._savepoint.commit()
 
     def roll_back(self) -> None:
@@ -115,11 +134,11 @@ class _SavepointInOneQuery:
         self._connection = connection
         self._has_begun = False
 
-    def insert(self, outbox: Outbox, rows: list[Row]) -> None:
-        inserts = self._inserts(outbox, rows)
+    def insert(self, outbox: Outbox, rows: list[Row], way: Way) -> None:
+        inserts = self._inserts(outbox, rows, way)
         queries = [sql for sql, _ in inserts]
-        queries[0] = f"SAVEPOINT {_SAVEPOINT}; {_SET_LOCK_TIMEOUT}; {queries[0]}"
-        queries[-1] = f"{queries[-1]}; {_RESTORE_LOCK_TIMEOUT}; RELEASE SAVEPOINT {_SAVEPOINT}"
+        queries[0] = f"SAVEPOINT {_SAVEPOINT}; {SET_LOCK_TIMEOUT}; {queries[0]}"
+        queries[-1] = f"{queries[-1]}; {RESTORE_LOCK_TIMEOUT}; RELEASE SAVEPOINT {_SAVEPOINT}"
         for query, (_, parameters) in zip(queries, inserts, strict=True):
             run_together(self._connection, query, parameters)
             self._has_begun = True
@@ -132,12 +151,12 @@ class _SavepointInOneQuery:
         self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
-    def _inserts(self, outbox: Outbox, rows: list[Row]) -> list[tuple[str, dict[str, str | None]]]:
+    def _inserts(self, outbox: Outbox, rows: list[Row], way: Way) -> list[tuple[str, dict[str, str | None]]]:
         """Almost always one; with its parameters."""
-        if len(rows) <= _FEW and all(map(_is_plain, rows)):
-            sql = driver_sql(self._connection, _insert_few(outbox, len(rows)))
+        if len(rows) <= _FEW and way is not Way.CHOSEN and all(map(_is_plain, rows)):
+            sql = driver_sql(self._connection, _insert_few(outbox, len(rows), way))
             return [(sql, {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT})]
-        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name))
+        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name, way))
         return [(sql, {"rows": array}) for array in _arrays(rows)]
 
 
@@ -161,7 +180,7 @@ def _arrays(rows: list[Row]) -> Iterator[str]:
 
 
 @lru_cache(maxsize=64)
-def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
+def insert_rows(outbox: Outbox, dialect_name: str, way: Way) -> Insert:
     """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed."""
     rows = rows_of("rows", (*_ROW_COLUMNS, _POSITION), dialect_name)
     is_failed = rows.c.error.is_not(None)
@@ -180,11 +199,14 @@ def insert_rows(outbox: Outbox, dialect_name: str) -> Insert:
         "failure_reason": rows.c.failure_reason,
         "traceparent": rows.c.traceparent,
     }
-    return insert(outbox.events).from_select(
+    if way is Way.CHOSEN:
+        values["id"] = _highest(outbox) + literal_column("1") + rows.c.position
+    statement = insert(outbox.events).from_select(
         list(values),
         select(*values.values()).select_from(rows).order_by(rows.c.position),
         include_defaults=False,
     )
+    return _checked(outbox, statement) if dialect_name == "postgresql" and way in _ARE_CHECKED else statement
 
 
 class _Uncast(UserDefinedType[str]):
@@ -194,9 +216,26 @@ class _Uncast(UserDefinedType[str]):
 
 
 @lru_cache(maxsize=256)
-def _insert_few(outbox: Outbox, count: int) -> Insert:
+def _insert_few(outbox: Outbox, count: int, way: Way) -> Insert:
     """INSERT … VALUES of plain rows, which PostgreSQL plans sooner; binds each of `_SENT` with each row's number."""
     now = DatabaseNow()
     same = {"created_at": now, "available_at": now, "attempt_count": literal_column("0")}
     rows = [{name: bindparam(f"{name}_{n}", type_=_Uncast()) for name in _SENT} for n in range(count)]
-    return insert(outbox.events).values([row | same for row in rows])
+    statement = insert(outbox.events).values([row | same for row in rows])
+    return _checked(outbox, statement) if way in _ARE_CHECKED else statement
+
+
+def _checked(outbox: Outbox, statement: Insert) -> Any:
+    """Refused by PostgreSQL where an id is not above each that there was as the statement began.
+
+    It was drawn later than all of those, whoever else writes: an id below them has been given out before.
+    """
+    id_ = outbox.events.c.id
+    refusal = cast(literal_column(f"'{BEHIND}'", Text).concat(cast(id_, Text)), Integer)
+    return statement.returning(case((id_ > _highest(outbox), literal_column("0")), else_=refusal))
+
+
+def _highest(outbox: Outbox) -> ColumnElement[int]:
+    there = outbox.events.alias("there")
+    last = select(there.c.id).order_by(there.c.id.desc()).limit(literal_column("1"))
+    return func.coalesce(last.scalar_subquery(), literal_column("0"))

@@ -42,9 +42,17 @@ def _is_drivers_autocommit(connection: Connection) -> bool:
 
 def has_rolled_back(error: Exception) -> bool:
     """Whether the error is a serialization failure, a deadlock, or tells of another end of the whole transaction."""
+    return sqlstate_of(error).startswith(_ROLLED_BACK)
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """PostgreSQL's code for the error, whatever the driver; empty where it has none."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-    return isinstance(state, str) and state.startswith(_ROLLED_BACK)
+    if state is None and cause is not None and cause.args and isinstance(fields := cause.args[0], dict):
+        # pg8000's.
+        state = fields.get("C")
+    return state if isinstance(state, str) else ""
 
 
 def as_sqlalchemys(connection: Connection, error: Exception) -> Exception:

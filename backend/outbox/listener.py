@@ -21,7 +21,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from outbox import postgresql
+from outbox import pooler, postgresql
 from outbox.transaction import Source
 from outbox.wakeup import WakeUp
 
@@ -61,6 +61,7 @@ class Listener:
         self._thread = ThreadPoolExecutor(1, "outbox-listener")
         self._ear: _Ear | None = None
         self._has_heard = False
+        self._has_told = False
 
     def source(self, longest: timedelta) -> Source:
         """The connection after such a wait, in a thread of our own: no other work is to wait for it."""
@@ -98,7 +99,7 @@ class Listener:
             if not isinstance(error.orig, postgresql.Refused):
                 raise
             # The poll finds the events.
-            log.warning("The database does not tell of other processes' commits: %s", error.orig)
+            self._tell_once(str(error.orig))
             connection, driver = self._connect_to(b"SELECT 1")
         try:
             rung, ringing = socket.socketpair()
@@ -117,11 +118,25 @@ class Listener:
         driver: Any = connection.connection.dbapi_connection
         driver.add_notify_handler(self._hear)
         try:
+            if pooler.is_pooled(connection):
+                # What it listened to, another's session would hear.
+                self._tell_once("a pooler lies before it, which passes no notifications on")
+                pooler.prepare_nothing(driver)
+                statement = b"SELECT 1"
             postgresql.ask(driver, statement, postgresql.PING_DEADLINE)
         except psycopg.Error as error:
             _close(connection, driver)
             raise OperationalError(statement.decode(), None, error) from error
         return connection, driver
+
+    def _tell_once(self, reason: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            log.warning(
+                "The database does not tell of other processes' commits (%s): the worker's poll finds their events. "
+                "A direct URL to listen by (DATABASE_LISTEN_URL) ends that.",
+                reason,
+            )
 
     def _wait(self, ear: _Ear, longest: timedelta) -> bool:
         """Wait until there may be something to claim; false when the connection is found to be lost."""

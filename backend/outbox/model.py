@@ -32,6 +32,7 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     FromClause,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -176,7 +177,8 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
     events = Table(
         name,
         metadata,
-        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+        # An identity column: who may insert needs no right on a sequence besides.
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
         Column("event_id", EventId, nullable=False),
         Column("event_type", AnyText, nullable=False),
         Column("subject", AnyText, nullable=False),

@@ -36,7 +36,7 @@ def choose_failed(
         .where(*failed(outbox, selection, connection.dialect.name), c.id > after)
         .order_by(c.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     if types is not None:
         statement = statement.where(c.event_type.in_(types))
@@ -73,7 +73,8 @@ def retry_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *, 
         .group_by(open_.c.subject)
     )
     # In order, so that two retries of the same subjects wait for each other and not in a circle.
-    locked = list(connection.execute(select(c.id).where(c.id.in_(heads)).order_by(c.id).with_for_update()).scalars())
+    in_order = select(c.id).where(c.id.in_(heads)).order_by(c.id).with_for_update(key_share=True)
+    locked = list(connection.execute(in_order).scalars())
     is_due = or_(c.available_at < DatabaseNowExactly(), c.available_at <= c.created_at)
     connection.execute(
         update(outbox.events)

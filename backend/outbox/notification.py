@@ -20,17 +20,15 @@ from psycopg import sql
 from sqlalchemy import Engine
 
 from outbox import postgresql
+from outbox.plain_notification import IDLE_MAX, NOTIFY_EVERY, QUEUE_IS_FULL
 
 log = logging.getLogger(__name__)
 
-# The first commit after a pause is notified at once; a stream of them, this often.
-NOTIFY_EVERY = timedelta(milliseconds=20)
 _ANSWER_DEADLINE = timedelta(seconds=5)
 # A notification is not kept anyway, so nobody is to wait until it is on the disk. For this transaction only: behind a
 # pooler the session is somebody else's afterwards.
 _NOTIFY = sql.SQL("BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {}; COMMIT")
-# A process that stops committing gives its connection back.
-IDLE_MAX_SECONDS = 60.0
+_QUEUE_USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
 
 
 class Notifier:
@@ -90,10 +88,10 @@ class Notifier:
     def _serve(self) -> bool:
         """Notify by one connection until the thread is to end; true when it was lost, and another is worth a try."""
         has_served = False
-        with psycopg.connect(**_connect_arguments(self._engine), autocommit=True) as connection:
+        with self._connect() as connection:
             try:
                 while self._wait_until_sent(connection):
-                    postgresql.await_answer(connection, _ANSWER_DEADLINE)
+                    self._hear_answer(connection)
                     has_served = True
                     time.sleep(NOTIFY_EVERY.total_seconds())
             except psycopg.Error:
@@ -104,6 +102,25 @@ class Notifier:
                     self._is_wanted = True
                 return True
         return False
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        """Like one of the engine's own, which its URL alone may not lead to."""
+        lent = self._engine.pool.recreate().connect()
+        connection: Any = lent.dbapi_connection
+        lent.detach()
+        connection.autocommit = True
+        return connection  # type: ignore[no-any-return]
+
+    def _hear_answer(self, connection: psycopg.Connection[Any]) -> None:
+        try:
+            postgresql.await_answer(connection, _ANSWER_DEADLINE)
+        except postgresql.Refused as error:
+            if error.sqlstate != QUEUE_IS_FULL:
+                raise
+            # It stays full until somebody asks, even when nothing holds it up any more.
+            postgresql.ask(connection, _QUEUE_USAGE, _ANSWER_DEADLINE)
+            self._send(connection)
+            postgresql.await_answer(connection, _ANSWER_DEADLINE)
 
     def _wait_until_sent(self, connection: psycopg.Connection[Any]) -> bool:
         """False when the thread is to end, by `close` or because nothing was sent for long."""
@@ -116,7 +133,9 @@ class Notifier:
             if not self._is_current():
                 return False
             self._free = connection
-            self._condition.wait_for(lambda: self._free is not connection or not self._is_current(), IDLE_MAX_SECONDS)
+            self._condition.wait_for(
+                lambda: self._free is not connection or not self._is_current(), IDLE_MAX.total_seconds()
+            )
             if self._free is not connection:
                 return True
             self._free = None
@@ -136,9 +155,3 @@ class Notifier:
     def _resign(self) -> None:
         if self._is_current():
             self._thread = None
-
-
-def _connect_arguments(engine: Engine) -> dict[str, Any]:
-    """What the engine's own connections are made with, as far as its URL says, and timeouts."""
-    _, arguments = engine.dialect.create_connect_args(engine.url)
-    return {**postgresql.connect_arguments(engine.url), **arguments}

@@ -10,6 +10,8 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
+from outbox.isolation import sqlstate_of
+from outbox.read_only import READ_ONLY
 from outbox.wakeup import WakeUp
 
 log = logging.getLogger(__name__)
@@ -19,6 +21,13 @@ T = TypeVar("T")
 DATABASE_ERRORS = (DBAPIError, DatabaseTimeout)
 _RETRY_FIRST_SECONDS = 0.5
 _RETRY_MAX_SECONDS = 30.0
+_MIGRATE = " A missing table or column is created by the migrations."
+_ADVICE = {
+    "42P01": _MIGRATE,
+    "42703": _MIGRATE,
+    READ_ONLY: " It is read-only: its disk may be full, or it is a standby; look for default_transaction_read_only.",
+    "42501": " The role lacks a right: see the least rights in docs/deploying.md.",
+}
 
 
 class Patience:
@@ -42,15 +51,19 @@ class Patience:
                 return await step()
             except DATABASE_ERRORS as error:
                 log.warning(
-                    "The database does not serve the outbox (%s); trying again in %.1f s. A missing table is created "
-                    "by the migrations.",
+                    "The database does not serve the outbox (%s); trying again in %.1f s.%s",
                     first_line(error),
                     wait,
+                    _advice(error),
                 )
             if self.is_over:
                 return None
             await self.bell.wait(timedelta(seconds=wait))
             wait = min(wait * 2, _RETRY_MAX_SECONDS)
+
+
+def _advice(error: Exception) -> str:
+    return _ADVICE.get(sqlstate_of(error), _MIGRATE if "no such table" in str(error) else "")
 
 
 def first_line(error: Exception) -> str:

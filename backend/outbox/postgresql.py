@@ -41,7 +41,7 @@ _CONNECT_ARGUMENTS: Mapping[str, int] = {
 }
 # The server lets go of what a client locked that froze, or vanished, in the middle of a transaction: the gate's row
 # would stop every worker.
-_SETTINGS: Mapping[str, int] = {"idle_in_transaction_session_timeout": SILENCE_MAX // _MS}
+SETTINGS: Mapping[str, int] = {"idle_in_transaction_session_timeout": SILENCE_MAX // _MS}
 
 _FRESH = "outbox.fresh"
 
@@ -49,21 +49,21 @@ _FRESH = "outbox.fresh"
 class Refused(psycopg.OperationalError):
     """The server's answer to what it was asked is an error, and the connection goes on."""
 
+    def __init__(self, words: str, sqlstate: str) -> None:
+        super().__init__(words)
+        self.sqlstate = sqlstate
+
 
 _ANSWERS = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
 
 
 def connect_arguments(url: URL) -> dict[str, Any]:
-    """What to connect with besides the URL, for as long as that does not say otherwise; sets nothing in the session."""
-    return {name: value for name, value in _CONNECT_ARGUMENTS.items() if name not in url.query}
-
-
-def engine_arguments(url: URL, settings: Mapping[str, int]) -> dict[str, Any]:
-    """`connect_args` for `create_engine`: timeouts, and `settings` of each session; what the URL says stands."""
-    options = [f"-c {name}={value}" for name, value in {**_SETTINGS, **settings}.items()]
-    # Of two options that set the same, the server takes the last.
-    options += [theirs] if isinstance(theirs := url.query.get("options", ""), str) else theirs
-    return {**connect_arguments(url), "options": " ".join(options)}
+    """What to connect with besides the URL, for as long as that does not say otherwise; the server is told nothing."""
+    arguments: dict[str, Any] = {name: value for name, value in _CONNECT_ARGUMENTS.items() if name not in url.query}
+    # psycopg compares it with numbers, and a URL has texts only.
+    if isinstance(text := url.query.get("prepare_threshold"), str):
+        arguments["prepare_threshold"] = int(text) if text.isdecimal() else None
+    return arguments
 
 
 def ping_at_checkout(engine: Engine) -> None:
@@ -72,9 +72,10 @@ def ping_at_checkout(engine: Engine) -> None:
     event.listen(engine, "checkout", _ping)
 
 
-def ask(connection: psycopg.Connection[Any], statement: bytes, deadline: timedelta) -> None:
+def ask(connection: psycopg.Connection[Any], statement: bytes, deadline: timedelta) -> str:
     """Have an idle connection's server carry out a statement in time, or close the connection: OperationalError.
 
+    Returns the first value of its answer; empty where there is none.
     Raises Refused when the server says no.
     """
     try:
@@ -83,13 +84,15 @@ def ask(connection: psycopg.Connection[Any], statement: bytes, deadline: timedel
     except psycopg.OperationalError:
         connection.close()
         raise
-    await_answer(connection, deadline)
+    return await_answer(connection, deadline)
 
 
-def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> None:
-    """Have the server answer in time what it was sent, or close the connection: OperationalError."""
+def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> str:
+    """Have the server answer in time what it was sent, or close the connection: OperationalError. Or raise Refused."""
     try:
-        _read_answer(connection, time.monotonic() + deadline.total_seconds())
+        return _read_answer(connection, time.monotonic() + deadline.total_seconds())
+    except Refused:
+        raise
     except psycopg.OperationalError:
         # Left open, it would be asked to roll back as it is given up, and wait for that.
         connection.close()
@@ -99,18 +102,26 @@ def await_answer(connection: psycopg.Connection[Any], deadline: timedelta) -> No
         raise psycopg.OperationalError(f"the answer cannot be waited for: {error}") from error
 
 
-def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> None:
-    pgconn = connection.pgconn
+def _read_answer(connection: psycopg.Connection[Any], ends_at: float) -> str:
+    pgconn, value = connection.pgconn, ""
+    refusal: Refused | None = None
     with selectors.DefaultSelector() as selector:
         selector.register(connection, selectors.EVENT_READ)
         while True:
             if not pgconn.is_busy():
                 if (answer := pgconn.get_result()) is None:
-                    return
+                    if refusal is not None:
+                        raise refusal
+                    return value
                 if answer.status not in _ANSWERS:
                     is_refusal = answer.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR"
-                    error = Refused if is_refusal else psycopg.OperationalError
-                    raise error(answer.error_message.decode(errors="replace"))
+                    words = answer.error_message.decode(errors="replace")
+                    if is_refusal:
+                        refusal = Refused(words, (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode())
+                        continue
+                    raise psycopg.OperationalError(words)
+                if answer.ntuples:
+                    value = (answer.get_value(0, 0) or b"").decode(errors="replace")
             elif selector.select(max(0.0, ends_at - time.monotonic())):
                 pgconn.consume_input()
             else:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     text,
 )
 
+from outbox import sequences
 from outbox.clock import DatabaseNow, SecondsUntil
 from outbox.gate_row import GateStatus, read_gate
 from outbox.model import Event, Outbox, as_event, event_columns
@@ -119,7 +120,8 @@ class Status:
     """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed.
 
     Where all of them were enqueued by a clock that ran ahead, the age is how far ahead it ran.
-    What is set apart is pending and is in `waiting`; the age is that of others.
+    What is set apart is pending and is in `waiting`; the age is that of others. `behind` names the
+    sequences that would give ids out again.
     """
 
     pending: int
@@ -129,9 +131,14 @@ class Status:
     oldest_pending_seconds: float | None
     gate: GateStatus
     waiting: tuple[Wait, ...] = ()
+    behind: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+        told = asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+        if not told["behind"]:
+            # Only of a database that was moved.
+            del told["behind"]
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +170,7 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
         oldest_pending_seconds=_oldest_seconds(connection, outbox),
         gate=read_gate(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
+        behind=tuple(str(found) for found in sequences.behind(connection, outbox)),
     )
 
 
@@ -183,6 +191,22 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
         gate=read_gate(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
     )
+
+
+def database_identity(connection: Connection) -> tuple[object, ...]:
+    """The same for two ways to one database of one PostgreSQL cluster, and for its primary only."""
+    sql = (
+        "SELECT system_identifier, pg_catalog.current_database(), pg_catalog.pg_is_in_recovery() "
+        "FROM pg_catalog.pg_control_system()"
+    )
+    return tuple(connection.execute(text(sql)).one())
+
+
+def notification_queue_usage(connection: Connection) -> float | None:
+    """How full PostgreSQL's queue of notifications is, from 0 to 1. None on other databases."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return float(connection.execute(text("SELECT pg_catalog.pg_notification_queue_usage()")).scalar_one())
 
 
 def limit_time(connection: Connection, longest: timedelta) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, MetaData, Table, Text, UniqueConstraint
 from sqlalchemy.types import TypeEngine
 
 from outbox.clock import Instant
@@ -38,7 +38,7 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
     deliveries = Table(
         f"{name}_deliveries",
         metadata,
-        Column("id", _ID, primary_key=True, autoincrement=True),
+        Column("id", _ID, Identity(), primary_key=True),
         Column("started_at", Instant, nullable=False),
         Column("duration_ms", Integer, nullable=False),
         Column("endpoint", Text, nullable=False),
@@ -104,7 +104,7 @@ def _declare_audit(metadata: MetaData, name: str) -> tuple[Table, Table]:
     audit = Table(
         f"{name}_audit",
         metadata,
-        Column("id", _ID, primary_key=True, autoincrement=True),
+        Column("id", _ID, Identity(), primary_key=True),
         Column("at", Instant, nullable=False),
         Column("by", AnyText, nullable=False),
         Column("action", Text, nullable=False),

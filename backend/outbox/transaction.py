@@ -21,7 +21,9 @@ from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from outbox.read_only import is_read_only, replace_at_next_use
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -80,7 +82,7 @@ async def transact_while(
     def in_transactions() -> T:
         with _machine_errors_as_databases(), source.connect() as connection:
             while True:
-                with line.under(connection), connection.begin():
+                with line.under(connection), _giving_up_read_only(connection), connection.begin():
                     returned = work(connection)
                 if not is_to_go_on(returned):
                     return returned
@@ -109,6 +111,16 @@ def _machine_errors_as_databases() -> Iterator[None]:
         if "new thread" not in str(error):
             raise
         raise OperationalError("reach the database", None, error) from error
+
+
+@contextmanager
+def _giving_up_read_only(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if is_read_only(error) and not connection.invalidated:
+            replace_at_next_use(connection)
+        raise
 
 
 async def _end_of(thread: asyncio.Future[Any]) -> None:

@@ -138,7 +138,7 @@ def _lock(connection: Connection, outbox: Outbox, key: str) -> bool:
 def _make_due(connection: Connection, outbox: Outbox, is_chosen: ColumnElement[bool]) -> None:
     c = outbox.events.c
     # In order, so that two who lock the same events wait for each other and not in a circle.
-    waiting = select(c.id).where(is_chosen, outbox.is_waiting()).order_by(c.id).with_for_update()
+    waiting = select(c.id).where(is_chosen, outbox.is_waiting()).order_by(c.id).with_for_update(key_share=True)
     ids = connection.execute(waiting).scalars().all()
     connection.execute(update(outbox.events).where(c.id.in_(ids)).values(available_at=DatabaseNowExactly()))
 
@@ -162,7 +162,7 @@ def _set_apart_behind(connection: Connection, outbox: Outbox, window: Sequence[C
 
 def _set_apart(connection: Connection, outbox: Outbox, key: str, is_behind: Sequence[ColumnElement[bool]]) -> None:
     c, w = outbox.events.c, outbox.waits.c
-    locked = select(c.id).where(*is_behind).order_by(c.id).with_for_update()
+    locked = select(c.id).where(*is_behind).order_by(c.id).with_for_update(key_share=True)
     ids = connection.execute(locked).scalars().all()
     reason = connection.execute(select(w.reason).where(w.key == key)).scalar_one()
     apart = {"waits_for": key, "available_at": DatabaseNow(WAIT.total_seconds()), "last_error": behind(reason)}

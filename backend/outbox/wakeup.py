@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 from collections import defaultdict
@@ -13,13 +14,21 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from sqlalchemy import Dialect, Engine, event
+from sqlalchemy import Connection, Dialect, Engine, event
+from sqlalchemy.exc import DBAPIError
 
+from outbox.engines import psycopg_engine_like
 from outbox.model import Outbox
+from outbox.plain_notification import PlainNotifier
+from outbox.queries import database_identity
+from outbox.transaction import for_single_statements
 
 if TYPE_CHECKING:
     from outbox.listener import Listener
     from outbox.notification import Notifier
+
+
+log = logging.getLogger(__name__)
 
 
 class WakeUp:
@@ -63,7 +72,7 @@ class WakeUp:
 _lock = threading.Lock()
 _bells: defaultdict[Outbox, WeakSet[WakeUp]] = defaultdict(WeakSet)
 # An engine and those that `execution_options` made of it share their dialect, and one notifier.
-_notifiers: dict[tuple[Dialect, Outbox], Notifier] = {}
+_notifiers: dict[tuple[Dialect, Outbox], Notifier | PlainNotifier] = {}
 # Engines whose disposal ends their notifiers.
 _watched: WeakSet[Engine] = WeakSet()
 
@@ -75,9 +84,9 @@ def subscribe(outbox: Outbox, bell: WakeUp) -> None:
 
 
 @contextmanager
-def listening(engine: Engine, outbox: Outbox, bell: WakeUp) -> Iterator[Listener | None]:
-    """A connection to claim by that hears of other processes' commits; None where the database cannot tell of them."""
-    if engine.dialect.driver != "psycopg":
+def listening(engine: Engine | None, outbox: Outbox, bell: WakeUp) -> Iterator[Listener | None]:
+    """A connection to claim by that hears of other processes' commits; None where none can be had."""
+    if engine is None:
         yield None
         return
     from outbox.listener import Listener  # noqa: PLC0415  # It needs psycopg, which only PostgreSQL's users install.
@@ -89,26 +98,68 @@ def listening(engine: Engine, outbox: Outbox, bell: WakeUp) -> Iterator[Listener
         listener.close()
 
 
+def engine_to_listen_by(engine: Engine) -> Engine | None:
+    """The engine itself on psycopg; else one on psycopg that leads to the same database; None where there is none.
+
+    Raises DBAPIError while the database is away.
+    """
+    if engine.dialect.driver == "psycopg" or engine.dialect.name != "postgresql":
+        return engine if engine.dialect.name == "postgresql" else None
+    reason = "psycopg is not installed"
+    if (found := psycopg_engine_like(engine)) is not None:
+        with engine.connect() as connection:
+            identity = database_identity(connection)
+        try:
+            with found.connect() as connection:
+                if database_identity(connection) == identity:
+                    return for_single_statements(found)
+            reason = "its URL leads psycopg to another database"
+        except DBAPIError as error:
+            reason = f"its URL alone does not lead psycopg there: {str(error).splitlines()[0][:200]}"
+    log.warning(
+        "Workers on %s do not hear of other processes' commits (%s): their poll finds the events. Give the worker an "
+        "engine on psycopg, as `engine` or as `listen_engine`.",
+        engine.dialect.driver,
+        reason,
+    )
+    return None
+
+
+def tells_of_commits(connection: Connection) -> bool:
+    """Whether a worker that listens by such a connection hears of other processes' commits."""
+    if connection.dialect.driver != "psycopg":
+        return False
+    from outbox.pooler import is_pooled  # noqa: PLC0415  # As above.
+
+    return not is_pooled(connection)
+
+
 def wake(engine: Engine, outbox: Outbox) -> None:
     """Wake every worker of `outbox`, in this process and in others, for what a commit has just made visible."""
     with _lock:
         bells = list(_bells[outbox])
     for bell in bells:
         bell.ring()
-    if engine.dialect.driver in ("psycopg", "psycopg_async"):
+    if engine.dialect.name == "postgresql":
         _notifier(engine, outbox).notify()
 
 
-def _notifier(engine: Engine, outbox: Outbox) -> Notifier:
+def _notifier(engine: Engine, outbox: Outbox) -> Notifier | PlainNotifier:
     with _lock:
         if engine not in _watched:
             _watched.add(engine)
             event.listen(engine, "engine_disposed", _dispose)
         if (notifier := _notifiers.get((engine.dialect, outbox))) is None:
-            from outbox.notification import Notifier  # noqa: PLC0415  # As above.
-
-            notifier = _notifiers[engine.dialect, outbox] = Notifier(engine, outbox.name)
+            notifier = _notifiers[engine.dialect, outbox] = _make_notifier(engine, outbox)
         return notifier
+
+
+def _make_notifier(engine: Engine, outbox: Outbox) -> Notifier | PlainNotifier:
+    if engine.dialect.driver != "psycopg" or engine.dialect.is_async:
+        return PlainNotifier(engine, outbox.name)
+    from outbox.notification import Notifier  # noqa: PLC0415  # As above.
+
+    return Notifier(engine, outbox.name)
 
 
 def _dispose(engine: Engine) -> None:

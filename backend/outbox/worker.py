@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
-from outbox import leases, wakeup, workers
+from outbox import leases, sequences, wakeup, workers
 from outbox.destination import Claim, Deliver, IsOver
 from outbox.failure_log import FailureLog
 from outbox.gate import Gate
@@ -26,6 +26,7 @@ from outbox.lease import LEASE, Lease
 from outbox.model import Event, Outbox
 from outbox.patience import DATABASE_ERRORS, Patience, first_line
 from outbox.purge import Purge
+from outbox.read_only import give_up_read_only_connections
 from outbox.releases import Releases
 from outbox.settlement import Ended, Settled, Settlement, settled
 from outbox.sweep import Sweep
@@ -57,7 +58,8 @@ class Worker:
 
     `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
     that left their claims; it must not raise. `is_over` is asked about what events were set apart for; without it they
-    stay so.
+    stay so. `listen_engine` leads to the same database by a way that tells of commits, past a pooler say; the worker
+    claims by it as well.
     """
 
     def __init__(
@@ -74,11 +76,20 @@ class Worker:
         random: Random | None = None,
         on_settled: OnSettled = _tell_nobody,
         is_over: IsOver | None = None,
+        listen_engine: Engine | None = None,
     ) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"A worker's database calls are synchronous; pass outbox.engines.worker_engine(engine) instead of the "
+                f"{type(engine).__name__}."
+            )
+        for used in (engine, listen_engine or engine):
+            give_up_read_only_connections(used)
         self._id = uuid4().hex
         self._outbox = outbox
         self._engine = engine
         self._statement_engine = for_single_statements(engine)
+        self._listen_engine = for_single_statements(listen_engine or engine)
         self._gate = gate
         self._types = types
         self._batch_size = batch_size
@@ -118,7 +129,8 @@ class Worker:
         works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
         background = [asyncio.create_task(work) for work in works]
         try:
-            with wakeup.listening(self._statement_engine, self._outbox, self._bell) as self._listener:
+            listen_engine = await self._patience.through(self._find_way_to_listen)
+            with wakeup.listening(listen_engine, self._outbox, self._bell) as self._listener:
                 while not self._patience.is_over:
                     if not await self._patience.through(self._start_next):
                         await self._purge_a_step()
@@ -150,6 +162,9 @@ class Worker:
         """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
         self._patience.end()
         self._bell.ring()
+
+    async def _find_way_to_listen(self) -> Engine | None:
+        return await asyncio.to_thread(wakeup.engine_to_listen_by, self._listen_engine)
 
     async def _start_next(self) -> bool:
         """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
@@ -275,6 +290,8 @@ class Worker:
         while True:
             try:
                 await transact(self._engine, workers.note_alive, self._outbox, self._id, self._types)
+                # What a worker and a person write has ids too; a server may be another one from one moment to the next.
+                await transact(self._engine, sequences.move, self._outbox)
             except DATABASE_ERRORS as error:
                 log.debug("Could not say that this worker lives: %s", first_line(error))
             await asyncio.sleep(_ALIVE_EVERY.total_seconds())

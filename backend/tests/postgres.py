@@ -48,7 +48,7 @@ def run_cluster(*, is_durable: bool = False, environment: Mapping[str, str] | No
     """The same, as something that can crash; the server has these variables as well."""
     with _folder() as folder, _folder(None if is_durable else memory()) as place:
         bin_dir = _binaries(folder)
-        cluster = Cluster(bin_dir, _create_cluster(bin_dir, place), _free_port(), is_durable, environment or {})
+        cluster = Cluster(bin_dir, _create_cluster(bin_dir, place), free_port(), is_durable, environment or {})
         cluster.start()
         try:
             yield cluster
@@ -101,7 +101,7 @@ class Cluster:
         data = _create_data_folder(folder)
         source = ["-h", "127.0.0.1", "-p", self._port, "-U", "postgres"]
         _run([self._bin_dir / "pg_basebackup", "-D", data, *source, "-R", "-X", "stream", "-c", "fast", "-N"])
-        return Cluster(self._bin_dir, data, _free_port(), self._is_durable, self._environment)
+        return Cluster(self._bin_dir, data, free_port(), self._is_durable, self._environment)
 
     def start(self) -> None:
         """Return once it answers."""
@@ -169,6 +169,7 @@ def _start(
         "max_connections": "100",
         "max_prepared_transactions": "20",
         "log_min_messages": "fatal",
+        **_of_version(bin_dir),
     }
     command: list[str | Path] = [bin_dir / "postgres", "-D", data]
     for name, value in options.items():
@@ -187,6 +188,12 @@ def _start(
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )
+
+
+def _of_version(bin_dir: Path) -> dict[str, str]:
+    """Settings that not every version has: a queue of notifications, 8 KiB a page, that a test can fill."""
+    version = subprocess.check_output([bin_dir / "postgres", "-V"], text=True).split()[2]
+    return {"max_notify_queue_pages": "64"} if int(version.partition(".")[0]) >= 17 else {}
 
 
 def _die_with_parent() -> None:
@@ -213,7 +220,7 @@ def _run(command: list[object]) -> None:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

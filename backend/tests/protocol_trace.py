@@ -25,5 +25,6 @@ def traced(session: Session, path: Path) -> Iterator[Path]:
 
 def round_trips(trace: Path) -> int:
     """How often the frontend had to wait: runs of its messages that are followed by an answer."""
-    directions = [line[0] for line in trace.read_text().splitlines()]
+    # A statement's own line breaks are lines here too.
+    directions = [line[0] for line in trace.read_text().splitlines() if line[:2] in ("F\t", "B\t")]
     return sum(now == "B" and before == "F" for before, now in pairwise(directions))

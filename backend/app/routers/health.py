@@ -14,6 +14,7 @@ from app.migrations import migration_missing
 from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
 from hubspot_sync.runtime import WorkerState
+from outbox import sequences
 from outbox.gate_row import read_gate
 from outbox.model import GateState
 
@@ -59,6 +60,7 @@ class Ready(BaseModel):
     status: Literal["ready"] = "ready"
     worker: Worker
     gate: Gate
+    behind: list[str] = Field(default=[], description="Sequences that lie behind their ids, as after a restore.")
 
 
 @router.get("/healthz", summary="The process lives")
@@ -77,7 +79,8 @@ def readyz(running: RunningApp) -> Ready:
             raise NotMigrated(f"{missing} Run `cd backend && alembic upgrade head`.")
         # Why it is shut is for operators: everybody can ask here, and the reason has their words and HubSpot's.
         gate = read_gate(connection, OUTBOX)
-    return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until))
+        behind = [str(found) for found in sequences.behind(connection, OUTBOX)]
+    return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until), behind=behind)
 
 
 @router.get(

@@ -10,7 +10,7 @@ import typer
 from hubspot_sync.cli.terminal import AsJson, console, fail, opened, print_json
 
 if TYPE_CHECKING:
-    from hubspot_sync.doctor import Check
+    from hubspot_sync.check import Check
     from hubspot_sync.integration import Integration
     from hubspot_sync.provisioning import Plan
 
@@ -29,7 +29,8 @@ def provision(
 
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     """Look at all that deliveries depend on, and say what to do. Exit code 1 if something fails."""
-    from hubspot_sync.doctor import Finding, examine
+    from hubspot_sync.check import Finding
+    from hubspot_sync.doctor import examine
 
     with opened(context) as integration:
         checks = asyncio.run(examine(integration))
@@ -64,7 +65,7 @@ async def _provision(integration: Integration, *, only_plan: bool) -> Plan:
 
 
 def _print_checks(checks: list[Check]) -> None:
-    from hubspot_sync.doctor import Finding
+    from hubspot_sync.check import Finding
 
     styles = {Finding.PASS: "green", Finding.WARN: "yellow", Finding.FAIL: "red"}
     for check in checks:

@@ -156,6 +156,7 @@ def _lines(found: Status) -> list[tuple[str, str]]:
         lines.append(("oldest", f"waits for {found.oldest_pending_seconds:.0f} s"))
     for wait in found.waiting:
         lines.append(("waiting", in_one_line(f"{wait.events} since {wait.since:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")))
+    lines += [("ids", in_one_line(behind)) for behind in found.behind]
     state, reason = _gate_words(found.gate)
     return [*lines, ("gate", state), *([("", reason)] if reason else [])]
 

@@ -39,3 +39,14 @@ def test_what_the_database_url_says_of_its_connections_stands(postgres_url: str)
     )
     assert (parameters["connect_timeout"], parameters["tcp_user_timeout"]) == ("9", "70000")
     assert (idle_timeout, lock_timeout) == ("10s", "7s")
+
+
+def test_statements_are_prepared_as_the_database_url_says(postgres_url: str) -> None:
+    for threshold, count in (("0", 1), ("none", 0)):
+        engine = create_database_engine(f"{postgres_url}?prepare_threshold={threshold}")
+        with engine.connect() as connection:
+            for _ in range(9):
+                connection.execute(text("SELECT 1"))
+            prepared = text("SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 1'")
+            assert connection.execute(prepared).scalar_one() == count
+        engine.dispose()

@@ -17,6 +17,22 @@ from app.settings import BACKEND, Settings
         ("postgresql://db/nerava?sslmode=require", "postgresql+psycopg://db/nerava?sslmode=require"),
         ("postgresql+psycopg://db/nerava", "postgresql+psycopg://db/nerava"),
         ("sqlite:////var/lib/nerava.db?timeout=3", "sqlite:////var/lib/nerava.db?timeout=3"),
+        ("postgresql+psycopg2://db/nerava", "postgresql+psycopg://db/nerava"),
+        (
+            "postgresql+asyncpg://u@db/n?ssl=true&timeout=3",
+            "postgresql+psycopg://u@db/n?connect_timeout=3&sslmode=require",
+        ),
+        (
+            "postgresql+asyncpg://db/n?prepared_statement_cache_size=0",
+            "postgresql+psycopg://db/n?prepare_threshold=none",
+        ),
+        ("sqlite+aiosqlite:////var/lib/nerava.db", "sqlite:////var/lib/nerava.db"),
+        ("postgresql://u:p@h1:1,h2/n", "postgresql+psycopg://u:p@/n?host=h1%2Ch2&port=1%2C5432"),
+        (
+            "postgresql://h1:1,[::1]:2/n?sslmode=require",
+            "postgresql+psycopg:///n?host=h1%2C%3A%3A1&port=1%2C2&sslmode=require",
+        ),
+        ("postgresql://u@/n?host=h1:1&host=h2:2", "postgresql+psycopg://u@/n?host=h1%3A1&host=h2%3A2"),
     ],
 )
 def test_a_database_url_gets_the_driver_that_is_installed(given, meant):

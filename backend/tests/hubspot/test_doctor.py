@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
+from bench.raw import plain_url
 from hubspot_sandbox import Sandbox
 from tests.hubspot.conftest import HubSpot, settings_for
 from tests.hubspot.test_command_line import run
+from tests.outbox.test_notification_queue import PAGES, fill
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -117,3 +121,22 @@ def test_provisioning_writes_to_no_account_but_the_one_that_was_meant(
     assert "12345678" in result.output
     assert run("provision", "--plan").exit_code == 0
     assert all(it["method"] == "GET" for it in hubspot.sandbox.requests())
+
+
+def test_doctor_looks_at_indexes_and_at_the_queue_of_notifications(
+    hubspot: HubSpot, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", migrated_postgres_url)
+    url = plain_url(make_url(migrated_postgres_url))
+    with psycopg.connect(url, autocommit=True) as holding, psycopg.connect(url, autocommit=True) as filling:
+        filling.execute("DROP INDEX ix_outbox_events_open")
+        for statement in ("LISTEN elsewhere", "BEGIN", "SELECT 1"):
+            holding.execute(statement)
+        with suppress(psycopg.errors.ProgramLimitExceeded):
+            fill(filling)
+        checks = examine()[1]
+        assert checks["indexes"]["detail"] == "ix_outbox_events_open is missing"
+        if filling.execute("SELECT current_setting('max_notify_queue_pages', true)").fetchone() == (str(PAGES),):
+            assert "pg_stat_activity" in checks["notifications"]["remedy"]
+    with psycopg.connect(url, autocommit=True) as freeing:
+        freeing.execute("SELECT pg_notification_queue_usage()")

@@ -47,7 +47,7 @@ def engine(outbox_postgres_url: str, outbox: Outbox) -> Iterator[Engine]:
 @pytest.fixture
 def proxy_and_engine(engine: Engine) -> Iterator[tuple[Proxy, Engine]]:
     with proxied(engine.url.render_as_string(hide_password=False)) as (proxy, url):
-        spoiled = create_engine(url, connect_args=postgresql.engine_arguments(make_url(url), {}))
+        spoiled = create_engine(url, connect_args=postgresql.connect_arguments(make_url(url)))
         postgresql.ping_at_checkout(spoiled)
         yield proxy, spoiled
         spoiled.dispose()

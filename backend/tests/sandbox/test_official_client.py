@@ -6,6 +6,7 @@ from hubspot import HubSpot
 from hubspot.crm import contacts as crm_contacts
 from hubspot.crm import properties as crm_properties
 from hubspot.crm.contacts.exceptions import ApiException
+from hubspot.crm.properties.exceptions import ApiException as PropertiesApiException
 
 from hubspot_sandbox import Sandbox
 
@@ -111,3 +112,27 @@ def test_the_client_and_a_plain_request_see_the_same(official: HubSpot, sandbox:
     url = f"{sandbox.url}/crm/objects/2026-09/contacts/{record_id}"
     plain = httpx2.get(url, headers={"Authorization": "Bearer t"}, trust_env=False).json()
     assert official.crm.contacts.basic_api.get_by_id(record_id).properties == plain["properties"]
+
+
+def test_contacts_are_read_page_by_page_by_the_link_that_keeps_the_query(official: HubSpot, sandbox: Sandbox) -> None:
+    upsert(official, *(f"d{i}@example.com" for i in range(5)), city="Kiel")
+    url = f"{sandbox.url}/crm/v3/objects/contacts?limit=2&properties=city&properties=email&archived=false"
+    seen, pages = [], 0
+    while url:
+        page = httpx2.get(url, headers={"Authorization": "Bearer t"}, trust_env=False).raise_for_status().json()
+        assert all(contact["properties"]["city"] == "Kiel" for contact in page["results"])
+        seen += [contact["id"] for contact in page["results"]]
+        pages += 1
+        url = page.get("paging", {}).get("next", {}).get("link")
+        assert url is None or (url.startswith(f"{sandbox.url}/") and "archived=false" in url)
+    assert (len(set(seen)), pages) == (5, 3)
+
+
+def test_definitions_of_other_objects_are_empty_and_of_unknown_ones_refused(official: HubSpot) -> None:
+    for name in ("companies", "deals", "line_items", "0-3", "2-1234"):
+        assert official.crm.properties.core_api.get_all(object_type=name).results == []
+        assert official.crm.properties.groups_api.get_all(object_type=name).results == []
+    assert official.crm.schemas.core_api.get_all().results == []
+    with pytest.raises(PropertiesApiException) as refused:
+        official.crm.properties.core_api.get_all(object_type="nonsense")
+    assert refused.value.status == 400

@@ -1,0 +1,108 @@
+"""What deliveries depend on in PostgreSQL: the way there, indexes, ids, rights, and the queue of notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from hubspot_sync.check import Check, failed, listed, passed, warned
+from hubspot_sync.integration import Integration
+from outbox import queries, wakeup
+from outbox.indexes import wrong_indexes
+from outbox.queries import database_identity
+from outbox.rights import Job, hidden_tables, missing_rights
+from outbox.sequences import behind
+
+NOTIFICATIONS_WARN = 0.5
+
+
+def database_checks(integration: Integration, connection: Connection) -> Iterator[Check]:
+    yield from _connection(integration, connection)
+    yield from _notifications(connection)
+    yield from _indexes(integration, connection)
+    yield from _sequences(integration, connection)
+    yield from _rights(integration, connection)
+
+
+def _connection(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """What lies before the database, and by which way a worker hears of commits."""
+    if connection.dialect.name != "postgresql":
+        return
+    if (listen_engine := integration.listen_engine) is not None:
+        yield _listening(listen_engine, connection)
+    elif wakeup.tells_of_commits(connection):
+        yield passed("connection", "direct; workers hear of commits")
+    else:
+        yield warned(
+            "connection",
+            "through a pooler that shares sessions: nothing is prepared, and workers learn of other processes' commits "
+            "by their poll, within 10 s",
+            "set DATABASE_LISTEN_URL to a direct URL of the database, or leave it so",
+        )
+
+
+def _notifications(connection: Connection) -> Iterator[Check]:
+    """To look at the queue frees what nothing holds up any more."""
+    used = queries.notification_queue_usage(connection)
+    if used is not None and used >= NOTIFICATIONS_WARN:
+        yield warned(
+            "notifications",
+            f"PostgreSQL's queue of notifications is {used:.0%} full; once it is full, commits wake nobody",
+            "look in pg_stat_activity for a session that listens and is in a transaction for long, and end it",
+        )
+
+
+def _indexes(integration: Integration, connection: Connection) -> Iterator[Check]:
+    if wrong := list(wrong_indexes(connection, integration.outbox)):
+        yield warned(
+            "indexes",
+            "; ".join(wrong),
+            "make them as the migrations do; until then claims may read the whole table",
+        )
+
+
+def _sequences(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """Ids that would come again. Whoever enqueues, and a worker, moves the sequence, where the role may."""
+    for found in behind(connection, integration.outbox):
+        yield failed(
+            "sequences",
+            f"{found}, as after a restore or a replication without sequences",
+            f"as the table's owner: {found.remedy}",
+        )
+
+
+def _rights(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """Of the role that runs this."""
+    if connection.dialect.name != "postgresql":
+        return
+    if hidden := list(hidden_tables(connection, integration.outbox)):
+        yield failed(
+            "row security",
+            f"this role sees no more of {listed(hidden)} than policies let it; what it does not see is not delivered",
+            "give the worker's role BYPASSRLS, or a policy that shows it all rows",
+        )
+    lacks = {job: list(missing_rights(connection, integration.outbox, job)) for job in Job}
+    if not any(lacks.values()):
+        yield passed("rights", "this role may enqueue, deliver and operate")
+    for job, missing in lacks.items():
+        if missing:
+            yield warned(
+                "rights", f"this role cannot serve as {job}: it lacks {listed(missing)}", "GRANT it if it is to"
+            )
+
+
+def _listening(engine: Engine, connection: Connection) -> Check:
+    """Whether the way to listen by leads to the same database, and tells of commits."""
+    remedy = "set DATABASE_LISTEN_URL to a direct URL of the same database"
+    try:
+        with engine.connect() as listening:
+            if database_identity(listening) != database_identity(connection):
+                return failed("connection", "DATABASE_LISTEN_URL leads to another database, or to a standby", remedy)
+            if not wakeup.tells_of_commits(listening):
+                return failed("connection", "DATABASE_LISTEN_URL leads through a pooler", remedy)
+    except DBAPIError as error:
+        first_line = str(error.orig).splitlines()[0]
+        return failed("connection", f"DATABASE_LISTEN_URL does not serve ({first_line})", remedy)
+    return passed("connection", "workers listen by DATABASE_LISTEN_URL, and hear of commits")
