@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import format_exception_only
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -61,3 +62,9 @@ def as_sqlalchemys(connection: Connection, error: Exception) -> Exception:
         return error
     base = connection.dialect.loaded_dbapi.Error
     return DBAPIError.instance("write of the outbox", None, error, base, dialect=connection.dialect)
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, without what a driver's message may quote: its first line names the trouble."""
+    # Also of an error that cannot be made text.
+    return "".join(format_exception_only(error)).splitlines()[0][:250]

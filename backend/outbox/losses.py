@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from traceback import format_exception_only
 from uuid import UUID
 
 from prometheus_client import Counter
@@ -40,9 +39,3 @@ def say_unmade(level: int, event_id: str, event_type: str, subject: str, what_ha
         *(event_id, event_type, subject, what_happened),
         extra={"event_id": event_id, "event_type": event_type, "subject": subject},
     )
-
-
-def in_words(error: BaseException) -> str:
-    """What went wrong, without what a driver's message may quote: its first line names the trouble."""
-    # Also of an error that cannot be made text.
-    return "".join(format_exception_only(error)).splitlines()[0][:250]

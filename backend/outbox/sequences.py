@@ -22,10 +22,9 @@ from sqlalchemy import Connection, Select, Table, Text, bindparam, case, cast, f
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.exc import SQLAlchemyError
 
-from outbox import losses
+from outbox import isolation
 from outbox.driver import qualified_name
 from outbox.insertion import BEHIND, RESTORE_LOCK_TIMEOUT, SET_LOCK_TIMEOUT, Way
-from outbox.isolation import sqlstate_of
 from outbox.model import Outbox
 
 log = logging.getLogger(__name__)
@@ -77,13 +76,13 @@ def move(connection: Connection, outbox: Outbox) -> list[Behind]:
 
 def in_words(outbox: Outbox, error: Exception) -> str:
     """Why nothing was written, with the remedy where ids are the reason."""
-    words = losses.in_words(error)
+    words = isolation.in_words(error)
     return f"{words.rstrip('.')}. {_REMEDY}" if _is_behind(outbox, error) else words
 
 
 def _is_behind(outbox: Outbox, error: Exception) -> bool:
     """Whether a write was refused because an id is not above all others."""
-    state, words = sqlstate_of(error), str(error)
+    state, words = isolation.sqlstate_of(error), str(error)
     is_taken = state == _UNIQUE_VIOLATION and f"uq_{outbox.name}_event_id" not in words
     return is_taken or (state == _NO_NUMBER and BEHIND in words)
 
@@ -92,7 +91,7 @@ def another_way(connection: Connection, outbox: Outbox, way: Way, error: Excepti
     """How else to write what was refused by the error; None where there is no other way."""
     if connection.dialect.name != "postgresql":
         return None
-    if way is Way.CHECKED and sqlstate_of(error) == _NO_RIGHT:
+    if way is Way.CHECKED and isolation.sqlstate_of(error) == _NO_RIGHT:
         return Way.UNCHECKED
     if not _is_behind(outbox, error):
         return None

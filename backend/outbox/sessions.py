@@ -2,6 +2,7 @@
 
     after_transaction_create ─▶ a level, for the transaction and for each savepoint of the session
     after_begin              ─▶ the level has a connection: its transaction takes the level's events (commits.py)
+    before_flush             ─▶ what was left behind goes with the objects that were
     before_commit            ─▶ where events still wait for a connection, the session connects
     after_transaction_end    ─▶ a level that committed hands what still waits to the level around it, others drop it
     after_soft_rollback      ─▶ it was rolled back on purpose, and not only left after a failed flush
@@ -88,6 +89,9 @@ class _Levels(dict[SessionTransaction, _Level]):
     def take_what_was_left(self) -> None:
         left, self.left = self.left, []
         for bind, entry in left:
+            if (connection := _outermost(self).connection_to(bind)) is not None:
+                # Its transaction may have ended below the session.
+                commits.begin_if_needed(connection)
             _innermost(self).take(bind, entry)
 
 
@@ -224,17 +228,19 @@ def _connect(session: Session, levels: _Levels) -> None:
 @event.listens_for(Session, "after_transaction_create", insert=True)
 def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
     if transaction.nested or transaction.parent is None:
-        levels = _levels(session)
-        if levels:
-            # A savepoint is set after what is not flushed yet.
-            levels.take_what_was_left()
-        levels.setdefault(transaction, _Level())
+        _levels(session).setdefault(transaction, _Level())
 
 
 @event.listens_for(Session, "after_begin", insert=True)
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if (level := _levels(session).get(transaction)) is not None:
         level.begin(connection)
+
+
+@event.listens_for(Session, "before_flush", insert=True)
+def _before_flush(session: Session, _context: object, _objects: object) -> None:
+    if (levels := _levels(session)) and not _innermost(levels).is_rolled_back:
+        levels.take_what_was_left()
 
 
 @event.listens_for(Session, "before_commit", insert=True)

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 from app.events import CATALOG
 from app.models import OUTBOX
 from outbox.enqueue import AnySession, enqueue
-from outbox.losses import GOES_ON_WITHOUT, in_words, lose
+from outbox.isolation import in_words
+from outbox.losses import GOES_ON_WITHOUT, lose
 
 
 def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) -> UUID:
