@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test soak bench check lock clean
+.PHONY: help demo run test lowest soak bench check lock clean
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -25,6 +25,12 @@ run: .venv/run ## Sandbox and application with the demo's data, staying up until
 test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
 	@$(IN_BACKEND) $(BIN)/python -m pytest -n 4 $(ARGS)
 
+# What has told a library's releases apart.
+LOWEST := tests/test_brief.py tests/app tests/outbox/test_enqueue.py tests/outbox/test_enqueue_async.py \
+	tests/hubspot/test_command_line_fuzz.py tests/hubspot/test_secrets.py tests/hubspot/test_traces.py
+lowest: .venv-lowest/dev ## A part of the tests, with the oldest dependencies that are allowed
+	@$(IN_BACKEND) ../.venv-lowest/bin/python -m pytest -n 4 $(LOWEST)
+
 soak: .venv/dev ## The long proofs, up to ten minutes: planted faults are found, chaos breaks no promise; LONG=1 has more of it
 	@$(IN_BACKEND) $(if $(LONG),CHAOS_SECONDS=90 KEPT_EVENTS=5000000 PROPERTY_FACTOR=8) $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/soak $(ARGS)
 
@@ -45,9 +51,13 @@ lock: .venv/uv ## Resolve the dependencies anew into the lock files
 		--python-version 3.11 --extra app pyproject.toml -o requirements.lock
 	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 --extra app --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --resolution lowest-direct --extra app pyproject.toml -o requirements-lowest.lock
+	@$(IN_BACKEND) $(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --extra app --extra dev -c requirements-lowest.lock pyproject.toml -o requirements-lowest.lock
 
 clean: ## Remove .venv and caches
-	@rm -rf .venv .venv-bench backend/.mypy_cache backend/.ruff_cache backend/.hypothesis
+	@rm -rf .venv .venv-bench .venv-lowest backend/.mypy_cache backend/.ruff_cache backend/.hypothesis
 
 .venv/uv: backend/requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say make PYTHON=…")'
@@ -61,6 +71,11 @@ clean: ## Remove .venv and caches
 
 .venv/dev: .venv/run backend/requirements-dev.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r backend/requirements-dev.lock
+	@touch $@
+
+.venv-lowest/dev: .venv/uv backend/requirements-lowest.lock
+	@$(UV) venv -q --clear --python $(BIN)/python .venv-lowest
+	@$(UV) pip install --quiet --python .venv-lowest/bin/python --require-hashes -r backend/requirements-lowest.lock
 	@touch $@
 
 # The peers that `make bench` measures beside the outbox live apart: nothing of ours may depend on them.

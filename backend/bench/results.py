@@ -1,4 +1,4 @@
-"""results.json keeps what each section came to; RESULTS.md is written from it."""
+"""results.json keeps what each section came to; RESULTS.md is written from it and from measured.md."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from bench.figures import Count, Figure, middle_half
 _FULL = Path(__file__).parents[2] / "bench"
 # Git ignores it: what a quick run says is for whoever is changing something.
 _QUICK = _FULL / "quick"
+# What was measured once, for a decision, is written by hand.
+_MEASURED = _FULL / "measured.md"
 _ORDER = ("enqueue", "drain", "claims", "wakeup", "memory", "live")
 
 _INTRODUCTION = """\
@@ -36,7 +38,7 @@ def save(section: str, figures: Sequence[Figure | Count], surroundings: Mapping[
     ordered = {name: results[name] for name in _ORDER if name in results}
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
-    page.write_text(render(ordered))
+    page.write_text(render(ordered) + _MEASURED.read_text())
     return page
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,17 @@ from tests.conftest import BACKEND
 
 ROOT = BACKEND.parent
 README = ROOT / "README.md"
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
-DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+DOCS = ROOT / "docs"
+SETTINGS, COMMANDS, LOGS = DOCS / "settings.md", DOCS / "commands.md", DOCS / "logs.md"
+GUARANTEES, UPGRADING = DOCS / "guarantees.md", DOCS / "upgrading.md"
+DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
+DOCUMENTS = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 WRITTEN = [*DOCUMENTS, ROOT / ".env.example"]
+
+ROOMS = ("app", "hubspot_sync", "outbox")
+README_WORDS_MAX = 1_200
+# About a page.
+DECISION_WORDS_MAX = 550
 
 # What style forbids: words that praise, and pictures.
 PRAISE = re.compile(
@@ -47,10 +56,14 @@ def test_make_targets_that_the_documents_name_exist():
     assert named <= targets
 
 
-def test_readme_and_example_name_every_variable_with_its_true_default():
+def test_readme_is_short_enough_to_be_read():
+    assert len(README.read_text().split()) <= README_WORDS_MAX
+
+
+def test_settings_page_and_example_name_every_variable_with_its_true_default():
     defaults = {name.upper(): _as_text(field.default) for name, field in Settings.model_fields.items()}
     assert sorted(_example()) == sorted(defaults.items())
-    assert sorted(_readme_table()) == sorted((name, value or "empty") for name, value in defaults.items())
+    assert sorted(_settings_table()) == sorted((name, value or "empty") for name, value in defaults.items())
 
 
 def test_example_sets_what_no_settings_set():
@@ -63,21 +76,21 @@ def test_every_variable_of_the_example_has_its_consequence_above_it():
     assert [it for it in bare if not it.startswith("#")] == []
 
 
-def test_statements_of_the_readme_run(engine):
-    statements = _sql(README)
+def test_statements_of_the_documents_run(engine):
+    statements = _sql(COMMANDS)
     assert len(statements) >= 4
     with engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
 
 
-def test_readmes_statement_fails_an_event_that_is_claimed(engine):
+def test_documented_statement_fails_an_event_that_is_claimed(engine):
     payload = {"user_id": "d1", "created_at": "2026-11-24T06:40:02Z"}
     with Session(engine) as db, db.begin():
         event_id = track_event(db, "driver_signed_up", payload)
     with engine.begin() as connection:
         assert Walk(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
-    [statement] = (it for it in _sql(README) if it.startswith("UPDATE"))
+    [statement] = (it for it in _sql(COMMANDS) if it.startswith("UPDATE"))
     with engine.begin() as connection:
         assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1
         [event] = read_events(connection, OUTBOX, [event_id])
@@ -91,13 +104,51 @@ def test_commands_that_the_documents_name_exist():
 
 
 def test_every_guarantee_names_tests_that_exist():
-    rows = re.findall(r"^\| (\d+) \|(.*)\|(.*)\|$", _section(ARCHITECTURE, "Guarantees and their tests"), re.MULTILINE)
-    assert [int(number) for number, _, _ in rows] == list(range(1, 13))
+    guarantees = re.findall(r"^## (\d+)\. (.+)\n((?:(?!## ).*\n)*)", GUARANTEES.read_text(), re.MULTILINE)
+    assert [int(number) for number, _, _ in guarantees] == list(range(1, 13))
     existing = _names_of_tests()
-    for number, guarantee, proof in rows:
-        named = re.findall(r"`(test_\w+)`", proof)
-        assert named or proof.strip() == "no test", f"{number} {guarantee}"
-        assert set(named) <= existing, f"{number} {guarantee}"
+    for number, title, text_ in guarantees:
+        proofs = re.findall(r"^- `(test_\w+)`$", text_, re.MULTILINE)
+        assert proofs or "No test" in text_, f"{number} {title}"
+        assert set(proofs) <= existing, f"{number} {title}"
+
+
+def test_readme_gives_the_same_guarantees_each_with_a_proof_that_exists():
+    pages = dict(re.findall(r"^## (\d+)\. (.+)$", GUARANTEES.read_text(), re.MULTILINE))
+    given = re.findall(r"^(\d+)\. \*\*(.+?)\.\*\*((?:.*\n)(?: +.*\n)*)", _section(README, "Guarantees"), re.MULTILINE)
+    assert {number: title for number, title, _ in given} == pages
+    limits = re.findall(r"^- \*\*(.+?)\*\*((?:.*\n)(?: +.*\n)*)", _section(README, "Limits"), re.MULTILINE)
+    assert len(limits) >= 6
+    existing, rows = _names_of_tests(), _bench_rows()
+    for title, text_ in [*((title, text_) for _, title, text_ in given), *limits]:
+        tests = set(re.findall(r"`(test_\w+)`", text_))
+        bench = set(re.findall(r"[Bb]ench row\s+`([^`]+)`", text_))
+        assert tests or bench or "No test:" in text_ or title == "Out of scope", title
+        assert tests <= existing, title
+        assert bench <= rows, title
+
+
+@each_document
+def test_tests_that_a_document_names_exist(document):
+    assert set(re.findall(r"`(test_\w+)`", document.read_text())) <= _names_of_tests()
+
+
+def test_upgrade_page_names_every_migration_with_its_lock():
+    revisions = sorted(path.name[:4] for path in (BACKEND / "alembic" / "versions").glob("[0-9]*.py"))
+    rows = re.findall(r"^\| (\d{4}) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", UPGRADING.read_text(), re.MULTILINE)
+    assert [row[0] for row in rows] == revisions
+
+
+def test_log_lines_that_the_document_lists_are_written_by_the_code_at_that_level():
+    lines = re.findall(r"^\| `(.+?)` \| (\w+) \|", LOGS.read_text(), re.MULTILINE)
+    assert len(lines) >= 13
+    written = _log_lines()
+    for line, level in lines:
+        # What differs each time is `…` on the page and a field in the code.
+        assert any(
+            at_level in (level, "log") and (_fits(line, "…", template) or _fits(template, r"%\w", line))
+            for at_level, template in written
+        ), line
 
 
 def test_decisions_are_numbered_without_gaps_and_have_their_parts():
@@ -108,6 +159,7 @@ def test_decisions_are_numbered_without_gaps_and_have_their_parts():
         for part in ("Governs: [", "**Context.**", "**Decision.**", "**Consequences.**", "**Alternatives.**"):
             assert part in words, f"{decision.name} lacks {part}"
         assert "**Revisit when**" in words, decision.name
+        assert len(words.split()) <= DECISION_WORDS_MAX, decision.name
 
 
 @each_document
@@ -140,8 +192,8 @@ def _example() -> list[tuple[str, str]]:
     return re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
 
-def _readme_table() -> list[tuple[str, str]]:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S+) \| .+ \|$", _section(README, "Configuration"), re.MULTILINE)
+def _settings_table() -> list[tuple[str, str]]:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S+) \| .+ \|$", _section(SETTINGS, "Variables"), re.MULTILINE)
     return [(name, default.strip("`")) for name, default in rows]
 
 
@@ -157,6 +209,31 @@ def _sql(document: Path) -> list[str]:
     return [it.strip() for it in "\n".join(lines).split(";") if it.strip()]
 
 
+def _log_lines() -> set[tuple[str, str]]:
+    """Each line that the code logs, as its level and its template; the level `log` is chosen as it runs."""
+    modules = (ast.parse(path.read_text()) for room in ROOMS for path in (BACKEND / room).rglob("*.py"))
+    return {
+        (node.func.attr, argument.value)
+        for module in modules
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in ("info", "warning", "error", "log")
+        for argument in node.args[:2]
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
+
+
+def _fits(pattern: str, gap: str, text_: str) -> bool:
+    """Whether the text is the pattern, with anything in its gaps."""
+    return re.fullmatch(".*".join(re.escape(part) for part in re.split(gap, pattern)), text_) is not None
+
+
+def _bench_rows() -> set[str]:
+    results = json.loads((ROOT / "bench" / "results.json").read_text())
+    return {figure["what"] for section in results.values() for figure in section["figures"]}
+
+
+@cache
 def _names_of_tests() -> set[str]:
     modules = (ast.parse(path.read_text()) for path in (BACKEND / "tests").rglob("test_*.py"))
     functions = (node for module in modules for node in ast.walk(module))

@@ -1,4 +1,4 @@
-"""docs/alerts.yml: each rule asks for what is really exported, and names the entry that says what to do."""
+"""docs/alerts.yml and metrics.md: rules ask for what is exported and name entries; all that is exported is listed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.hubspot.conftest import HubSpot
 from tests.hubspot.test_telemetry import scrape
 
 DOCS = BACKEND.parent / "docs"
+METRICS = (DOCS / "metrics.md").read_text()
 RULES: list[dict[str, Any]] = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"][0]["rules"]
 SELECTOR = re.compile(r"\b((?:outbox|hubspot)_\w+)(?:\{([^}]*)\})?")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -30,6 +31,14 @@ def test_every_series_that_an_alert_asks_for_is_exported(hubspot: HubSpot) -> No
         wanted = dict(LABEL.findall(labels))
         found = [it for it in exported if it[0] == name and wanted.items() <= it[1].items()]
         assert found, f"{alert} asks for {name}{wanted}, which nothing exports"
+
+
+def test_every_series_that_is_exported_is_documented_and_no_other(hubspot: HubSpot) -> None:
+    hubspot.sign_up("driver-1")
+    hubspot.deliver()
+    exported = {re.sub("_(bucket|sum|count)$", "", name) for name, _ in scrape(hubspot.engine)}
+    documented = re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram) \|", METRICS, re.MULTILINE)
+    assert set(documented) == {name for name in exported if re.match("(outbox|hubspot)_(?!.*_created$)", name)}
 
 
 @each_rule

@@ -53,7 +53,7 @@ def status_of(hubspot: HubSpot) -> tuple[Wait, ...]:
 
 
 def fail_by_hand(hubspot: HubSpot, event_id: UUID) -> None:
-    """As README says."""
+    """As docs/commands.md says."""
     failed = {"attempt_count": 3, "failed_at": OUTBOX.events.c.created_at, "claim_token": None}
     with hubspot.engine.begin() as connection:
         connection.execute(update(OUTBOX.events).where(OUTBOX.events.c.event_id == event_id).values(failed))
