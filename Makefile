@@ -23,7 +23,7 @@ run: .venv/run ## Sandbox and application with the demo's data, staying up until
 	@$(IN_BACKEND) $(BIN)/python -m demo --stay
 
 test: .venv/dev ## Run the tests, on SQLite and on a PostgreSQL of their own
-	@$(IN_BACKEND) $(BIN)/python -m pytest -n 4 $(ARGS)
+	@$(IN_BACKEND) $(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
 
 # What has told a library's releases apart.
 LOWEST := tests/test_brief.py tests/app tests/outbox/test_enqueue.py tests/outbox/test_enqueue_async.py \

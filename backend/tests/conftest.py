@@ -155,7 +155,8 @@ def wait_for_replica(primary: str, standby: str) -> None:
 def copy_of(server: str, template: str) -> Iterator[str]:
     """The URL of a database of a test's own."""
     name = f"test_{uuid4().hex}"
-    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    # The other strategy writes each page of the template to the log first.
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield f"{server}/{name}"
     _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
