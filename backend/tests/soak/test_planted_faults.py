@@ -32,6 +32,7 @@ class Fault:
     found_by: tuple[str, ...] = ONE_BEHAVIOUR
 
 
+SESSION_FORMS = ("tests/outbox/test_session_forms.py",)
 PROGRAMS = ("tests/outbox/test_every_program.py", "-k", "sync and not async")
 
 
@@ -163,22 +164,22 @@ FAULTS = {
         "sessions.py",
         "    elif level.is_committed:\n",
         "    elif level.is_committed and not next(iter(levels.values())).is_committing:\n",
-        found_by=PROGRAMS,
+        found_by=SESSION_FORMS,
     ),
     "what a listener of before_commit tracks is written too late": Fault(
-        "sessions.py", "    if is_active and outermost.is_committing:\n", "    if False:\n", found_by=PROGRAMS
+        "sessions.py", "    if is_active and outermost.is_committing:\n", "    if False:\n", found_by=SESSION_FORMS
     ),
     "an event is taken after prepare": Fault(
         "commits.py",
         "isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared",
         "False",
-        found_by=PROGRAMS,
+        found_by=SESSION_FORMS,
     ),
     "an event is taken after the commit": Fault(
         "commits.py",
         "        raise TypeError(COMMITTED)\n",
         "        return\n",
-        found_by=("tests/outbox/test_session_forms.py",),
+        found_by=SESSION_FORMS,
     ),
     "a connection's event stays with the pooled connection": Fault(
         "enqueue.py",
@@ -215,14 +216,14 @@ FAULTS = {
         "commits.py",
         "        if has_rolled_back(error):\n",
         "        if False:\n",
-        found_by=("tests/outbox/test_session_forms.py",),
+        found_by=SESSION_FORMS,
     ),
     "an event is called lost before its transaction has committed": Fault(
         "commits.py",
         "            buffer.unwritten += [(row, reason) for row in rows]\n",
         "            for row in rows:\n"
         "                lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)\n",
-        found_by=("tests/outbox/test_session_forms.py",),
+        found_by=SESSION_FORMS,
     ),
     "newer events are read no further than their first page": Fault(
         "destination.py", "            if len(page) < PAGE_SIZE:\n", "            if page:\n", found_by=OVERTAKEN
