@@ -188,7 +188,7 @@ class _Plan:
 def _plan_of(event: type[LifecycleEvent]) -> _Plan:
     fields = event.model_fields.items()
     return _Plan(
-        tuple((name, it) for name, info in fields for it in info.metadata if isinstance(it, ContactProperty)),
+        tuple((name, said) for name, info in fields for said in info.metadata if isinstance(said, ContactProperty)),
         tuple(_name_in_payload(name, info) for name, info in fields if not info.is_required()),
     )
 

@@ -223,7 +223,7 @@ def _options(values: Sequence[str], start: int = 0) -> list[dict[str, object]]:
 
 
 def _missing_options(declared: ContactProperty, existing: _Property) -> MissingOptions | None:
-    values = [it.get("value") for it in existing.options]
+    values = [option.get("value") for option in existing.options]
     missing = tuple(it for it in declared.options if it not in values)
     return MissingOptions(declared, missing, tuple(existing.options)) if missing else None
 

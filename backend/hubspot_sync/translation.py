@@ -224,7 +224,7 @@ def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> 
     """Divide upserts into requests that HubSpot accepts: one key property each, no key twice, at most 100 inputs."""
     divided: list[_Request] = []
     for upsert in upserts:
-        request = next((it for it in divided if len(it.upserts) < inputs_max and it.has_room_for(upsert)), None)
+        request = next((some for some in divided if len(some.upserts) < inputs_max and some.has_room_for(upsert)), None)
         if request is None:
             divided.append(request := _Request(upsert.key_property))
         request.add(upsert)

@@ -162,26 +162,8 @@ class _Root(RootTransaction):
     __slots__ = ()
 
     def _connection_commit_impl(self) -> None:
-        _written_or(super()._connection_rollback_impl, partial(_write_last, self))
-        super()._connection_commit_impl()
-        _settle(self)
-
-    def _connection_rollback_impl(self) -> None:
-        try:
-            super()._connection_rollback_impl()
-        finally:
-            _drop(self)
-
-
-class _TwoPhase(TwoPhaseTransaction):
-    __slots__ = ()
-
-    def prepare(self) -> None:
-        _write_last(self)
-        super().prepare()
-
-    def _connection_commit_impl(self) -> None:
-        if not self._is_prepared:
+        # One that is prepared has written them.
+        if not (isinstance(self, TwoPhaseTransaction) and self._is_prepared):
             _written_or(super()._connection_rollback_impl, partial(_write_last, self))
         super()._connection_commit_impl()
         _settle(self)
@@ -191,6 +173,14 @@ class _TwoPhase(TwoPhaseTransaction):
             super()._connection_rollback_impl()
         finally:
             _drop(self)
+
+
+class _TwoPhase(_Root, TwoPhaseTransaction):
+    __slots__ = ()
+
+    def prepare(self) -> None:
+        _write_last(self)
+        super().prepare()
 
 
 class _Savepoint(NestedTransaction):

@@ -8,8 +8,6 @@ What goes missing here costs time and nothing else: the worker's poll finds the 
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -20,9 +18,7 @@ from psycopg import sql
 from sqlalchemy import Engine
 
 from outbox import postgresql
-from outbox.plain_notification import IDLE_MAX, NOTIFY_EVERY, QUEUE_IS_FULL
-
-log = logging.getLogger(__name__)
+from outbox.notifier_thread import IDLE_MAX, NOTIFY_EVERY, QUEUE_IS_FULL, NotifierThread, say_that_polls_do_it
 
 _ANSWER_DEADLINE = timedelta(seconds=5)
 # A notification is not kept anyway, so nobody is to wait until it is on the disk. For this transaction only: behind a
@@ -31,7 +27,7 @@ _NOTIFY = sql.SQL("BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {}; COMMIT"
 _QUEUE_USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
 
 
-class Notifier:
+class Notifier(NotifierThread):
     """Notifies one channel of one database, by a connection and a thread that live while there are commits.
 
     Whoever commits sends the notification itself where the connection is free, which is sooner than the thread would
@@ -39,13 +35,11 @@ class Notifier:
     """
 
     def __init__(self, engine: Engine, channel: str) -> None:
+        super().__init__()
         self._engine = engine
         self._notify = _NOTIFY.format(sql.Identifier(channel)).as_bytes(None)
-        self._condition = threading.Condition()
-        self._thread: threading.Thread | None = None
         # The connection, while it is free for whoever commits; otherwise whether something is to be sent by the thread.
         self._free: psycopg.Connection[Any] | None = None
-        self._is_wanted = False
 
     def notify(self) -> None:
         """Have the workers of other processes woken soon; waits for nothing and never raises."""
@@ -55,24 +49,8 @@ class Notifier:
                 self._free = None
             else:
                 self._is_wanted = True
-                if self._thread is None:
-                    self._start_thread()
+                self._start_if_needed()
             self._condition.notify()
-
-    def close(self) -> None:
-        """Send what is still to be sent, and end the thread and its connection; a later notify begins anew."""
-        with self._condition:
-            thread, self._thread = self._thread, None
-            self._condition.notify()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_ANSWER_DEADLINE.total_seconds())
-
-    def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._run, name="outbox-notifier", daemon=True)
-        # Where the system gives no thread more, or Python is about to end, the poll finds the event.
-        with suppress(RuntimeError):
-            thread.start()
-            self._thread = thread
 
     def _run(self) -> None:
         try:
@@ -80,7 +58,7 @@ class Notifier:
             while is_lost:
                 is_lost = self._serve()
         except (psycopg.Error, OSError) as error:
-            log.debug("Workers of other processes find the events by their poll: %s", type(error).__name__)
+            say_that_polls_do_it(error)
         finally:
             with self._condition:
                 self._resign()
@@ -148,10 +126,3 @@ class Notifier:
         with suppress(psycopg.Error):
             connection.pgconn.send_query(self._notify)
             connection.pgconn.flush()
-
-    def _is_current(self) -> bool:
-        return self._thread is threading.current_thread()
-
-    def _resign(self) -> None:
-        if self._is_current():
-            self._thread = None

@@ -8,62 +8,35 @@ On psycopg a commit sends its notification itself, which is sooner (`notificatio
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, Pool, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from outbox.isolation import sqlstate_of
+from outbox.notifier_thread import IDLE_MAX, NOTIFY_EVERY, QUEUE_IS_FULL, NotifierThread, say_that_polls_do_it
 
-log = logging.getLogger(__name__)
-
-# The first commit after a pause is notified at once; a stream of them, this often.
-NOTIFY_EVERY = timedelta(milliseconds=20)
-# A process that stops committing gives its connection back.
-IDLE_MAX = timedelta(seconds=60)
-# PostgreSQL's "program limit exceeded", by which it refuses a NOTIFY.
-QUEUE_IS_FULL = "54000"
-_CLOSE_DEADLINE = timedelta(seconds=5)
 _QUEUE_USAGE = text("SELECT pg_catalog.pg_notification_queue_usage()")
 
 
-class PlainNotifier:
+class PlainNotifier(NotifierThread):
     """Notifies one channel of one database; the thread and its connection live while there are commits."""
 
     def __init__(self, engine: Engine, channel: str) -> None:
+        super().__init__()
         # Neither the engine itself, whose pool is the application's, nor its URL alone, which may not be all of it.
         self._make_pool: Callable[[], Pool] = engine.pool.recreate
         self._dialect, self._url = engine.dialect, engine.url
         self._notify = text(f"NOTIFY {engine.dialect.identifier_preparer.quote_identifier(channel)}")
-        self._condition = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._is_wanted = False
 
     def notify(self) -> None:
         """Have the workers of other processes woken soon; waits for nothing and never raises."""
         with self._condition:
             self._is_wanted = True
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="outbox-notifier", daemon=True)
-                # Where the system gives no thread more, the poll finds the event.
-                with suppress(RuntimeError):
-                    thread.start()
-                    self._thread = thread
+            self._start_if_needed()
             self._condition.notify()
-
-    def close(self) -> None:
-        """Send what is still to be sent, and end the thread and its connection; a later notify begins anew."""
-        with self._condition:
-            thread, self._thread = self._thread, None
-            self._condition.notify()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_CLOSE_DEADLINE.total_seconds())
 
     def _run(self) -> None:
         engine = Engine(self._make_pool(), self._dialect, self._url)
@@ -74,11 +47,10 @@ class PlainNotifier:
             else:
                 self._serve(engine)
         except (SQLAlchemyError, OSError, self._dialect.loaded_dbapi.Error) as error:
-            log.debug("Workers of other processes find the events by their poll: %s", type(error).__name__)
+            say_that_polls_do_it(error)
         finally:
             with self._condition:
-                if self._is_current():
-                    self._thread = None
+                self._resign()
 
     def _serve(self, engine: Engine) -> None:
         try:
@@ -94,8 +66,8 @@ class PlainNotifier:
         with self._condition:
             self._condition.wait_for(lambda: self._is_wanted or not self._is_current(), IDLE_MAX.total_seconds())
             was_wanted, self._is_wanted = self._is_wanted, False
-            if not was_wanted and self._is_current():
-                self._thread = None
+            if not was_wanted:
+                self._resign()
             return was_wanted
 
     def _send(self, connection: Connection) -> None:
@@ -115,6 +87,3 @@ class PlainNotifier:
         with connection.begin():
             connection.execute(text("SET LOCAL synchronous_commit = off"))
             connection.execute(self._notify)
-
-    def _is_current(self) -> bool:
-        return self._thread is threading.current_thread()

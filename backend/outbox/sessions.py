@@ -51,7 +51,7 @@ class _Level:
     entries: list[Entry] = field(default_factory=list)
 
     def connection_to(self, bind: _Bind) -> Connection | None:
-        return next((it for it in self.connections if it is bind or it.engine is bind), None)
+        return next((made for made in self.connections if made is bind or made.engine is bind), None)
 
     def take(self, bind: _Bind, entry: Entry) -> None:
         if (connection := self.connection_to(bind)) is None:
@@ -216,7 +216,9 @@ def _refuse_ended(outermost: _Level) -> None:
 def _connect(session: Session, levels: _Levels) -> None:
     """Begin on every bind that events wait for; not where only a savepoint's wait, that hands them on."""
     outermost = _outermost(levels)
-    while binds := [bind for it in levels.values() for bind, _ in it.waiting if outermost.connection_to(bind) is None]:
+    while binds := [
+        bind for level in levels.values() for bind, _ in level.waiting if outermost.connection_to(bind) is None
+    ]:
         if binds[0].dialect.is_async and not in_greenlet():
             return
         outermost.begin(session.connection(bind_arguments={"bind": binds[0]}))
@@ -269,7 +271,7 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
     levels = _levels(session)
     if (level := levels.pop(transaction, None)) is None:
         return
-    for inner in [it for it in levels if transaction in _with_those_around(it)]:
+    for inner in [other for other in levels if transaction in _with_those_around(other)]:
         # close() ends it alone, and leaves what is within it without a connection.
         _drop(levels.pop(inner).waiting)
     waiting, level.waiting = level.waiting, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -244,3 +245,9 @@ def test_nothing_is_installed_without_a_hash() -> None:
     installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
     assert len(installs) >= 4
     assert [line for line in installs if "--require-hashes -r" not in line] == []
+
+
+def test_every_finding_can_be_run():
+    findings = list((ROOT / "findings").iterdir())
+    assert findings
+    assert [finding.name for finding in findings if finding.suffix != ".sh" or not os.access(finding, os.X_OK)] == []

@@ -54,8 +54,8 @@ class Load:
         events = list(self._events())
         bodies = []
         for start in range(0, len(events), batch_size):
-            upserts = [_addressed(it) for it in translate(events[start : start + batch_size], CATALOG).upserts]
-            bodies += [[it.as_input() for it in request] for request in requests(upserts)]
+            upserts = [_addressed(upsert) for upsert in translate(events[start : start + batch_size], CATALOG).upserts]
+            bodies += [[upsert.as_input() for upsert in request] for request in requests(upserts)]
         return bodies
 
     def _events(self) -> Iterator[Event]:

@@ -15,7 +15,8 @@ from bench.ground import Ground
 from bench.live import start
 from bench.live.crowded_sandbox import CONTACTS, RATE_MAX, WINDOW_SECONDS
 from bench.live.drivers import Load
-from bench.live.processes import Contender, Process, Spent
+from bench.live.processes import Contender, Spent
+from bench.process import Process
 
 _BARE = "a bare httpx2 client"
 # HubSpot's limit, in batches as large as it takes.
@@ -73,7 +74,7 @@ class Samples:
 def _measure_against_bare(ground: Ground) -> list[Figure | Count]:
     cases, ours, bare, holds = _cases(ground), Samples(), Samples(), []
     with (
-        Process.start("stub") as stub,
+        Process.start("live.stub") as stub,
         ground.database() as engine,
         _worker_and_bare(engine, stub.next_line()) as (worker, client),
     ):
@@ -114,7 +115,7 @@ def _measure_at_the_limit(ground: Ground) -> list[Count]:
     seconds = ground.size(20, 10)
     load = Load(int(_CONTACTS_PER_SECOND * seconds))
     with (
-        Process.start("crowded_sandbox") as sandbox,
+        Process.start("live.crowded_sandbox") as sandbox,
         ground.database() as engine,
         Contender.start(engine, sandbox.next_line()) as contender,
     ):
@@ -133,7 +134,7 @@ def _measure_at_the_limit(ground: Ground) -> list[Count]:
 
 
 def _measure_peak(ground: Ground) -> list[Count]:
-    with Process.start("stub") as stub, ground.database() as engine:
+    with Process.start("live.stub") as stub, ground.database() as engine:
         _LARGEST.store(engine)
         with Contender.start(engine, stub.next_line()) as contender:
             contender.deliver(50, concurrency=32)

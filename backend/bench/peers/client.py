@@ -7,13 +7,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
 
-_BACKEND = Path(__file__).parents[2]
-_PYTHON = _BACKEND.parent / ".venv-bench" / "bin" / "python"
+from bench.process import BACKEND, Process
+
+_PYTHON = BACKEND.parent / ".venv-bench" / "bin" / "python"
 NAMES = ("procrastinate", "pgqueuer", "faststream-outbox")
 _VERSIONS = f"from importlib.metadata import version as v; import json; print(json.dumps({{n: v(n) for n in {NAMES}}}))"
 
@@ -22,13 +22,9 @@ class PeersMissing(Exception):
     """The peers are not installed; run `make bench`, which builds their environment."""
 
 
-class PeerFailed(Exception):
-    """A peer's process ended instead of answering; its error is above."""
-
-
 @dataclass(frozen=True, slots=True)
 class Peer:
-    process: subprocess.Popen[str]
+    process: Process
 
     @classmethod
     @contextmanager
@@ -37,29 +33,11 @@ class Peer:
         if not _PYTHON.exists():
             raise PeersMissing(PeersMissing.__doc__)
         plain_url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        process = subprocess.Popen(
-            [_PYTHON, "-m", f"bench.peers.{module}", plain_url],
-            cwd=_BACKEND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
+        with Process.start(f"peers.{module}", plain_url, python=_PYTHON) as process:
             yield cls(process)
-        finally:
-            process.kill()
-            process.communicate()
 
     def ask(self, do: str, **arguments: object) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise PeerFailed(PeerFailed.__doc__)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return self.process.ask_for(do, **arguments)
 
 
 def peer_versions() -> dict[str, str]:

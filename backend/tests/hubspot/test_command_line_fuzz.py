@@ -25,7 +25,7 @@ from typer.testing import Result
 from app.cli import cli
 from app.settings import Settings
 from hubspot_sandbox import Sandbox
-from tests.conftest import BACKEND
+from tests.conftest import BACKEND, url_of_kind
 from tests.hubspot.conftest import HubSpot, settings_for
 from tests.hubspot.test_command_line import run
 
@@ -58,9 +58,7 @@ GIVEN = {"reason": ["why"], "why": ["--why", "why"], "event": [str(UUID(int=1))]
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    kind = "migrated_sqlite_url" if request.param == "sqlite" else "migrated_postgres_url"
-    url: str = request.getfixturevalue(kind)
-    return url
+    return url_of_kind(request, sqlite="migrated_sqlite_url", postgresql="migrated_postgres_url")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ retries and discards by hand, purges, and workers of two releases of which one c
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +18,6 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -29,7 +27,6 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import Engine, create_engine, delete, select
 from sqlalchemy.orm import Session
@@ -59,6 +56,7 @@ from outbox.transaction import transact
 from tests.hubspot.conftest import LONG, PORTAL_ID, settings_for
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import Queue
+from tests.state_machines import run_state_machine
 
 USER_ID = ContactProperty("said_by", "Said by", PropertyType.STRING, is_unique=True)
 EMAIL = ContactProperty("email", "Email", PropertyType.STRING, is_standard=True, is_personal=True)
@@ -383,15 +381,4 @@ async def provision(client: HubSpotClient, engine: Engine) -> None:
 
 def test_no_property_of_a_contact_goes_back_whatever_happens(sides: tuple[list[Side], asyncio.Runner]) -> None:
     Machine.sides, Machine.runner = sides
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "15")),
-            stateful_step_count=30,
-            phases=[Phase.generate] if "STATE_MACHINE_EXAMPLES" in os.environ else list(Phase),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_state_machine(Machine, examples=15, steps=30, variable="STATE_MACHINE_EXAMPLES")

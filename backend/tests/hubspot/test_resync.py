@@ -31,7 +31,7 @@ from hubspot_sync.present_state import PresentState
 from hubspot_sync.resync import SUBJECTS_AT_ONCE, EventsLost, Progress, Resync
 from outbox import operations
 from tests.app.conftest import Hub, SignedInDriver, hub  # noqa: F401  # A fixture.
-from tests.conftest import BACKEND
+from tests.conftest import BACKEND, url_of_kind
 from tests.hubspot.conftest import HubSpot, settings_for
 from tests.hubspot.test_telemetry import eventually
 
@@ -41,9 +41,7 @@ RESYNC = [sys.executable, "-m", "app.cli", "resync"]
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Both: they keep writers apart in different ways."""
-    kind = "migrated_sqlite_url" if request.param == "sqlite" else "migrated_postgres_url"
-    url: str = request.getfixturevalue(kind)
-    return url
+    return url_of_kind(request, sqlite="migrated_sqlite_url", postgresql="migrated_postgres_url")
 
 
 @pytest.fixture

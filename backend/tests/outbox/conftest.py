@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text, create_engine, func, select
+from sqlalchemy import URL, Column, Engine, Integer, MetaData, Table, Text, create_engine, func, make_url, select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from outbox.model import Outbox, define_outbox
 from outbox.sqlite import configure_engine
@@ -16,6 +17,21 @@ METADATA = MetaData()
 OUTBOX = define_outbox(METADATA)
 # What a business transaction writes, so that a test can tell whether it committed.
 ORDERS = Table("orders", METADATA, Column("id", Integer, primary_key=True), Column("item", Text, unique=True))
+
+# Of a session, in the order of a transaction's life.
+HOOKS = [
+    "after_transaction_create",
+    "after_begin",
+    "before_flush",
+    "after_flush",
+    "after_flush_postexec",
+    "before_commit",
+    "after_commit",
+    "after_rollback",
+    "after_soft_rollback",
+    "after_transaction_end",
+]
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
 
 
 @pytest.fixture
@@ -58,6 +74,21 @@ def engine(database_url: str) -> Iterator[Engine]:
     configure_engine(engine)
     yield engine
     engine.dispose()
+
+
+def async_url(url: str) -> URL:
+    """The same database, by a driver for async engines."""
+    made = make_url(url)
+    return made.set(drivername=_ASYNC_DRIVERS[made.drivername])
+
+
+@pytest.fixture(params=[True, False], ids=["configured", "plain"])
+async def async_engine(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(async_url(database_url))
+    if request.param:
+        configure_engine(engine)
+    yield engine
+    await engine.dispose()
 
 
 def stored_ids(engine: Engine) -> list[UUID]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from uuid import UUID
 from warnings import catch_warnings
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox import wakeup
 from outbox.enqueue import enqueue
-from outbox.sqlite import configure_engine
 from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
 from tests.outbox.test_session_forms import enqueued_count, require_two_phases
 
@@ -318,19 +316,6 @@ def test_connection_dropped_without_close_says_so(engine: Engine, caplog: pytest
 def test_what_is_neither_session_nor_connection_is_refused_with_the_remedy(wrong: object) -> None:
     with pytest.raises(TypeError, match="pass the Session"):
         enqueue(wrong, OUTBOX, "something_happened", "driver-1", {})  # type: ignore[arg-type]
-
-
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
-
-
-@pytest.fixture(params=[True, False], ids=["configured", "plain"])
-async def async_engine(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
-    url = make_url(database_url)
-    engine = create_async_engine(url.set(drivername=_ASYNC_DRIVERS[url.drivername]))
-    if request.param:
-        configure_engine(engine)
-    yield engine
-    await engine.dispose()
 
 
 async def test_async_connection_keeps_what_it_commits_and_nothing_else(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import create_engine, event, insert, make_url, select, text
+from sqlalchemy import create_engine, event, insert, select, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -18,20 +17,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session
 
 from outbox.enqueue import enqueue
-from outbox.sqlite import configure_engine
 from tests.outbox.conftest import ORDERS, OUTBOX
-
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
-
-
-@pytest.fixture(params=[True, False], ids=["configured", "plain"])
-async def async_engine(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
-    url = make_url(database_url)
-    engine = create_async_engine(url.set(drivername=_ASYNC_DRIVERS[url.drivername]))
-    if request.param:
-        configure_engine(engine)
-    yield engine
-    await engine.dispose()
 
 
 async def stored_types(engine: AsyncEngine) -> list[str]:

@@ -11,16 +11,14 @@ import asyncio
 import gc
 import inspect
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from sqlalchemy import Delete, Engine, Update, create_engine, delete, event, insert, make_url, select
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from sqlalchemy import Delete, Engine, Update, create_engine, delete, event, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.ext.asyncio import create_async_engine as create_async
@@ -29,22 +27,11 @@ from sqlalchemy.orm import Session, registry, scoped_session, sessionmaker
 from outbox.enqueue import enqueue
 from outbox.sqlite import configure_engine
 from tests.conftest import create_template, wait_for_replica
-from tests.outbox.conftest import ORDERS, OUTBOX, create_tables
+from tests.outbox.conftest import HOOKS, ORDERS, OUTBOX, async_url, create_tables
+from tests.state_machines import run_state_machine
 
 JOINED = ["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"]
 FORMS = ["session", "maker", "scoped", "routed", "autocommit", "connection", *JOINED]
-HOOKS = [
-    "after_transaction_create",
-    "after_begin",
-    "before_flush",
-    "after_flush",
-    "after_flush_postexec",
-    "before_commit",
-    "after_commit",
-    "after_rollback",
-    "after_soft_rollback",
-    "after_transaction_end",
-]
 ENDS = st.sampled_from(["commit", "rollback", "close"])
 
 
@@ -405,22 +392,8 @@ class Async(Machine):
     """The same, with each call awaited."""
 
 
-EXAMPLES = int(os.environ.get("PROGRAM_EXAMPLES", "60"))
-
-
 def run_programs(machine: type[Machine]) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=20,
-            phases=[Phase.generate] if "PROGRAM_EXAMPLES" in os.environ else list(Phase),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_state_machine(machine, examples=60, steps=20, variable="PROGRAM_EXAMPLES")
 
 
 @contextmanager
@@ -433,9 +406,6 @@ def mapped_orders() -> Iterator[None]:
         mappings.dispose()
 
 
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg"}
-
-
 def check_programs(writer: str, reader: str, *, is_async: bool, can_prepare: bool) -> None:
     look = create_engine(writer)
     with asyncio.Runner() as runner, mapped_orders():
@@ -446,8 +416,7 @@ def check_programs(writer: str, reader: str, *, is_async: bool, can_prepare: boo
         def engine_for(url: str) -> Any:
             if not is_async:
                 return create_engine(url)
-            made = make_url(url)
-            return create_async(made.set(drivername=_ASYNC_DRIVERS[made.drivername]))
+            return create_async(async_url(url))
 
         engines = [engine_for(writer), engine_for(reader)]
         for engine in engines:

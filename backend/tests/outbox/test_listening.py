@@ -20,7 +20,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from bench.raw import plain_url
 from outbox import wakeup
 from outbox.listener import Listener
-from outbox.notification import NOTIFY_EVERY, Notifier
+from outbox.notification import Notifier
+from outbox.notifier_thread import NOTIFY_EVERY
 from outbox.transaction import Source, for_single_statements
 from outbox.wakeup import WakeUp
 from tests.outbox.conftest import OUTBOX

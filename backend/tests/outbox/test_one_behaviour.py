@@ -6,7 +6,6 @@ databases must hold exactly what it holds.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +15,6 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -26,7 +24,6 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import Engine, Table, create_engine, delete, select
 from sqlalchemy.orm import Session
@@ -38,6 +35,7 @@ from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiti
 from outbox.sqlite import configure_engine
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import TYPES, Queue
+from tests.state_machines import run_state_machine
 
 # Beyond every backoff and lease.
 LONG = timedelta(minutes=10)
@@ -358,15 +356,4 @@ def test_both_databases_behave_as_the_model_says(
     monkeypatch.setattr("outbox.retry.BACKOFF_BASE", LONG / 2)
     monkeypatch.setattr("outbox.retry.BACKOFF_MAX", LONG / 2)
     Machine.engines = engines
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "15")),
-            stateful_step_count=40,
-            phases=[Phase.generate] if "STATE_MACHINE_EXAMPLES" in os.environ else list(Phase),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_state_machine(Machine, examples=15, steps=40, variable="STATE_MACHINE_EXAMPLES")

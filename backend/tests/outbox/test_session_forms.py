@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from outbox import wakeup
 from outbox.enqueue import enqueue
 from tests.conftest import missing_tool
-from tests.outbox.conftest import METADATA, ORDERS, OUTBOX, count_orders, stored_ids
+from tests.outbox.conftest import HOOKS, METADATA, ORDERS, OUTBOX, count_orders, stored_ids
 from tests.outbox.test_enqueue import add, lost_count, mapped, order
 
 
@@ -114,20 +114,6 @@ def test_event_tracked_by_a_listener_of_before_commit_is_written(
         session.commit()
     assert stored_ids(engine) == tracked
     assert len(tracked) == 1
-
-
-HOOKS = [
-    "after_transaction_create",
-    "after_begin",
-    "before_flush",
-    "after_flush",
-    "after_flush_postexec",
-    "before_commit",
-    "after_commit",
-    "after_rollback",
-    "after_soft_rollback",
-    "after_transaction_end",
-]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
