@@ -13,7 +13,7 @@ from outbox import queries, wakeup
 from outbox.indexes import wrong_indexes
 from outbox.queries import database_identity
 from outbox.rights import Job, hidden_tables, missing_rights
-from outbox.sequences import behind
+from outbox.sequences import behind, cached
 
 NOTIFICATIONS_WARN = 0.5
 
@@ -70,6 +70,12 @@ def _sequences(integration: Integration, connection: Connection) -> Iterator[Che
             "sequences",
             f"{found}, as after a restore or a replication without sequences",
             f"as the table's owner: {found.remedy}",
+        )
+    if (sequence := cached(connection, integration.outbox)) is not None:
+        yield failed(
+            "sequences",
+            f"sessions draw ids ahead from {sequence}, so ids come in no order, and some events are lost",
+            f"as the table's owner: ALTER SEQUENCE {sequence} CACHE 1",
         )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, Text, bindparam, case, cast, func, literal, select
+from sqlalchemy import Connection, Select, Table, Text, bindparam, case, cast, func, literal, select, text
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -33,6 +33,10 @@ _UNIQUE_VIOLATION, _NO_NUMBER, _NO_RIGHT = "23505", "22P02", "42501"
 _TURN = func.pg_catalog.pg_advisory_xact_lock(func.pg_catalog.hashtextextended(literal("outbox ids"), 0))
 _REMEDY = (
     "Its id has been given out before: have the table's owner move its sequence behind the highest id, by setval()."
+)
+_CACHED = text(
+    "SELECT CAST(CAST(s.seqrelid AS regclass) AS text) FROM pg_catalog.pg_sequence AS s WHERE s.seqcache > 1 "
+    "AND s.seqrelid = CAST(pg_catalog.pg_get_serial_sequence(:name, 'id') AS regclass)"
 )
 _SAY_EVERY_SECONDS = 60.0
 _said_at: dict[str, float] = {}
@@ -62,6 +66,14 @@ def behind(connection: Connection, outbox: Outbox) -> Iterator[Behind]:
     for table in (outbox.events, outbox.records.deliveries, outbox.records.audit):
         if (found := _look(connection, table)) is not None and found.top > (found.last or 0):
             yield found
+
+
+def cached(connection: Connection, outbox: Outbox) -> str | None:
+    """The events' sequence, if sessions draw ids ahead from it, so that a later event may get an earlier id."""
+    if connection.dialect.name != "postgresql":
+        return None
+    parameters = {"name": qualified_name(connection, outbox.events)}
+    return connection.execute(_CACHED, parameters).scalar_one_or_none()
 
 
 def move(connection: Connection, outbox: Outbox) -> list[Behind]:

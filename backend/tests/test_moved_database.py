@@ -33,6 +33,16 @@ def test_sequence_that_lies_behind_is_shown_until_an_event_moves_it(migrated_pos
     engine.dispose()
 
 
+def test_sequence_from_which_sessions_draw_ahead_fails_the_doctor(migrated_postgres_url: str) -> None:
+    engine = create_engine(migrated_postgres_url)
+    for size, is_wrong in ((20, True), (1, False)):
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER SEQUENCE outbox_events_id_seq CACHE {size}"))
+        doctor = run(migrated_postgres_url, "doctor").output
+        assert ("ALTER SEQUENCE outbox_events_id_seq CACHE 1" in doctor) is is_wrong
+    engine.dispose()
+
+
 def test_migration_to_identity_columns_goes_on_behind_the_highest_id(postgres_url: str) -> None:
     migrate(postgres_url, "0010")
     engine = create_engine(postgres_url)
