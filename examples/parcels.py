@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.orm import Session
 
-from outbox.destination import Claim
-from outbox.enqueue import enqueue
-from outbox.gate import Gate
-from outbox.model import define_outbox
-from outbox.outcome import Delivered, Outcome, Postponed
-from outbox.sqlite import configure_engine
-from outbox.worker import Worker
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import define_outbox
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed
 
 parcel_events = define_outbox(MetaData(), "parcel_events")
 

@@ -22,9 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from outbox.clock import Instant
-from outbox.model import EventId, define_outbox
-from outbox.text import AnyText
+from sqlalchemy_outbox.clock import Instant
+from sqlalchemy_outbox.model import EventId, define_outbox
+from sqlalchemy_outbox.text import AnyText
 
 
 class Energy(TypeDecorator[Decimal]):

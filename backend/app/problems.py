@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 
-from outbox.read_only import is_read_only
+from sqlalchemy_outbox.database.read_only import is_read_only
 
 log = logging.getLogger(__name__)
 

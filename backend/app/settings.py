@@ -11,8 +11,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SAWarning
 
 from hubspot_sync.settings import HubSpotSettings
-from outbox.engines import parse_url, sync_url
-from outbox.pooler import Pooler
+from sqlalchemy_outbox.database.engines import parse_url, sync_url
+from sqlalchemy_outbox.database.pooler import Pooler
 
 BACKEND = Path(__file__).resolve().parent.parent
 # Where the application mounts the operator's page.

@@ -24,11 +24,11 @@ from sqlalchemy import Connection, Engine, create_engine
 from bench import raw
 from bench.statements import Run, intercept
 from bench.worker import deliver_at_once, make_worker
-from outbox import listener
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.listener import Listener
-from outbox.outcome import Outcome
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.outcome import Outcome
+from sqlalchemy_outbox.waking import listener
+from sqlalchemy_outbox.waking.listener import Listener
 
 CHANNEL = "bench"
 IN_HAND = "in hand"

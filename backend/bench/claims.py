@@ -20,10 +20,10 @@ from bench.ground import Ground
 from bench.statements import Log, explain, watch
 from bench.table import OUTBOX, load, vacuum
 from bench.worker import deliver_at_once, in_thread, make_worker
-from outbox import wakeup
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.outcome import Outcome
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.outcome import Outcome
+from sqlalchemy_outbox.waking import wakeup
 
 BATCH = 50
 SUBJECTS = (100, 20_000)

@@ -23,9 +23,9 @@ from bench.sampler import sample
 from bench.statements import Kind, watch
 from bench.table import count_open, reload
 from bench.worker import deliver_through_gate, make_worker
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.outcome import Outcome
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.outcome import Outcome
 
 SUBJECTS = 2_000
 _BATCH_SIZES = (50, 500)

@@ -21,9 +21,10 @@ from bench.figures import Count, Demand, Figure, Rounds
 from bench.ground import Ground
 from bench.peers.client import Peer
 from bench.table import EVENT_TYPE, ORDERS, OUTBOX, PAYLOAD, insert_event
-from outbox import commits, wakeup
-from outbox.enqueue import enqueue
-from outbox.payload import encode_payload
+from sqlalchemy_outbox.enqueueing import commits
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.payload import encode_payload
+from sqlalchemy_outbox.waking import wakeup
 from tests.protocol_trace import round_trips, traced
 
 _THREADS = 8

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 
 from bench.peers.client import Peer, peer_versions
 from bench.table import METADATA
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
 from tests.postgres import run_postgres
 
 ROUNDS = 9
@@ -123,7 +123,7 @@ def _commit() -> str:
     """The commit that is measured, and whether the code differs from it."""
     try:
         commit = subprocess.check_output(["git", "log", "-1", "--format=%h %s"], text=True).strip()
-        changes = subprocess.check_output(["git", "status", "--porcelain", "outbox"], text=True).strip()
+        changes = subprocess.check_output(["git", "status", "--porcelain", "sqlalchemy_outbox"], text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit} (with uncommitted changes)" if changes else commit

@@ -17,10 +17,10 @@ from bench.ground import Ground
 from bench.statements import Log, explain, watch
 from bench.table import EVENT_TYPE, OUTBOX, PAYLOAD, load, vacuum
 from bench.worker import deliver_at_once, in_thread, make_worker
-from outbox.destination import Claim
-from outbox.enqueue import enqueue
-from outbox.gate import Gate
-from outbox.outcome import Outcome
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.outcome import Outcome
 
 # Chunks are enqueued whole and then delivered whole, so that every claim is a full batch.
 _CHUNK = 1_000

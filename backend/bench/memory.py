@@ -16,10 +16,10 @@ from bench.figures import Demand, Figure
 from bench.ground import Ground
 from bench.table import OUTBOX, load, vacuum
 from bench.worker import deliver_at_once, make_worker
-from outbox import wakeup
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.outcome import Outcome
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.outcome import Outcome
+from sqlalchemy_outbox.waking import wakeup
 
 _SUBJECTS = 20_000
 _BATCH = 500

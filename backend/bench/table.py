@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from sqlalchemy import Column, Connection, Engine, Insert, Integer, MetaData, Table, Text, func, insert, select, text
 
-from outbox.model import define_outbox
+from sqlalchemy_outbox.model import define_outbox
 
 METADATA = MetaData()
 OUTBOX = define_outbox(METADATA)

@@ -19,10 +19,10 @@ from bench.figures import Count, Demand, Figure, Rounds, percentile
 from bench.ground import Ground
 from bench.raw import plain_url
 from bench.table import EVENT_TYPE, ORDERS, OUTBOX, insert_event, load
-from outbox import wakeup
-from outbox.enqueue import enqueue
-from outbox.payload import encode_payload
-from outbox.worker import POLL_INTERVAL
+from sqlalchemy_outbox.delivering.worker import POLL_INTERVAL
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.payload import encode_payload
+from sqlalchemy_outbox.waking import wakeup
 
 _PAUSE_MIN_SECONDS = 0.05
 _PAUSE_MAX_SECONDS = 0.07

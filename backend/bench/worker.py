@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from sqlalchemy import Engine
 
 from bench.table import EVENT_TYPE, OUTBOX
-from outbox.destination import Claim, Deliver
-from outbox.gate import Gate
-from outbox.outcome import Delivered, Outcome
-from outbox.worker import Worker
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.destination import Claim, Deliver
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.outcome import Delivered, Outcome
 
 # Where a destination enters the gate, the rate must not be what is measured.
 REQUESTS_PER_SECOND = 1_000_000.0

@@ -18,8 +18,8 @@ from demo.report import Bars, Report
 from demo.sandbox import Usage
 from demo.script import Script
 from demo.stage import OPERATOR_TOKEN, POLL, SERVICE_KEY, Ports, Stage, set_stage
-from outbox.model import GateState
-from outbox.queries import Status
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating.status import Status
 
 ARRIVAL_DEADLINE = timedelta(seconds=60)
 

@@ -17,8 +17,8 @@ from rich.text import Text
 from demo.audit import Audit
 from demo.play import Tally
 from demo.sandbox import Usage
-from outbox.model import GateState
-from outbox.queries import Status
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating.status import Status
 
 _OBJECTIONS_SHOWN = 12
 # Without a terminal: so many lines, evenly over all actions and deliveries.

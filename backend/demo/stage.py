@@ -24,8 +24,8 @@ from demo.child import Child
 from demo.codes import Codes
 from demo.errors import DemoFailed
 from demo.sandbox import SandboxAccount
-from outbox.model import GateState
-from outbox.queries import Status, read_status
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating.status import Status, read_status
 
 HOST = "127.0.0.1"
 START_DEADLINE = timedelta(seconds=30)

@@ -16,7 +16,7 @@ from hubspot_sync.lack import Lack, names_in
 from hubspot_sync.limits import call_aside
 from hubspot_sync.provisioning import read_lack
 from hubspot_sync.translation import ContactUpsert
-from outbox.gate import Gate
+from sqlalchemy_outbox.gate.gate import Gate
 
 log = logging.getLogger(__name__)
 

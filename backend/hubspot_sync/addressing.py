@@ -11,9 +11,9 @@ from hubspot_sync.identity import Holder
 from hubspot_sync.moves import Move, MoveType, said_by
 from hubspot_sync.redaction import redact
 from hubspot_sync.translation import ContactUpsert, Contribution
-from outbox.destination import Claim
-from outbox.newer import Standing
-from outbox.outcome import Postponed, Retry
+from sqlalchemy_outbox.claiming.newer import Standing
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.outcome import Postponed, Retry
 
 _SECONDARY = "hs_additional_emails"
 

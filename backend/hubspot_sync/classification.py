@@ -24,7 +24,7 @@ from hubspot_sync.lack import words_of_missing, words_of_not_unique, words_of_re
 from hubspot_sync.limits import until_midnight
 from hubspot_sync.naming import Naming, read_names
 from hubspot_sync.translation import ContactUpsert
-from outbox.outcome import Postponed, Rejected, Retry
+from sqlalchemy_outbox.outcome import Postponed, Rejected, Retry
 
 # A concurrent create settles in about a second.
 CONFLICT_WAIT = timedelta(seconds=1)

@@ -20,7 +20,7 @@ from hubspot_sync.answer import Answer, is_hubspots_own
 from hubspot_sync.errors import NoAnswer
 from hubspot_sync.exchange import Exchange, RawAnswer, Unanswered
 from hubspot_sync.redaction import Redaction
-from outbox.lease import REQUEST_DEADLINE
+from sqlalchemy_outbox.lease import REQUEST_DEADLINE
 
 # How long an answer may be. A refusal, with a few errors for each of 100 inputs:
 REFUSAL_BYTES_MAX = 256 * 1024

@@ -20,12 +20,12 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.limits import call_aside
 from hubspot_sync.moves import said_by
 from hubspot_sync.redaction import PERSONAL
-from outbox import operations
-from outbox.gate import Gate, GateShut
-from outbox.model import Event
-from outbox.operations import EventSummary
-from outbox.payload import storable
-from outbox.queries import delivered_of
+from sqlalchemy_outbox.gate.gate import Gate, GateShut
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.operations import EventSummary
+from sqlalchemy_outbox.operating.search import delivered_of
+from sqlalchemy_outbox.payload import storable
 
 # A person reads the last ones.
 EVENTS_MAX = 100

@@ -9,9 +9,9 @@ from dataclasses import replace
 from hubspot_sync.classification import RefusedWhole
 from hubspot_sync.lack import Lack
 from hubspot_sync.translation import ContactUpsert, Contribution, Translation
-from outbox.deliveries import Delivery
-from outbox.model import Event
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
+from sqlalchemy_outbox.settling.deliveries import Delivery
 
 
 class Course:

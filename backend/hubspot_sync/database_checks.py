@@ -9,11 +9,12 @@ from sqlalchemy.exc import DBAPIError
 
 from hubspot_sync.check import Check, failed, listed, passed, warned
 from hubspot_sync.integration import Integration
-from outbox import queries, wakeup
-from outbox.indexes import wrong_indexes
-from outbox.queries import database_identity
-from outbox.rights import Job, hidden_tables, missing_rights
-from outbox.sequences import behind, cached
+from sqlalchemy_outbox.database import server
+from sqlalchemy_outbox.database.server import database_identity
+from sqlalchemy_outbox.enqueueing.sequences import behind, cached
+from sqlalchemy_outbox.operating.indexes import wrong_indexes
+from sqlalchemy_outbox.operating.rights import Job, hidden_tables, missing_rights
+from sqlalchemy_outbox.waking import wakeup
 
 NOTIFICATIONS_WARN = 0.5
 
@@ -45,7 +46,7 @@ def _connection(integration: Integration, connection: Connection) -> Iterator[Ch
 
 def _notifications(connection: Connection) -> Iterator[Check]:
     """To look at the queue frees what nothing holds up any more."""
-    used = queries.notification_queue_usage(connection)
+    used = server.notification_queue_usage(connection)
     if used is not None and used >= NOTIFICATIONS_WARN:
         yield warned(
             "notifications",

@@ -47,12 +47,12 @@ from hubspot_sync.record import record_upsert
 from hubspot_sync.spans import describe, upsert_span
 from hubspot_sync.translation import INPUTS_MAX, ContactUpsert, requests, translate
 from hubspot_sync.weather import Suspicion, Weather, outage_of_one
-from outbox.destination import Claim
-from outbox.gate import Gate, GateShut, LeaseEnding
-from outbox.gate_row import Entry
-from outbox.lease import REQUEST_DEADLINE, Lease
-from outbox.outcome import Outcome, Postponed, Rejected, Retry
-from outbox.tracing import traceparent_of
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
+from sqlalchemy_outbox.gate.row import Entry
+from sqlalchemy_outbox.lease import REQUEST_DEADLINE, Lease
+from sqlalchemy_outbox.outcome import Outcome, Postponed, Rejected, Retry
+from sqlalchemy_outbox.tracing import traceparent_of
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
-from outbox.clock import Instant, SecondsUntil
-from outbox.gate import Gate, GateShut
-from outbox.model import GateState
-from outbox.queries import Status, longest_due_seconds, read_status
+from sqlalchemy_outbox.clock import Instant, SecondsUntil
+from sqlalchemy_outbox.gate.gate import Gate, GateShut
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating.status import Status, longest_due_seconds, read_status
 
 SCOPES = (
     "crm.objects.contacts.read",

@@ -10,10 +10,10 @@ from hubspot_sync.event import Catalog
 from hubspot_sync.overtaken import heed_newer
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import ContactUpsert, requests, translate
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.model import Event
-from outbox.outcome import Delivered, Outcome
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Delivered, Outcome
 
 log = logging.getLogger(__name__)
 

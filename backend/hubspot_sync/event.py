@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from outbox.model import Event
+from sqlalchemy_outbox.model import Event
 
 
 class PropertyType(StrEnum):

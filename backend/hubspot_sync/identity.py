@@ -20,9 +20,9 @@ from hubspot_sync.classification import Contested
 from hubspot_sync.moves import TRIES_MAX, Move, MoveType
 from hubspot_sync.redaction import redact
 from hubspot_sync.translation import ContactUpsert
-from outbox.enqueue import SUBJECT_CHARS_MAX
-from outbox.outcome import Rejected
-from outbox.payload import storable
+from sqlalchemy_outbox.enqueueing.enqueue import SUBJECT_CHARS_MAX
+from sqlalchemy_outbox.outcome import Rejected
+from sqlalchemy_outbox.payload import storable
 
 # So often another contact may be in the way, each time after a look or a wait.
 _CONFLICTS_MAX = 2

@@ -10,10 +10,10 @@ from hubspot_sync.event import Catalog
 from hubspot_sync.overtaken import Unreadable, heed, objection_to
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import translate
-from outbox.model import ATTEMPTS_MAX, Event, State
-from outbox.newer import Newer
-from outbox.operations import History
-from outbox.outcome import Rejected
+from sqlalchemy_outbox.claiming.newer import Newer
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event, State
+from sqlalchemy_outbox.operating.operations import History
+from sqlalchemy_outbox.outcome import Rejected
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hubspot_sync.moves import claimed_types
-from outbox.gate import Gate, GateShut
-from outbox.model import Outbox
+from sqlalchemy_outbox.gate.gate import Gate, GateShut
+from sqlalchemy_outbox.model import Outbox
 
 if TYPE_CHECKING:
     from hubspot_sync.client import HubSpotClient
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from hubspot_sync.event import Catalog
     from hubspot_sync.present_state import PresentState
     from hubspot_sync.settings import HubSpotSettings
-    from outbox.destination import Deliver, IsOver
-    from outbox.worker import Worker
+    from sqlalchemy_outbox.delivering.worker import Worker
+    from sqlalchemy_outbox.destination import Deliver, IsOver
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Integration:
 
     def _worker(self, deliver: Deliver, random: Random | None, is_over: IsOver | None = None) -> Worker:
         from hubspot_sync import telemetry  # noqa: PLC0415  # As above.
-        from outbox.worker import Worker  # noqa: PLC0415
+        from sqlalchemy_outbox.delivering.worker import Worker  # noqa: PLC0415
 
         return Worker(
             self.outbox,

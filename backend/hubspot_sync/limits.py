@@ -10,7 +10,7 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from hubspot_sync.answer import Answer
-from outbox.gate import Gate
+from sqlalchemy_outbox.gate.gate import Gate
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import Self
 
 from hubspot_sync.event import Catalog, UnreadableEvent
-from outbox.follow_up import FollowUp
-from outbox.model import Event
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import FollowUp
 
 # So often a released address may turn out to be taken still.
 TRIES_MAX = 3

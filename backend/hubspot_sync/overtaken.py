@@ -12,10 +12,10 @@ from datetime import timedelta
 from hubspot_sync.event import Catalog, UnreadableEvent
 from hubspot_sync.moves import said_by
 from hubspot_sync.translation import ContactUpsert, Contribution, Translation
-from outbox.destination import Claim
-from outbox.model import Event
-from outbox.newer import Newer, Standing, may_be_overtaken
-from outbox.outcome import Postponed, Rejected
+from sqlalchemy_outbox.claiming.newer import Newer, Standing, may_be_overtaken
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Postponed, Rejected
 
 # A worker of the release that can read the newer event is there, and may have the next turn.
 WAIT_FOR_READER = timedelta(seconds=10)

@@ -18,7 +18,7 @@ from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, Property
 from hubspot_sync.lack import Lack, words_of_not_unique
 from hubspot_sync.limits import call_aside
 from hubspot_sync.redaction import redact
-from outbox.gate import Gate
+from sqlalchemy_outbox.gate.gate import Gate
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -21,8 +21,8 @@ from hubspot_sync.classification import (
     Written,
 )
 from hubspot_sync.translation import ContactUpsert
-from outbox.deliveries import Delivery
-from outbox.outcome import Postponed, Rejected, Retry
+from sqlalchemy_outbox.outcome import Postponed, Rejected, Retry
+from sqlalchemy_outbox.settling.deliveries import Delivery
 
 UPSERT = "contacts/batch/upsert"
 # What a request came to for an event begins with one of these, where HubSpot decided.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from outbox.payload import storable
+from sqlalchemy_outbox.payload import storable
 
 ADDRESS, PHONE, TOKEN, PERSONAL = "[address]", "[phone]", "[token]", "[personal]"
 

@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from hubspot_sync.event import Catalog
 from hubspot_sync.present_state import PresentEvent, PresentState
-from outbox import audit
-from outbox.audit import Action
-from outbox.enqueue import enqueue
-from outbox.model import Outbox
-from outbox.queries import ids_of
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.operating import audit
+from sqlalchemy_outbox.operating.audit import Action
+from sqlalchemy_outbox.operating.search import ids_of
 
 # Their rows stay locked until their events are stored, and requests of these subjects wait for as long.
 SUBJECTS_AT_ONCE = 100

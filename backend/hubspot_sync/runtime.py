@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from hubspot_sync.integration import Integration
 from hubspot_sync.settings import HubSpotSettings
-from outbox.worker import Worker
+from sqlalchemy_outbox.delivering.worker import Worker
 
 log = logging.getLogger(__name__)
 

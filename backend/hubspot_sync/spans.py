@@ -9,8 +9,8 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from hubspot_sync.record import UPSERT
 from hubspot_sync.translation import ContactUpsert
-from outbox.deliveries import Delivery
-from outbox.tracing import delivery_span
+from sqlalchemy_outbox.settling.deliveries import Delivery
+from sqlalchemy_outbox.tracing import delivery_span
 
 
 def upsert_span(upserts: Sequence[ContactUpsert]) -> AbstractContextManager[Span]:

@@ -26,9 +26,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hubspot_sync.answer import Answer
 from hubspot_sync.limits import DailyLimit
-from outbox.model import GateState, Outbox, State
-from outbox.queries import Pulse, limit_time, read_pulse
-from outbox.settlement import Settled
+from sqlalchemy_outbox.database.server import limit_time
+from sqlalchemy_outbox.model import GateState, Outbox, State
+from sqlalchemy_outbox.operating.status import Pulse, read_pulse
+from sqlalchemy_outbox.settling.settlement import Settled
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from hubspot_sync.event import Catalog, UnreadableEvent
 from hubspot_sync.moves import Move, MoveType
-from outbox.model import Event
-from outbox.outcome import Postponed, Rejected
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Postponed, Rejected
 
 if TYPE_CHECKING:
     from hubspot_sync.classification import Contested

@@ -28,10 +28,10 @@ from app.logs import configure_logging
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sync.integration import Integration
-from outbox import operations
-from outbox.gate_row import read_gate
-from outbox.model import GateState, State
-from outbox.operations import EventSummary
+from sqlalchemy_outbox.gate.row import read_gate
+from sqlalchemy_outbox.model import GateState, State
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.operations import EventSummary
 
 DEADLINE_SECONDS = 60
 LOOK_EVERY_SECONDS = 0.5

@@ -33,11 +33,11 @@ from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
 from hubspot_sandbox import Sandbox
-from outbox import worker
-from outbox.lease import LEASE
-from outbox.model import GateState
-from outbox.retry import backoff
-from outbox.walk import Walk
+from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.delivering import worker
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.settling.backoff import backoff
 from tests.app.conftest import Hub
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for

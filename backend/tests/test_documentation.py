@@ -19,10 +19,10 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
-from outbox.lease import LEASE
-from outbox.model import State
-from outbox.search import read_events
-from outbox.walk import Walk
+from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import State
+from sqlalchemy_outbox.operating.search import read_events
 from tests.conftest import BACKEND
 
 ROOT = BACKEND.parent
@@ -34,7 +34,7 @@ DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 DOCUMENTS = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 WRITTEN = [*DOCUMENTS, ROOT / ".env.example"]
 
-ROOMS = ("app", "hubspot_sync", "outbox")
+ROOMS = ("app", "hubspot_sync", "sqlalchemy_outbox")
 README_WORDS_MAX = 1_200
 # About a page.
 DECISION_WORDS_MAX = 550

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 
 from app.database import create_database_engine
 from app.models import OUTBOX, Base
-from outbox.reason import reason_of
-from outbox.search import read_events
+from sqlalchemy_outbox.operating.search import read_events
+from sqlalchemy_outbox.reason import reason_of
 from tests.conftest import BACKEND, migrate
 
 # Who an event of an earlier release is about, by how its payload was written.

@@ -18,8 +18,8 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.settings import Settings
 from hubspot_sync.integration import Integration
-from outbox.model import define_outbox
-from outbox.pooler import Pooler
+from sqlalchemy_outbox.database.pooler import Pooler
+from sqlalchemy_outbox.model import define_outbox
 from tests.conftest import missing_tool
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import eventually, running

@@ -17,8 +17,8 @@ from app.main import create_app
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
-from outbox.testing import RecordingDestination
-from outbox.transaction import transact
+from sqlalchemy_outbox.database.transaction import transact
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import eventually, running, worker_of
 from tests.test_server_settings import _quiet_log

@@ -15,8 +15,8 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sandbox import Sandbox
-from outbox.outcome import Delivered, Rejected, Retry
-from outbox.rights import RIGHTS, SEQUENCE_OF, Job
+from sqlalchemy_outbox.operating.rights import RIGHTS, SEQUENCE_OF, Job
+from sqlalchemy_outbox.outcome import Delivered, Rejected, Retry
 from tests.hubspot.conftest import HubSpot, settings_for
 from tests.hubspot.test_waits import TOTAL, lose, waiting
 from tests.outbox.queue import Queue

@@ -21,8 +21,8 @@ from app.main import create_app
 from app.models import OUTBOX
 from app.otp import OneTimeCode
 from app.settings import OPERATOR_PAGE, Settings
-from outbox.clock import Instant, SecondsUntil
-from outbox.outcome import Delivered, Retry
+from sqlalchemy_outbox.clock import Instant, SecondsUntil
+from sqlalchemy_outbox.outcome import Delivered, Retry
 from tests.conftest import migrate
 from tests.outbox.queue import Queue
 

@@ -24,12 +24,12 @@ from app.settings import Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.settings import HubSpotSettings
-from outbox import leases
-from outbox.lease import LEASE
-from outbox.model import Event, State
-from outbox.search import EventSummary, read_events
-from outbox.settlement import Settlement
-from outbox.walk import Walk
+from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import Event, State
+from sqlalchemy_outbox.operating.search import EventSummary, read_events
+from sqlalchemy_outbox.settling import leases
+from sqlalchemy_outbox.settling.settlement import Settlement
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
 

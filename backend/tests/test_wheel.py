@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import BACKEND
 
-PACKAGES = ("outbox", "hubspot_sync", "hubspot_sandbox")
+PACKAGES = ("sqlalchemy_outbox", "hubspot_sync", "hubspot_sandbox")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_sdist_has_what_the_wheel_is_built_from(built: Path) -> None:
     [file] = built.glob("*.tar.gz")
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"LICENSE", "README.md", "pyproject.toml", "outbox/py.typed"} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "sqlalchemy_outbox/py.typed"} <= names
     assert {name.partition("/")[0] for name in names if "/" in name} == set(PACKAGES)
 
 

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 
 from app.events import CATALOG
 from app.models import OUTBOX
-from outbox.enqueue import AnySession, enqueue
-from outbox.isolation import in_words
-from outbox.losses import GOES_ON_WITHOUT, lose
+from sqlalchemy_outbox.database.isolation import in_words
+from sqlalchemy_outbox.enqueueing.enqueue import AnySession, enqueue
+from sqlalchemy_outbox.enqueueing.losses import GOES_ON_WITHOUT, lose
 
 
 def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) -> UUID:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert
 from app.events import CATALOG
 from bench.table import OUTBOX, empty, vacuum
 from hubspot_sync.translation import ContactUpsert, requests, translate
-from outbox.model import Event
+from sqlalchemy_outbox.model import Event
 
 _NAMESPACE = UUID("6d1d8a0e-5b8f-4f4f-9c2a-0c4a5f1f6f3b")
 _AT = datetime(2026, 11, 24, 18, tzinfo=UTC)

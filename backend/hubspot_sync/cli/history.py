@@ -22,8 +22,8 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_rows,
 )
-from outbox import operations
-from outbox.operations import History
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.operations import History
 
 if TYPE_CHECKING:
     from hubspot_sync.inspection import Inspection

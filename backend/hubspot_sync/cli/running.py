@@ -23,15 +23,15 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_line,
 )
-from outbox import operations
-from outbox.gate import GateShut
-from outbox.gate_row import GateStatus, read_gate
-from outbox.model import GateState
-from outbox.operations import Status
+from sqlalchemy_outbox.gate.gate import GateShut
+from sqlalchemy_outbox.gate.row import GateStatus, read_gate
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.operations import Status
 
 if TYPE_CHECKING:
     from hubspot_sync.integration import Integration
-    from outbox.worker import Worker
+    from sqlalchemy_outbox.delivering.worker import Worker
 
 log = logging.getLogger(__name__)
 

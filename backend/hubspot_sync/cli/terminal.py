@@ -20,7 +20,7 @@ from rich.text import Text
 from sqlalchemy.exc import DataError, DBAPIError
 
 from hubspot_sync.errors import HubSpotError
-from outbox.gate import GateShut
+from sqlalchemy_outbox.gate.gate import GateShut
 
 if TYPE_CHECKING:
     from rich.progress import Progress

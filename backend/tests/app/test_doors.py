@@ -8,7 +8,7 @@ from sqlalchemy import insert
 
 from app.models import OUTBOX
 from app.settings import Settings
-from outbox.clock import DatabaseNow
+from sqlalchemy_outbox.clock import DatabaseNow
 from tests.app.conftest import on_sqlite_only
 
 PASSWORDS = [

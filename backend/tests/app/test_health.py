@@ -13,7 +13,7 @@ from sqlalchemy import insert, text
 from app.main import create_app
 from app.migrations import head_revision
 from app.models import OUTBOX
-from outbox.clock import DatabaseNow
+from sqlalchemy_outbox.clock import DatabaseNow
 from tests.app.conftest import Hub, settings_for
 from tests.conftest import BACKEND
 

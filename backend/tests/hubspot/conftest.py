@@ -28,13 +28,13 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import carry_out, plan_provisioning
 from hubspot_sync.settings import HubSpotSettings
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.gate_row import GateStatus, read_gate
-from outbox.lease import LEASE, Lease
-from outbox.model import Event
-from outbox.newer import Newer, read_newer
-from outbox.outcome import Outcome
+from sqlalchemy_outbox.claiming.newer import Newer, read_newer
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.gate.row import GateStatus, read_gate
+from sqlalchemy_outbox.lease import LEASE, Lease
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Outcome
 from tests.outbox.queue import LongestWait, Queue
 
 PORTAL_ID = "12345678"

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot
 
 BAD_EMAIL = "not..an@address..example"

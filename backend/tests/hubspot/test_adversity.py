@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from hubspot_sandbox import Sandbox
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot, settings_for
 
 LONG = timedelta(minutes=10)

@@ -20,7 +20,7 @@ from hubspot_sandbox import Sandbox
 from hubspot_sandbox.switches import Switches
 from hubspot_sync.answer import Answer
 from hubspot_sync.classification import Contested, Held, RefusedWhole, classify
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot, settings_for
 
 LONG = timedelta(days=1)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
 from app.models import OUTBOX
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.conftest import url_of_kind
 from tests.hubspot.peer import Both, Request, both_ends, http, peer_in_hubspots_place, written
 

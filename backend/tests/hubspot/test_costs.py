@@ -17,7 +17,7 @@ from hubspot_sync.classification import Settled, Written, classify
 from hubspot_sync.record import record_upsert
 from hubspot_sync.redaction import Redaction
 from hubspot_sync.translation import ContactUpsert, requests, translate
-from outbox.model import Event
+from sqlalchemy_outbox.model import Event
 
 NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
 

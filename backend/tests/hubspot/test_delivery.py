@@ -14,11 +14,11 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.dry_run import DryRun
-from outbox import operations
-from outbox.destination import Claim
-from outbox.gate import Gate, GateShut
-from outbox.lease import LEASE, Lease
-from outbox.outcome import Delivered, Postponed
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate, GateShut
+from sqlalchemy_outbox.lease import LEASE, Lease
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.outcome import Delivered, Postponed
 from tests.hubspot.conftest import PORTAL_ID, HubSpot
 
 LONG = timedelta(minutes=10)

@@ -26,7 +26,7 @@ from hubspot_sync.client import ANSWER_BYTES_MAX, LIST_BYTES_MAX, REFUSAL_BYTES_
 from hubspot_sync.errors import Refused
 from hubspot_sync.exchange import HEAD_BYTES_MAX
 from hubspot_sync.provisioning import plan_provisioning
-from outbox.gate import Gate
+from sqlalchemy_outbox.gate.gate import Gate
 from tests.hubspot.conftest import SIGNED_UP
 from tests.hubspot.peer import Both, Request, both_ends, http, peer_in_hubspots_place
 

@@ -12,15 +12,15 @@ import pytest
 from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.provisioning import carry_out, plan_provisioning
-from outbox.gate import Gate
-from outbox.model import GateState
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot, settings_for
 
 LONG = timedelta(minutes=10)
 
 
 def gate_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [it.getMessage() for it in caplog.records if it.name == "outbox.gate"]
+    return [it.getMessage() for it in caplog.records if it.name == "sqlalchemy_outbox.gate.gate"]
 
 
 def test_schema_hold_that_is_probed_in_vain_is_neither_lifted_nor_logged_again(

@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 from hubspot_sync.answer import Answer
 from hubspot_sync.client import ANSWER_BYTES_MAX, REFUSAL_BYTES_MAX
 from hubspot_sync.exchange import HEAD_BYTES_MAX
-from outbox.gate_row import GateStatus
-from outbox.model import GateState
+from sqlalchemy_outbox.gate.row import GateStatus
+from sqlalchemy_outbox.model import GateState
 from tests.conftest import url_of_kind
 from tests.hubspot.conftest import PORTAL_ID, settings_for
 from tests.hubspot.peer import (

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from hubspot_sandbox import Sandbox
 from hubspot_sync.limits import DailyLimit, WindowLimit, until_midnight
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot, settings_for
 
 NEW_YORK = ZoneInfo("America/New_York")

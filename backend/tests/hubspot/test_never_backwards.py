@@ -44,15 +44,17 @@ from hubspot_sync.event import (
     Reference,
 )
 from hubspot_sync.provisioning import carry_out, plan_provisioning
-from outbox import leases, newer, settlement, workers
-from outbox.destination import Claim
-from outbox.enqueue import enqueue
-from outbox.gate import Gate
-from outbox.lease import LEASE, Lease
-from outbox.model import ATTEMPTS_MAX, Event
-from outbox.outcome import Outcome, Postponed
-from outbox.sqlite import configure_engine
-from outbox.transaction import transact
+from sqlalchemy_outbox.claiming import newer
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.database.transaction import transact
+from sqlalchemy_outbox.delivering import workers
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.lease import LEASE, Lease
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event
+from sqlalchemy_outbox.outcome import Outcome, Postponed
+from sqlalchemy_outbox.settling import leases, settlement
 from tests.hubspot.conftest import LONG, PORTAL_ID, settings_for
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import Queue

@@ -10,7 +10,7 @@ import pytest
 from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.provisioning import Plan, plan_provisioning
-from outbox.gate import Gate
+from sqlalchemy_outbox.gate.gate import Gate
 from tests.hubspot.conftest import HubSpot
 
 HEADERS = {"Authorization": "Bearer pat-na1-0"}

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, Row, select
 from app.models import OUTBOX
 from hubspot_sync.client import ANSWER_BYTES_MAX
 from hubspot_sync.moves import MoveType
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot
 from tests.hubspot.peer import ACCOUNT, Both, Request, both_ends, http, peer_in_hubspots_place, written
 from tests.hubspot.test_any_answer import RECIPES, Complaints, Recipe, changed, forget_everything

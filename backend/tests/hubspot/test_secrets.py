@@ -20,7 +20,7 @@ from hubspot_sync.client import HubSpotClient
 from hubspot_sync.errors import NoAnswer
 from hubspot_sync.redaction import Redaction, redact
 from hubspot_sync.settings import HubSpotSettings
-from outbox.model import GateState
+from sqlalchemy_outbox.model import GateState
 from tests.conftest import missing_tool
 from tests.hubspot.conftest import HubSpot, settings_for
 
@@ -55,7 +55,7 @@ def test_answer_that_echoes_everything_leaks_nothing(
         hubspot.deliver()
     held_by = f"{hubspot.row(event_id).last_error} {hubspot.gate().reason}"
     assert held_by != "None None"
-    ours = [it.getMessage() for it in caplog.records if it.name.startswith(("hubspot_sync", "outbox"))]
+    ours = [it.getMessage() for it in caplog.records if it.name.startswith(("hubspot_sync", "sqlalchemy_outbox"))]
     kept = str(hubspot.deliveries())
     assert str(status) in kept
     for text in (held_by, kept, *ours):
@@ -97,7 +97,7 @@ def test_beginning_of_the_token_in_a_refusal_reaches_no_log(hubspot: HubSpot, ca
     hubspot.sandbox.faults.add("custom", status=401, body=json.dumps(body), content_type="application/json")
     hubspot.sign_up("driver-1")
     hubspot.deliver()
-    ours = [it.getMessage() for it in caplog.records if it.name.startswith(("hubspot_sync", "outbox"))]
+    ours = [it.getMessage() for it in caplog.records if it.name.startswith(("hubspot_sync", "sqlalchemy_outbox"))]
     assert "[token]" in str(hubspot.gate().reason)
     assert SERVICE_KEY[:6] not in f"{hubspot.gate().reason} {hubspot.deliveries()} {ours}"
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.events import CATALOG
 from hubspot_sync.event import ContactProperty, PropertyType, UnwritableValue, written
-from outbox.model import Event
+from sqlalchemy_outbox.model import Event
 from tests.hubspot.conftest import HubSpot
 
 

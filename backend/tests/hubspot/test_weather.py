@@ -15,8 +15,8 @@ import pytest
 
 from hubspot_sync.translation import ContactUpsert
 from hubspot_sync.weather import ANSWERS_TO_BLAME, ONE_CONTACT, Weather
-from outbox.gate_row import OUTAGES_TO_CLOSE
-from outbox.model import ATTEMPTS_MAX, GateState
+from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, GateState
 from tests.hubspot.conftest import HubSpot
 from tests.outbox.queue import LongestWait
 

@@ -12,7 +12,7 @@ import pytest
 
 import hubspot_sync
 from hubspot_sync.redaction import _CHARS_READ_MAX, Redaction
-from outbox import reason
+from sqlalchemy_outbox import reason
 
 ROOMS = ("answer", "account", "classification", "redaction", "contact", "exchange")
 # What a pattern is likely to begin to match, over and over.

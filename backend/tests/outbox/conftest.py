@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import URL, Column, Engine, Integer, MetaData, Table, Text, create_engine, func, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from outbox.model import Outbox, define_outbox
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.model import Outbox, define_outbox
 from tests.conftest import copy_of, create_template, url_of_kind
 
 METADATA = MetaData()

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine
 
-import outbox.in_flight
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.model import Event
-from outbox.outcome import Delivered, Outcome
-from outbox.sqlite import configure_engine
-from outbox.worker import Worker
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.delivering import in_flight
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Delivered, Outcome
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES
 
@@ -76,7 +76,7 @@ async def _run(engine: Engine, batch_size: int, concurrency: int) -> None:
 
 
 if __name__ == "__main__":
-    outbox.in_flight.STOP_DEADLINE = STOP_DEADLINE
+    in_flight.STOP_DEADLINE = STOP_DEADLINE
     _engine = create_engine(sys.argv[1])
     configure_engine(_engine)
     asyncio.run(_run(_engine, int(sys.argv[2]), int(sys.argv[3])))

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, make_ur
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from outbox.enqueue import enqueue
-from outbox.losses import GOES_ON_WITHOUT
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.enqueueing.losses import GOES_ON_WITHOUT
 from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
 
 LEVEL = {"isolation_level": "AUTOCOMMIT"}

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from outbox import claims
-from outbox.candidates import Window
-from outbox.claims import Look
-from outbox.lease import LEASE
-from outbox.model import Outbox
-from outbox.outcome import Delivered
+from sqlalchemy_outbox.claiming import claims
+from sqlalchemy_outbox.claiming.candidates import Window
+from sqlalchemy_outbox.claiming.claims import Look
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.outcome import Delivered
 from tests.outbox.plans import Plan, Sent, buffers, execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES, Queue
 

@@ -9,15 +9,16 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import Engine, delete, insert, select, text
 
-from outbox import claims, leases, settlement
-from outbox.claims import Look
-from outbox.clock import DatabaseNow
-from outbox.gate_row import read_gate
-from outbox.lease import LEASE
-from outbox.model import Outbox
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
-from outbox.queries import read_status
-from outbox.sweep import Sweep
+from sqlalchemy_outbox.claiming import claims
+from sqlalchemy_outbox.claiming.claims import Look
+from sqlalchemy_outbox.clock import DatabaseNow
+from sqlalchemy_outbox.gate.row import read_gate
+from sqlalchemy_outbox.housekeeping.sweep import Sweep
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.operating.status import read_status
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from sqlalchemy_outbox.settling import leases, settlement
 from tests.outbox.queue import Queue
 
 LONG = timedelta(minutes=10)
@@ -387,7 +388,7 @@ def test_sweep_looks_back_to_before_the_last_one_and_once_a_minute_at_everything
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("outbox.sweep.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.sweep.time", SimpleNamespace(monotonic=lambda: now))
     sweep = Sweep(queue.outbox, queue.random)
 
     def charged() -> list[int]:

@@ -10,18 +10,18 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import ColumnElement, Engine, select, update
 
-from outbox import operations
-from outbox.clock import DatabaseNow, SecondsUntil
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.lease import LEASE
-from outbox.model import Event, GateState, Outbox
-from outbox.outcome import Delivered, Outcome, Postponed, Retry
-from outbox.queries import longest_due_seconds, read_pulse, read_status
-from outbox.retry import WAIT_MAX
-from outbox.sweep import Sweep
-from outbox.testing import RecordingDestination
-from outbox.worker import Worker
+from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.housekeeping.sweep import Sweep
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import Event, GateState, Outbox
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.status import longest_due_seconds, read_pulse, read_status
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Retry
+from sqlalchemy_outbox.settling.backoff import WAIT_MAX
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.clock import DatabaseClock
 from tests.outbox.queue import TYPES, Queue
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, create_engine, event, insert, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from outbox.enqueue import enqueue
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
 from tests.outbox.test_worker import eventually
 from tests.proxy import proxied

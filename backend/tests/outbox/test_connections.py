@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox import wakeup
-from outbox.enqueue import enqueue
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.waking import wakeup
 from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
 from tests.outbox.test_session_forms import enqueued_count, require_two_phases
 
@@ -308,7 +308,9 @@ def test_connection_dropped_without_close_says_so(engine: Engine, caplog: pytest
     event_id = add(connection)
     del connection
     gc.collect()
-    assert [record.levelno for record in caplog.records if record.name == "outbox.enqueue"] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records if record.name == "sqlalchemy_outbox.enqueue"] == [
+        logging.WARNING
+    ]
     assert str(event_id) in caplog.text
 
 

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Engine, Row, create_engine, select
 
 from bench.statements import Kind, watch
-from outbox.deliveries import Delivery
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.model import Outbox
-from outbox.outcome import Delivered, Outcome, Postponed
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed
+from sqlalchemy_outbox.settling.deliveries import Delivery
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import eventually, running, worker_of
 
@@ -105,7 +105,7 @@ async def test_deliveries_are_kept_though_the_destination_raised(queue: Queue) -
 async def test_deliveries_of_a_worker_that_is_stopped_meanwhile_are_kept(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.in_flight.STOP_DEADLINE", timedelta(milliseconds=10))
+    monkeypatch.setattr("sqlalchemy_outbox.delivering.in_flight.STOP_DEADLINE", timedelta(milliseconds=10))
     (id_,) = queue.put("a")
     has_begun = asyncio.Event()
 

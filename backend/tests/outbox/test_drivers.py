@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from bench.raw import plain_url
-from outbox.engines import worker_engine
-from outbox.enqueue import enqueue
-from outbox.model import Outbox, define_outbox
-from outbox.testing import RecordingDestination
-from outbox.worker import Worker
+from sqlalchemy_outbox.database.engines import worker_engine
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.model import Outbox, define_outbox
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_worker import eventually, running, worker_of

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, create_engine, event, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session, registry, scoped_session, sessionmaker
 
-from outbox.enqueue import enqueue
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from tests.outbox.conftest import METADATA, ORDERS, OUTBOX, count_orders, stored_ids
 from tests.protocol_trace import round_trips, traced
 
@@ -237,7 +237,7 @@ def test_ten_thousand_events_in_one_transaction_arrive_whole_and_in_order(engine
 def test_more_text_than_one_query_takes_arrives_whole_and_in_order(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.insertion._ARRAY_CHARS_MAX", 1000)
+    monkeypatch.setattr("sqlalchemy_outbox.enqueueing.insertion._ARRAY_CHARS_MAX", 1000)
     with Session(engine) as session, session.begin():
         expected = [add(session) for _ in range(30)]
     assert stored_ids(engine) == expected
@@ -277,7 +277,7 @@ def test_write_that_fails_before_it_is_sent_costs_the_events_and_not_the_request
     def fail(_rows: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("outbox.insertion._arrays", fail)
+    monkeypatch.setattr("sqlalchemy_outbox.enqueueing.insertion._arrays", fail)
     before = lost_count()
     with Session(engine) as session, session.begin():
         order(session, "a")
@@ -335,7 +335,7 @@ def test_missing_table_costs_the_event_and_not_the_request(engine: Engine, caplo
         event_id = add(session, "driver-7")
     assert count_orders(engine) == 1
     assert lost_count() == before + 1
-    (record,) = [it for it in caplog.records if it.name == "outbox.enqueue"]
+    (record,) = [it for it in caplog.records if it.name == "sqlalchemy_outbox.enqueue"]
     assert record.levelno == logging.ERROR
     assert str(event_id) in record.getMessage()
     assert "something_happened of driver-7" in record.getMessage()
@@ -371,7 +371,7 @@ def test_refused_row_costs_all_its_transactions_events_and_not_the_request(
     engine: Engine, events: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one short query, in one with an array of rows, and in one after another."""
-    monkeypatch.setattr("outbox.insertion._ARRAY_CHARS_MAX", 20_000)
+    monkeypatch.setattr("sqlalchemy_outbox.enqueueing.insertion._ARRAY_CHARS_MAX", 20_000)
     before = lost_count()
     with Session(engine) as session, session.begin():
         order(session, "a")

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session
 
-from outbox.enqueue import enqueue
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from tests.outbox.conftest import ORDERS, OUTBOX
 
 

@@ -24,8 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.ext.asyncio import create_async_engine as create_async
 from sqlalchemy.orm import Session, registry, scoped_session, sessionmaker
 
-from outbox.enqueue import enqueue
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from tests.conftest import create_template, wait_for_replica
 from tests.outbox.conftest import HOOKS, ORDERS, OUTBOX, async_url, create_tables
 from tests.state_machines import run_state_machine
@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.losses = Losses()
-        logging.getLogger("outbox.enqueue").addHandler(self.losses)
+        logging.getLogger("sqlalchemy_outbox.enqueue").addHandler(self.losses)
         self.db: Any = None
         self.outer: Any = None
         self.savepoints: list[Any] = []
@@ -91,7 +91,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.finish()
-        logging.getLogger("outbox.enqueue").removeHandler(self.losses)
+        logging.getLogger("sqlalchemy_outbox.enqueue").removeHandler(self.losses)
 
     # The steps that rules are made of.
 

@@ -11,15 +11,15 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from outbox.destination import Claim
-from outbox.failure_log import COUNT_EVERY, NAMED_MAX, FailureLog
-from outbox.gate import Gate
-from outbox.lease import LEASE
-from outbox.model import ATTEMPTS_MAX, Event, Outbox
-from outbox.outcome import Outcome, Postponed, Rejected, Retry
-from outbox.retry import BACKOFF_MAX
-from outbox.settlement import Ended, settle, settled
-from outbox.testing import RecordingDestination
+from sqlalchemy_outbox.delivering.failure_log import COUNT_EVERY, NAMED_MAX, FailureLog
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event, Outbox
+from sqlalchemy_outbox.outcome import Outcome, Postponed, Rejected, Retry
+from sqlalchemy_outbox.settling.backoff import BACKOFF_MAX
+from sqlalchemy_outbox.settling.settlement import Ended, settle, settled
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import worker_of
 
@@ -93,7 +93,7 @@ async def test_worker_that_stops_leaves_no_failure_uncounted(
         return {event.id: Rejected("no such contact") for event in claim.events}
 
     await worker_of(queue, deliver).drain()
-    lines = [it.getMessage() for it in caplog.records if it.name == "outbox.failure_log"]
+    lines = [it.getMessage() for it in caplog.records if it.name == "sqlalchemy_outbox.delivering.failure_log"]
     assert len(lines) == NAMED_MAX + 1
     assert lines[-1].startswith(f"{40 - NAMED_MAX} more events failed")
 

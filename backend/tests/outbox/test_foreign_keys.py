@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from outbox.outcome import Delivered, Rejected
+from sqlalchemy_outbox.outcome import Delivered, Rejected
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import Queue
 

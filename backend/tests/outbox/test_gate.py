@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Engine, select
 
-from outbox.gate import OUTAGE_PROBE_FIRST, Gate, GateShut, LeaseEnding
-from outbox.gate_row import HOLD_PROBE_EVERY, OUTAGES_TO_CLOSE, GateStatus, read_gate, release
-from outbox.lease import LEASE, REQUEST_DEADLINE, Lease
-from outbox.model import GateState, Outbox
+from sqlalchemy_outbox.gate.gate import OUTAGE_PROBE_FIRST, Gate, GateShut, LeaseEnding
+from sqlalchemy_outbox.gate.row import HOLD_PROBE_EVERY, OUTAGES_TO_CLOSE, GateStatus, read_gate, release
+from sqlalchemy_outbox.lease import LEASE, REQUEST_DEADLINE, Lease
+from sqlalchemy_outbox.model import GateState, Outbox
 from tests.outbox.queue import Queue
 
 LONG = timedelta(minutes=10)

@@ -12,14 +12,14 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from bench.statements import Run, intercept
-from outbox import postgresql
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.model import Outbox
-from outbox.notification import Notifier
-from outbox.outcome import Delivered, Outcome
-from outbox.testing import RecordingDestination
-from outbox.transaction import transact
+from sqlalchemy_outbox.database import postgresql
+from sqlalchemy_outbox.database.transaction import transact
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.outcome import Delivered, Outcome
+from sqlalchemy_outbox.testing import RecordingDestination
+from sqlalchemy_outbox.waking.notifier import Notifier
 from tests.outbox.queue import Queue
 from tests.outbox.test_listening import CHANNEL, listening
 from tests.outbox.test_worker import eventually, running, worker_of

@@ -8,14 +8,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox import operations
-from outbox.destination import Claim
-from outbox.gate import Gate, GateShut
-from outbox.gate_row import OUTAGES_TO_CLOSE, Entry, GateStatus
-from outbox.model import GateState, Outbox
-from outbox.outcome import Outcome
-from outbox.sqlite import configure_engine
-from outbox.testing import RecordingDestination
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate, GateShut
+from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE, Entry, GateStatus
+from sqlalchemy_outbox.model import GateState, Outbox
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.outcome import Outcome
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.queue import Queue
 from tests.outbox.test_gate import lease, prepared_gate
 from tests.outbox.test_worker import eventually, running, worker_of
@@ -130,7 +130,7 @@ async def test_worker_charges_nothing_while_held_and_goes_on_as_soon_as_it_is_re
     queue: Queue, elsewhere: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poll would find it in the end: here only the release's own wake-up can."""
-    monkeypatch.setattr("outbox.worker.POLL_INTERVAL", LONG)
+    monkeypatch.setattr("sqlalchemy_outbox.delivering.worker.POLL_INTERVAL", LONG)
     recorder = RecordingDestination()
     calls = 0
 

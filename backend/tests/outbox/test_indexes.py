@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from outbox.indexes import DEFINITIONS, wrong_indexes
+from sqlalchemy_outbox.operating.indexes import DEFINITIONS, wrong_indexes
 from tests.outbox.conftest import METADATA, OUTBOX
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from outbox.enqueue import enqueue
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from tests.outbox.conftest import ORDERS, OUTBOX, count_orders, stored_ids
 
 

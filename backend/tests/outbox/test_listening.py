@@ -18,12 +18,12 @@ from sqlalchemy import Engine, QueuePool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from bench.raw import plain_url
-from outbox import wakeup
-from outbox.listener import Listener
-from outbox.notification import Notifier
-from outbox.notifier_thread import NOTIFY_EVERY
-from outbox.transaction import Source, for_single_statements
-from outbox.wakeup import WakeUp
+from sqlalchemy_outbox.database.transaction import Source, for_single_statements
+from sqlalchemy_outbox.waking import wakeup
+from sqlalchemy_outbox.waking.listener import Listener
+from sqlalchemy_outbox.waking.notifier import Notifier
+from sqlalchemy_outbox.waking.notifier_thread import NOTIFY_EVERY
+from sqlalchemy_outbox.waking.wake_event import WakeUp
 from tests.outbox.conftest import OUTBOX
 from tests.proxy import Proxy, proxied
 
@@ -35,7 +35,7 @@ AT_ONCE_SECONDS = 5
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.postgresql.PING_DEADLINE", timedelta(seconds=1))
+    monkeypatch.setattr("sqlalchemy_outbox.database.postgresql.PING_DEADLINE", timedelta(seconds=1))
 
 
 @pytest.fixture

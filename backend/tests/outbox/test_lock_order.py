@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
-from outbox.enqueue import enqueue
-from outbox.gate import Gate
-from outbox.model import Outbox
-from outbox.testing import RecordingDestination
-from outbox.worker import Worker
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES, Queue
 
@@ -71,7 +71,7 @@ async def test_transactions_in_opposite_order_and_the_workers_among_them_never_d
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Leases are renewed while deliveries are settled all the time, as they are now and then in an hour.
-    monkeypatch.setattr("outbox.in_flight.RENEW_EVERY", timedelta(milliseconds=1))
+    monkeypatch.setattr("sqlalchemy_outbox.delivering.in_flight.RENEW_EVERY", timedelta(milliseconds=1))
     transactions = 60
     recorder = RecordingDestination()
     workers = [worker_of(queue, recorder) for _ in range(2)]

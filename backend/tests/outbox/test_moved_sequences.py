@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
-from outbox import sequences
-from outbox.enqueue import enqueue
-from outbox.testing import RecordingDestination
+from sqlalchemy_outbox.enqueueing import sequences
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_worker import eventually, running, worker_of

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from bench.raw import plain_url
-from outbox.notification import Notifier
-from outbox.plain_notification import PlainNotifier
+from sqlalchemy_outbox.waking.notifier import Notifier
+from sqlalchemy_outbox.waking.plain_notifier import PlainNotifier
 
 CHANNEL = "outbox_events"
 AT_ONCE_SECONDS = 5

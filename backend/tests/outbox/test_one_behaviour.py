@@ -28,11 +28,11 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, Table, create_engine, delete, select
 from sqlalchemy.orm import Session
 
-from outbox import waits
-from outbox.enqueue import enqueue
-from outbox.model import ATTEMPTS_MAX, Event
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
+from sqlalchemy_outbox.settling import waits
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import TYPES, Queue
 from tests.state_machines import run_state_machine
@@ -353,7 +353,7 @@ def test_both_databases_behave_as_the_model_says(
     engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Time passes by the machine's own rule only.
-    monkeypatch.setattr("outbox.retry.BACKOFF_BASE", LONG / 2)
-    monkeypatch.setattr("outbox.retry.BACKOFF_MAX", LONG / 2)
+    monkeypatch.setattr("sqlalchemy_outbox.settling.backoff.BACKOFF_BASE", LONG / 2)
+    monkeypatch.setattr("sqlalchemy_outbox.settling.backoff.BACKOFF_MAX", LONG / 2)
     Machine.engines = engines
     run_state_machine(Machine, examples=15, steps=40, variable="STATE_MACHINE_EXAMPLES")

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
-from outbox.lease import LEASE
-from outbox.model import ATTEMPTS_MAX, Outbox
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Outbox
 from tests.outbox.process import DEATH, STOP_DEADLINE, worker_process
 from tests.outbox.queue import Queue
 

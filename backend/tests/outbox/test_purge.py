@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from outbox import operations
-from outbox.gate import Gate
-from outbox.model import Outbox
-from outbox.outcome import Delivered
-from outbox.purge import Purge
-from outbox.testing import RecordingDestination
-from outbox.worker import Worker
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.housekeeping.purge import Purge
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.outcome import Delivered
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.plans import buffers, execute, explain, sent_by
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_claim_plans import load
@@ -93,7 +93,7 @@ def test_discarded_events_are_kept_as_long_as_delivered_ones(queue: Queue) -> No
 def test_purge_of_events_with_many_requests_takes_fewer_of_them_at_once(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.purge._LINKS_MAX", 5)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._LINKS_MAX", 5)
     ids = deliver(queue, "a", "b", "c")
     for _ in range(4):
         keep_delivery(queue, *ids)
@@ -140,7 +140,7 @@ def deliver_behind_a_failed_one(queue: Queue, events: int) -> int:
 
 
 def test_what_must_stay_is_passed_by_in_bounded_steps(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.purge._WINDOW", 4)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 4)
     deliver_behind_a_failed_one(queue, 9)
     deliver(queue, "a", "b")
     queue.pass_time(BEYOND)
@@ -150,7 +150,7 @@ def test_what_must_stay_is_passed_by_in_bounded_steps(queue: Queue, monkeypatch:
 def test_a_step_reads_no_more_however_much_has_to_stay(
     outbox_postgres_url: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.purge._WINDOW", 100)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 100)
     engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     fail(queue, "driver-0")
@@ -168,7 +168,7 @@ def test_a_step_reads_no_more_however_much_has_to_stay(
 
 def test_events_that_were_settled_together_are_all_looked_at(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have one instant, on which a window may end."""
-    monkeypatch.setattr("outbox.purge._WINDOW", 3)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 3)
     fail(queue, "a")
     deliver(queue, *"aaaaabc")
     deliver(queue, "d")
@@ -179,7 +179,7 @@ def test_events_that_were_settled_together_are_all_looked_at(queue: Queue, monke
 def test_later_steps_go_on_where_the_last_ended_and_begin_anew_once_in_a_while(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.purge._WINDOW", 2)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 2)
     failed = deliver_behind_a_failed_one(queue, 4)
     queue.pass_time(BEYOND)
     purge = Purge(queue.outbox, RETENTION)
@@ -188,13 +188,13 @@ def test_later_steps_go_on_where_the_last_ended_and_begin_anew_once_in_a_while(
     deliver(queue, "a")
     queue.pass_time(BEYOND - timedelta(minutes=1))
     assert sum(steps_of(purge, queue.engine)) == 2  # The later one, and the discarded.
-    monkeypatch.setattr("outbox.purge.LAP_EVERY", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.LAP_EVERY", timedelta(0))
     assert sum(steps_of(purge, queue.engine)) == 4
 
 
 def test_lap_that_is_due_waits_for_the_end_of_the_last(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.purge._WINDOW", 4)
-    monkeypatch.setattr("outbox.purge.LAP_EVERY", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 4)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.LAP_EVERY", timedelta(0))
     deliver_behind_a_failed_one(queue, 9)
     deliver(queue, "a")
     queue.pass_time(BEYOND)
@@ -202,7 +202,7 @@ def test_lap_that_is_due_waits_for_the_end_of_the_last(queue: Queue, monkeypatch
 
 
 def test_what_a_step_deleted_that_did_not_commit_is_found_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.purge._WINDOW", 2)
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 2)
     deliver(queue, *"abc")
     queue.pass_time(BEYOND)
     purge = Purge(queue.outbox, RETENTION)

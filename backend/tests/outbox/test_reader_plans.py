@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from outbox import moves, operations
-from outbox.model import Outbox, State
-from outbox.operations import EventFilter, EventIds
-from outbox.purge import Purge
+from sqlalchemy_outbox.housekeeping.purge import Purge
+from sqlalchemy_outbox.model import Outbox, State
+from sqlalchemy_outbox.operating import moves, operations
+from sqlalchemy_outbox.operating.operations import EventFilter, EventIds
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.plans import buffers, execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES

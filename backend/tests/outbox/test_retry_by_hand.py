@@ -8,13 +8,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox import moves, operations, queries
-from outbox.lease import LEASE
-from outbox.model import ATTEMPTS_MAX, Outbox
-from outbox.newer import PAGE_SIZE, Standing, may_be_overtaken
-from outbox.operations import EventIds, Progress
-from outbox.outcome import Delivered, Rejected
-from outbox.walk import Walk
+from sqlalchemy_outbox.claiming.newer import PAGE_SIZE, Standing, may_be_overtaken
+from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Outbox
+from sqlalchemy_outbox.operating import moves, operations
+from sqlalchemy_outbox.operating.operations import EventIds, Progress
+from sqlalchemy_outbox.operating.status import read_status
+from sqlalchemy_outbox.outcome import Delivered, Rejected
 from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)
@@ -160,7 +161,7 @@ def test_old_delivered_events_are_purged_in_bounded_batches(queue: Queue) -> Non
     queue.pass_time(timedelta(days=31))
     assert [queue.purge(timedelta(days=30), limit=20) for _ in range(3)] == [20, 10, 0]
     with queue.engine.connect() as connection:
-        status = queries.read_status(connection, queue.outbox)
+        status = read_status(connection, queue.outbox)
     assert (status.pending, status.failed, status.delivered) == (1, 1, 0)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from outbox.follow_up import FollowUp, store
-from outbox.model import Outbox
-from outbox.testing import RecordingDestination
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.outcome import FollowUp
+from sqlalchemy_outbox.settling.follow_up import store
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_deliveries import kept, noted, noting

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SAWarni
 from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from outbox import wakeup
-from outbox.enqueue import enqueue
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
+from sqlalchemy_outbox.waking import wakeup
 from tests.conftest import missing_tool
 from tests.outbox.conftest import HOOKS, METADATA, ORDERS, OUTBOX, count_orders, stored_ids
 from tests.outbox.test_enqueue import add, lost_count, mapped, order

@@ -11,13 +11,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, event, select, update
 
-from outbox import gate_row
-from outbox.clock import DatabaseNow, SecondsUntil
-from outbox.gate import Gate, GateShut, LeaseEnding
-from outbox.gate_row import SLOTS_AHEAD_MAX
-from outbox.lease import LEASE, REQUEST_DEADLINE, Lease
-from outbox.model import Outbox
-from outbox.slot import LATE_MIN_SECONDS, RoundTrip
+from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
+from sqlalchemy_outbox.gate import row as gate_row
+from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
+from sqlalchemy_outbox.gate.row import SLOTS_AHEAD_MAX
+from sqlalchemy_outbox.gate.slot import LATE_MIN_SECONDS, RoundTrip
+from sqlalchemy_outbox.lease import LEASE, REQUEST_DEADLINE, Lease
+from sqlalchemy_outbox.model import Outbox
 from tests.outbox.queue import Queue
 from tests.rate import most_in_a_second
 

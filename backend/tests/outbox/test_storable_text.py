@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, select
 
-from outbox import operations
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.model import ATTEMPTS_MAX, GateState, Outbox
-from outbox.operations import EventFilter
-from outbox.outcome import Rejected
-from outbox.payload import storable
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, GateState, Outbox
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.operations import EventFilter
+from sqlalchemy_outbox.outcome import Rejected
+from sqlalchemy_outbox.payload import storable
 from tests.outbox.queue import Queue
 from tests.outbox.test_gate import prepared_gate
 from tests.outbox.test_worker import worker_of

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from outbox.model import Event, Outbox
-from outbox.outcome import Delivered, Outcome, Retry
-from outbox.testing import RecordingDestination, assert_enqueued, drain, enqueued
+from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Retry
+from sqlalchemy_outbox.testing import RecordingDestination, assert_enqueued, drain, enqueued
 from tests.outbox.queue import Queue
 
 BACKEND = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import sqlalchemy.exc
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from outbox.lease import LEASE
-from outbox.model import Event, Outbox
-from outbox.transaction import DEADLINE, for_single_statements, transact
-from outbox.walk import Walk
+from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.database.transaction import DEADLINE, for_single_statements, transact
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import Event, Outbox
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_worker import eventually
 
@@ -75,7 +75,7 @@ async def test_claim_that_was_given_up_while_it_waited_for_the_table_takes_nothi
     postgres_engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server carries it out all the same, for a worker that has gone on without it."""
-    monkeypatch.setattr("outbox.transaction.DEADLINE", timedelta(seconds=1))
+    monkeypatch.setattr("sqlalchemy_outbox.database.transaction.DEADLINE", timedelta(seconds=1))
     queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
     first, second, third, fourth = queue.put("a", "b", "c", "d")
     # Then it has looked at everything else once, and looks for what is next.
@@ -96,7 +96,7 @@ async def test_what_a_claim_did_not_take_because_it_waited_is_taken_by_the_next(
     queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
     first, second, third, fourth = queue.put("a", "b", "c", "d")
     assert [await claimer.claimed_ids() for _ in range(2)] == [[first], [second]]
-    monkeypatch.setattr("outbox.walk._PATIENCE_SHARE", 0.05)
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._PATIENCE_SHARE", 0.05)
     with postgres_engine.connect() as migration:
         migration.execute(text(f"LOCK TABLE {outbox.name} IN ACCESS EXCLUSIVE MODE"))
         late = asyncio.create_task(claimer.claimed_ids())

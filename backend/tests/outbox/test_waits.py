@@ -9,15 +9,16 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, create_engine, delete, select, text, update
 
-from outbox import operations, waits
-from outbox.clock import DatabaseNow
-from outbox.gate import Gate
-from outbox.model import WAIT, Event, Outbox, State
-from outbox.operations import EventFilter
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
-from outbox.releases import Releases
-from outbox.testing import RecordingDestination
-from outbox.worker import Worker
+from sqlalchemy_outbox.clock import DatabaseNow
+from sqlalchemy_outbox.delivering.releases import Releases
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import WAIT, Event, Outbox, State
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.operating.operations import EventFilter
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
+from sqlalchemy_outbox.settling import waits
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.plans import execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES, LongestWait, Queue
 from tests.outbox.test_walk import Walker

@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox import settlement
-from outbox.follow_up import FollowUp, store
-from outbox.lease import LEASE
-from outbox.model import Event, Outbox
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
-from outbox.walk import LAP_EVERY, Walk
+from sqlalchemy_outbox.claiming.scan import LAP_EVERY, Walk
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.outcome import Delivered, FollowUp, Outcome, Postponed, Rejected, Retry
+from sqlalchemy_outbox.settling import settlement
+from sqlalchemy_outbox.settling.follow_up import store
 from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)
@@ -97,7 +97,7 @@ def test_event_of_a_blocked_subject_waits_wherever_the_walk_is(queue: Queue, wal
 def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._AGAIN_PAUSE", timedelta(0))
     failed, other = queue.put("a", "b")
     walker.settle(*walker.claim(limit=1), Rejected("never"))
     walker.settle(*walker.claim(), Delivered())
@@ -114,7 +114,7 @@ def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
 def test_event_whose_backoff_is_over_is_claimed_before_the_next_lap(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._AGAIN_PAUSE", timedelta(0))
     (first,) = queue.put("a")
     token, events = walker.claim()
     walker.settle(token, events, Retry("no"))
@@ -154,14 +154,14 @@ def test_event_that_another_worker_hands_back_is_found_by_the_next_lap(
     assert len(walker.claimed_ids()) == 1
     queue.hand_back(others)
     assert walker.claimed_ids() == []
-    monkeypatch.setattr("outbox.walk.LAP_EVERY", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan.LAP_EVERY", timedelta(0))
     assert walker.claimed_ids() == [handed_back]
 
 
 def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.walk._AGAIN_PAUSE", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._AGAIN_PAUSE", timedelta(0))
     charged = queue.put("a", "b", "c", "d")
     walker.settle(*walker.claim(), Retry("no"))
     assert walker.claimed_ids() == []
@@ -176,7 +176,7 @@ def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
 def test_events_behind_an_ended_delivery_wait_for_the_backlog_for_a_time_only(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.walk._FOLLOWERS_WAIT", LONG)
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._FOLLOWERS_WAIT", LONG)
     queue.put("a")
     token, events = walker.claim()
     (passed_by,) = queue.put("a")
@@ -184,7 +184,7 @@ def test_events_behind_an_ended_delivery_wait_for_the_backlog_for_a_time_only(
     assert walker.claimed_ids(limit=1) == [first]
     walker.settle(token, events, Delivered())
     assert walker.claimed_ids(limit=1) == [second]
-    monkeypatch.setattr("outbox.walk._FOLLOWERS_WAIT", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._FOLLOWERS_WAIT", timedelta(0))
     assert walker.claimed_ids(limit=1) == [passed_by]
     assert walker.claimed_ids(limit=1) == [third]
 
@@ -192,7 +192,7 @@ def test_events_behind_an_ended_delivery_wait_for_the_backlog_for_a_time_only(
 def test_followers_of_more_subjects_than_a_worker_remembers_are_found_by_a_lap(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.walk._SUBJECTS_MAX", 2)
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._SUBJECTS_MAX", 2)
     queue.put("a", "b", "c")
     token, events = walker.claim()
     passed_by = queue.put("a", "b", "c")

@@ -20,14 +20,14 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from bench.statements import Run, intercept, watch
-from outbox import operations
-from outbox.destination import Claim, Deliver
-from outbox.gate import Gate
-from outbox.lease import LEASE
-from outbox.model import ATTEMPTS_MAX, Outbox
-from outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
-from outbox.testing import RecordingDestination
-from outbox.worker import Worker
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.destination import Claim, Deliver
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, Outbox
+from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
+from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.queue import TYPES, Queue
 
 LONG = timedelta(minutes=10)
@@ -275,7 +275,7 @@ async def test_stop_finishes_what_is_in_flight(queue: Queue) -> None:
 async def test_stop_hands_back_uncharged_what_does_not_finish_in_time(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.in_flight.STOP_DEADLINE", timedelta(milliseconds=50))
+    monkeypatch.setattr("sqlalchemy_outbox.delivering.in_flight.STOP_DEADLINE", timedelta(milliseconds=50))
     (id_,) = queue.put("a")
     began = asyncio.Event()
 

@@ -27,7 +27,7 @@ from app.settings import OPERATOR_PAGE, Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.provisioning import carry_out, plan_provisioning
-from outbox.gate import Gate
+from sqlalchemy_outbox.gate.gate import Gate
 
 TOKEN = "operators-token-of-the-tests"
 SIGNED_UP = {"auth_provider": "otp", "created_at": "2026-11-24T18:00:00Z"}

@@ -21,9 +21,9 @@ from sqlalchemy.orm import Session
 from app.database import create_database_engine
 from app.services.hubspot import track_event
 from hubspot_sandbox import Sandbox
-from outbox.enqueue import EVENTS_LOST, enqueue
-from outbox.lease import REQUEST_DEADLINE
-from outbox.queries import read_status
+from sqlalchemy_outbox.enqueueing.enqueue import EVENTS_LOST, enqueue
+from sqlalchemy_outbox.lease import REQUEST_DEADLINE
+from sqlalchemy_outbox.operating.status import read_status
 from tests.conftest import migrate
 from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
 from tests.outbox.conftest import METADATA, OUTBOX

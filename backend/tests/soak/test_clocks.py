@@ -16,11 +16,11 @@ from threading import Thread
 import pytest
 from sqlalchemy import Engine, create_engine, select
 
-from outbox.gate import Gate
-from outbox.lease import LEASE
-from outbox.model import GateState
-from outbox.queries import read_status
-from outbox.sqlite import configure_engine
+from sqlalchemy_outbox.database.sqlite import configure_engine
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating.status import read_status
 from tests.faketime import FakeClock, fake_clock
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import Queue

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from outbox.model import Outbox
+from sqlalchemy_outbox.model import Outbox
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.plans import execute
 from tests.outbox.test_claim_plans import LOOKS, buffers_to_find, load, plan_of

@@ -23,7 +23,7 @@ FAULTS = {
 """,
     ),
     "half a surrogate pair stays": Fault(
-        "outbox/payload.py",
+        "sqlalchemy_outbox/payload.py",
         'text.encode("utf-8", "backslashreplace").decode().replace("\\0", "\\\\x00")',
         'text.replace("\\0", "\\\\x00")',
     ),

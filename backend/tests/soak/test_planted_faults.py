@@ -43,21 +43,21 @@ NEVER_BACKWARDS = ("tests/hubspot/test_never_backwards.py",)
 
 FAULTS = {
     "the fence is dropped": Fault(
-        "leases.py",
+        "settling/leases.py",
         "        .where(c.claim_token == token)\n",
         "",
         also=("    if at is None:\n        return NOTHING_ENDED\n", ""),
     ),
     "a claim is made without a lease": Fault(
-        "claims.py", "    connection.execute(_begin_lease(outbox), parameters)\n", ""
+        "claiming/claims.py", "    connection.execute(_begin_lease(outbox), parameters)\n", ""
     ),
     "what was handed back keeps its lease": Fault(
-        "leases.py",
+        "settling/leases.py",
         "    ending = _end_lease(outbox).returning(outbox.leases.c.event_ids)\n",
         "    ending = select(outbox.leases.c.event_ids).where(outbox.leases.c.token == _TOKEN)\n",
     ),
     "the subject rule is dropped": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         "            ~_has_earlier(outbox, events),\n",
         "",
         also=(
@@ -66,160 +66,177 @@ FAULTS = {
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         "            runs.c.unbroken == ONE,\n            or_(runs.c.id == runs.c.head_id, is_follower_taken),\n",
         "",
     ),
-    "a charged event takes others along": Fault("candidates.py", ".where(travels_now, *_in", ".where(*_in"),
+    "a charged event takes others along": Fault("claiming/candidates.py", ".where(travels_now, *_in", ".where(*_in"),
     "what was set apart is not waited for": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         "            ~_has_earlier_below_floor(outbox, events),\n",
         "",
         found_by=("tests/outbox/test_waits.py",),
     ),
     "what is set apart is passed over by those behind it": Fault(
-        "candidates.py", "heads.c.apart.is_(None)", "heads.c.apart.is_not(1)"
+        "claiming/candidates.py", "heads.c.apart.is_(None)", "heads.c.apart.is_not(1)"
     ),
     "a waiting event loses its mark": Fault(
-        "leases.py", "waits_for=case((state == State.PENDING.value, waits_for), else_=null()),", "waits_for=null(),"
+        "settling/leases.py",
+        "waits_for=case((state == State.PENDING.value, waits_for), else_=null()),",
+        "waits_for=null(),",
     ),
     "a retried event does not wait for a younger claimed one": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         "            or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),\n",
         "",
     ),
     "claimed events are claimed again": Fault(
-        "candidates.py", "return and_(c.claim_token.is_(None), is_time, is_known)", "return and_(is_time, is_known)"
+        "claiming/candidates.py",
+        "return and_(c.claim_token.is_(None), is_time, is_known)",
+        "return and_(is_time, is_known)",
     ),
     "backoff is not waited for": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         "c.claim_token.is_(None), is_time, is_known",
         "c.claim_token.is_(None), is_known",
     ),
-    "events that a retry needs are purged": Fault("purge.py", ", *_is_needed_no_more(self._outbox)", ""),
+    "events that a retry needs are purged": Fault("housekeeping/purge.py", ", *_is_needed_no_more(self._outbox)", ""),
     "an event that has not failed is discarded": Fault(
-        "selection.py", "return [is_failed, is_of(selection,", "return [is_of(selection,"
+        "operating/selection.py", "return [is_failed, is_of(selection,", "return [is_of(selection,"
     ),
     "a discarded event is not kept": Fault(
-        "moves.py", "    connection.execute(insert(discarded).from_select(columns, kept))\n", ""
+        "operating/moves.py", "    connection.execute(insert(discarded).from_select(columns, kept))\n", ""
     ),
     "a discarded event stays as well": Fault(
-        "moves.py", "    connection.execute(delete(events).where(events.c.id.in_(ids)))\n", ""
+        "operating/moves.py", "    connection.execute(delete(events).where(events.c.id.in_(ids)))\n", ""
     ),
     "a discard takes its subject's other events along": Fault(
-        "moves.py",
+        "operating/moves.py",
         "    connection.execute(delete(events).where(events.c.id.in_(ids)))\n",
         "    subjects = select(events.c.subject).where(events.c.id.in_(ids))\n"
         "    connection.execute(delete(events).where(events.c.subject.in_(subjects)))\n",
     ),
     "a throttle is charged": Fault(
-        "settlement.py",
+        "settling/settlement.py",
         "            return _hand_back(event, reason, wait)",
         '            return _charge(event, "", random)',
     ),
     "every merged event is charged": Fault(
-        "settlement.py", "            charged.add(event.subject)\n", "            pass\n"
+        "settling/settlement.py", "            charged.add(event.subject)\n", "            pass\n"
     ),
-    "four attempts are made": Fault("settlement.py", "if attempts >= ATTEMPTS_MAX", "if attempts > ATTEMPTS_MAX"),
-    "a rolled back event is kept": Fault("sessions.py", "    elif level.is_committed:\n", "    elif True:\n"),
+    "four attempts are made": Fault(
+        "settling/settlement.py", "if attempts >= ATTEMPTS_MAX", "if attempts > ATTEMPTS_MAX"
+    ),
+    "a rolled back event is kept": Fault(
+        "enqueueing/sessions.py", "    elif level.is_committed:\n", "    elif True:\n"
+    ),
     "the claim exceeds its limit": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         '        .limit(limited)\n        .cte("batch")',
         '        .cte("batch")',
     ),
     "a slot that lies a day ahead is waited for": Fault(
-        "gate_row.py", "and_(last > DatabaseNow(), ~_is_incredible(outbox))", "last > DatabaseNow()", found_by=(SLOTS,)
+        "gate/row.py", "and_(last > DatabaseNow(), ~_is_incredible(outbox))", "last > DatabaseNow()", found_by=(SLOTS,)
     ),
     "slots are taken however far ahead": Fault(
-        "gate_row.py",
+        "gate/row.py",
         "    return or_(is_near, _is_incredible(outbox))\n",
         "    return is_near.is_not(None)\n",
         found_by=(SLOTS,),
     ),
     "late slots are used": Fault(
-        "gate.py", "return _Missed.LATE if is_late and not entry.is_probe else entry", "return entry", found_by=(SLOTS,)
+        "gate/gate.py",
+        "return _Missed.LATE if is_late and not entry.is_probe else entry",
+        "return entry",
+        found_by=(SLOTS,),
     ),
     "an event of the future waits for its time": Fault(
-        "candidates.py",
+        "claiming/candidates.py",
         "or_(c.available_at <= DatabaseNow(), c.available_at <= c.created_at)",
         "c.available_at <= DatabaseNow()",
         found_by=(CLOCKS,),
     ),
     "a lease lasts as long as a wrong clock has said": Fault(
-        "corrections.py", "    if tokens:\n", "    if not tokens:\n", found_by=(CLOCKS,)
+        "housekeeping/corrections.py", "    if tokens:\n", "    if not tokens:\n", found_by=(CLOCKS,)
     ),
     "a jump ahead is charged": Fault(
-        "sweep.py", "return by_database - by_machine > _JUMP_MIN", "return False", found_by=(CLOCKS,)
+        "housekeeping/sweep.py", "return by_database - by_machine > _JUMP_MIN", "return False", found_by=(CLOCKS,)
     ),
     "an event stays pushed back as far as a wrong clock has said": Fault(
-        "corrections.py", "    if ids:\n", "    if not ids:\n", found_by=(CLOCKS,)
+        "housekeeping/corrections.py", "    if ids:\n", "    if not ids:\n", found_by=(CLOCKS,)
     ),
     "a gate stays shut as long as a wrong clock has said": Fault(
-        "corrections.py", "g.until_set_at > DatabaseNow())", "g.until_set_at.is_(None))", found_by=(CLOCKS,)
+        "housekeeping/corrections.py",
+        "g.until_set_at > DatabaseNow())",
+        "g.until_set_at.is_(None))",
+        found_by=(CLOCKS,),
     ),
     "what waits is hidden by a clock that ran ahead": Fault(
-        "queries.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
+        "operating/status.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
     ),
     "events of a savepoint that the commit finds open are dropped": Fault(
-        "sessions.py",
+        "enqueueing/sessions.py",
         "    elif level.is_committed:\n",
         "    elif level.is_committed and not next(iter(levels.values())).is_committing:\n",
         found_by=SESSION_FORMS,
     ),
     "what a listener of before_commit tracks is written too late": Fault(
-        "sessions.py", "    if is_active and outermost.is_committing:\n", "    if False:\n", found_by=SESSION_FORMS
+        "enqueueing/sessions.py",
+        "    if is_active and outermost.is_committing:\n",
+        "    if False:\n",
+        found_by=SESSION_FORMS,
     ),
     "an event is taken after prepare": Fault(
-        "commits.py",
+        "enqueueing/commits.py",
         "isinstance(transaction, TwoPhaseTransaction) and transaction._is_prepared",
         "False",
         found_by=SESSION_FORMS,
     ),
     "an event is taken after the commit": Fault(
-        "commits.py",
+        "enqueueing/commits.py",
         "        raise TypeError(COMMITTED)\n",
         "        return\n",
         found_by=SESSION_FORMS,
     ),
     "a connection's event stays with the pooled connection": Fault(
-        "enqueue.py",
+        "enqueueing/enqueue.py",
         "    commits.append(connection, entry)\n",
         '    connection.info["outbox"] = entry\n',
         found_by=PROGRAMS,
     ),
     "events go where readers go": Fault(
-        "sessions.py",
+        "enqueueing/sessions.py",
         "session._flushing = session._flushing, True",
         "session._flushing = session._flushing, session._flushing",
         also=("    return update(outbox.events)\n", "    return outbox.events  # type: ignore[return-value]\n"),
         found_by=PROGRAMS,
     ),
     "an event is taken in autocommit": Fault(
-        "isolation.py",
+        "database/isolation.py",
         "    if level.upper() == _AUTOCOMMIT:\n        return True\n",
         "    if level.upper() == _AUTOCOMMIT:\n        return False\n",
         found_by=PROGRAMS,
     ),
     "a savepoint of a connection keeps its events when it is rolled back": Fault(
-        "commits.py",
+        "enqueueing/commits.py",
         "    if was_active and (buffer",
         "    if False and (buffer",
         found_by=PROGRAMS,
     ),
     "events are written whatever savepoints a session has joined": Fault(
-        "commits.py",
+        "enqueueing/commits.py",
         "        savepoint = savepoint._previous_nested\n",
         "        savepoint = None\n",
         found_by=PROGRAMS,
     ),
     "a serialization failure loses the event": Fault(
-        "commits.py",
+        "enqueueing/commits.py",
         "        if has_rolled_back(error):\n",
         "        if False:\n",
         found_by=SESSION_FORMS,
     ),
     "an event is called lost before its transaction has committed": Fault(
-        "commits.py",
+        "enqueueing/commits.py",
         "            buffer.unwritten += [(row, reason) for row in rows]\n",
         "            for row in rows:\n"
         "                lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)\n",
@@ -235,10 +252,13 @@ FAULTS = {
         found_by=NEVER_BACKWARDS,
     ),
     "what was sent under a lost lease is not in doubt": Fault(
-        "settlement.py", 'stopped answering", is_in_doubt=True)', 'stopped answering")', found_by=NEVER_BACKWARDS
+        "settling/settlement.py",
+        'stopped answering", is_in_doubt=True)',
+        'stopped answering")',
+        found_by=NEVER_BACKWARDS,
     ),
     "a run that was lost once goes apart": Fault(
-        "candidates.py", "heads.c.attempt_count == ONE, heads.c", "heads.c.attempt_count == _ZERO, heads.c"
+        "claiming/candidates.py", "heads.c.attempt_count == ONE, heads.c", "heads.c.attempt_count == _ZERO, heads.c"
     ),
 }
 
@@ -260,7 +280,7 @@ def test_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     backend = tmp_path / "backend"
     ignore = shutil.ignore_patterns("__pycache__", "*.db*", ".hypothesis", ".*_cache")
     shutil.copytree(BACKEND, backend, ignore=ignore)
-    source = backend / "outbox" / fault.file
+    source = backend / "sqlalchemy_outbox" / fault.file
     text = source.read_text()
     for right, wrong in [(fault.right, fault.wrong), *([fault.also] if fault.also else [])]:
         assert text.count(right) == 1, f"{fault.file} has {text.count(right)} places that read: {right}"

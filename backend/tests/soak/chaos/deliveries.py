@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from outbox.model import ATTEMPTS_MAX
+from sqlalchemy_outbox.model import ATTEMPTS_MAX
 from tests.rate import most_in_a_second
 from tests.soak.chaos.destination import Request, Sent
 from tests.soak.chaos.history import History

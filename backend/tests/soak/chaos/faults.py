@@ -11,7 +11,7 @@ from random import Random
 
 from sqlalchemy import Engine, text
 
-from outbox.lease import LEASE
+from sqlalchemy_outbox.lease import LEASE
 from tests.postgres import Cluster
 from tests.soak.chaos.fleet import Fleet, WorkerProcess
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine, func, select, text
 
-from outbox.model import ATTEMPTS_MAX
+from sqlalchemy_outbox.model import ATTEMPTS_MAX
 from tests.outbox.conftest import OUTBOX
 from tests.soak.chaos.faults import Fault, Kind
 from tests.soak.chaos.load import Load

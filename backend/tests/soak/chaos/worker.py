@@ -14,12 +14,12 @@ from typing import Any
 import httpx2
 
 from app.database import create_database_engine
-from outbox.destination import Claim
-from outbox.gate import Gate
-from outbox.model import Event
-from outbox.newer import Newer, Standing, may_be_overtaken
-from outbox.outcome import Delivered, Outcome, Postponed
-from outbox.worker import Worker
+from sqlalchemy_outbox.claiming.newer import Newer, Standing, may_be_overtaken
+from sqlalchemy_outbox.delivering.worker import Worker
+from sqlalchemy_outbox.destination import Claim
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.queue import TYPES
 

@@ -1,0 +1,170 @@
+"""What a worker has in hand: each claim is delivered under its lease, and settled or handed back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from random import Random
+from traceback import TracebackException
+
+from sqlalchemy import Connection, Engine
+
+from sqlalchemy_outbox.claiming import newer
+from sqlalchemy_outbox.claiming.newer import Newer
+from sqlalchemy_outbox.database.transaction import for_single_statements, transact
+from sqlalchemy_outbox.delivering import workers
+from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, Patience
+from sqlalchemy_outbox.destination import Claim, Deliver
+from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
+from sqlalchemy_outbox.lease import LEASE, RENEW_EVERY
+from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.outcome import Outcome, Postponed, Retry, Waiting
+from sqlalchemy_outbox.settling import deliveries, leases, settlement, waits
+from sqlalchemy_outbox.settling.settlement import Ended, Settlement
+
+log = logging.getLogger(__name__)
+
+STOP_DEADLINE = timedelta(seconds=10)
+
+OnSettled = Callable[[Sequence[Event], Sequence[Settlement], Ended], None]
+"""Told of a claim's events, how each was to be settled, and which were."""
+
+
+class InFlight:
+    """The claims of one worker that have not ended.
+
+    `on_settled` is told how they end; `on_over` is called when a delivery is over, however that came.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        engine: Engine,
+        deliver: Deliver,
+        gate: Gate,
+        random: Random,
+        patience: Patience,
+        *,
+        on_settled: OnSettled,
+        on_over: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self._engine = engine
+        self._statement_engine = for_single_statements(engine)
+        self._deliver = deliver
+        self._gate = gate
+        self._random = random
+        self._patience = patience
+        self._on_settled = on_settled
+        self._on_over = on_over
+        self._claims: dict[str, Claim] = {}
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    @property
+    def count(self) -> int:
+        """Of claims that were begun and have not ended."""
+        return len(self._claims)
+
+    @property
+    def is_delivering(self) -> bool:
+        return bool(self._deliveries)
+
+    def begin(self, claim: Claim, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a claim delivered in the loop; any thread may call."""
+        self._claims[claim.lease.token] = claim
+        loop.call_soon_threadsafe(self._start_delivery, claim)
+
+    async def keep_leases(self) -> None:
+        """Renew them until cancelled."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            if not (held_before := dict(self._claims)):
+                continue
+            began_at = time.monotonic()
+            renew = partial(transact, self._engine, leases.renew, self._outbox, list(held_before), LEASE)
+            held = await self._patience.through(renew)
+            for token in held or ():
+                held_before[token].lease.extend(began_at)
+
+    async def finish(self) -> None:
+        """Wait until the deliveries are over, and end those that are not by STOP_DEADLINE."""
+        if self._deliveries:
+            _, late = await asyncio.wait(self._deliveries, timeout=STOP_DEADLINE.total_seconds())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def hand_back(self) -> None:
+        """Hand back, uncharged, what was not settled."""
+        claims = list(self._claims.values())
+        self._claims.clear()
+        for claim in claims:
+            await transact(self._engine, self._record_and_hand_back, claim)
+
+    def _start_delivery(self, claim: Claim) -> None:
+        task = asyncio.create_task(self._deliver_and_settle(claim))
+        self._deliveries.add(task)
+        task.add_done_callback(partial(self._forget, claim))
+
+    async def _deliver_and_settle(self, claim: Claim) -> None:
+        claim = replace(claim, read_newer=self._read_newer, known_types=self._known_types)
+        outcomes = await self._outcomes_of(claim)
+        settlements = settlement.settle(claim.events, outcomes, self._random)
+        waited_for = {outcome.key: outcome.reason for outcome in outcomes.values() if isinstance(outcome, Waiting)}
+        ended = await self._patience.through(partial(self._settle, claim, settlements, waited_for))
+        if ended is None:
+            # Stopped while the database was away: the claim is handed back, if it comes in time.
+            return
+        del self._claims[claim.lease.token]
+        self._on_settled(claim.events, settlements, ended)
+        if lost := len(settlements) - len(ended.ids):
+            log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
+
+    async def _settle(self, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]) -> Ended:
+        is_one_statement = not waited_for and not any(settlement.then for settlement in settlements)
+        engine = self._statement_engine if is_one_statement else self._engine
+        return await transact(engine, self._note_and_settle, claim, settlements, waited_for)
+
+    def _note_and_settle(
+        self, connection: Connection, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]
+    ) -> Ended:
+        waits.note(connection, self._outbox, waited_for)
+        return leases.settle(connection, self._outbox, claim.lease.token, settlements, claim.noted)
+
+    def _record_and_hand_back(self, connection: Connection, claim: Claim) -> None:
+        deliveries.write(connection, self._outbox, claim.noted)
+        leases.hand_back(connection, self._outbox, claim.lease.token, is_in_doubt=True)
+
+    async def _read_newer(self, first: Event, before: int | None) -> list[Newer]:
+        return await transact(self._statement_engine, newer.read_newer, self._outbox, first, before)
+
+    async def _known_types(self) -> frozenset[str]:
+        return await transact(self._statement_engine, workers.known_types, self._outbox)
+
+    async def _outcomes_of(self, claim: Claim) -> Mapping[int, Outcome]:
+        outcome: Outcome
+        try:
+            return await self._deliver(claim, self._gate)
+        except (GateShut, LeaseEnding):
+            outcome = Postponed()
+        except DATABASE_ERRORS:
+            outcome = Postponed(is_in_doubt=True)
+        except Exception as error:  # A bug must cost an attempt, never an event.
+            log.exception("The destination failed on %d events.", len(claim.events))
+            # An exception may fail to say what it is; this reads it with care.
+            words = TracebackException(type(error), error, None, limit=0)
+            outcome = Retry(f"{type(error).__name__}: {words}", is_in_doubt=True)
+        return {event.id: outcome for event in claim.events}
+
+    def _forget(self, claim: Claim, delivery: asyncio.Task[None]) -> None:
+        self._deliveries.discard(delivery)
+        self._on_over()
+        if not delivery.cancelled() and (error := delivery.exception()) is not None:
+            log.error("A delivery ended unsettled; its lease will run out.", exc_info=error)
+            # Or it would be renewed.
+            self._claims.pop(claim.lease.token, None)

@@ -1,0 +1,332 @@
+"""The worker: claim, deliver, settle; sleep only when there is nothing to do.
+
+┌─▶ claim ─▶ deliver (up to `concurrency` at once, each holding a lease) ─▶ settle ─┐
+└── wake-up · next retry due · poll ◀── nothing to claim, or the gate is shut ◀─────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine
+
+from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.database.read_only import give_up_read_only_connections
+from sqlalchemy_outbox.database.transaction import for_single_statements, transact, transact_while
+from sqlalchemy_outbox.delivering import workers
+from sqlalchemy_outbox.delivering.failure_log import FailureLog
+from sqlalchemy_outbox.delivering.in_flight import InFlight
+from sqlalchemy_outbox.delivering.releases import Releases
+from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, Patience, first_line
+from sqlalchemy_outbox.destination import Claim, Deliver, IsOver
+from sqlalchemy_outbox.enqueueing import sequences
+from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.housekeeping.purge import Purge
+from sqlalchemy_outbox.housekeeping.sweep import Sweep
+from sqlalchemy_outbox.lease import LEASE, Lease
+from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.settling import leases
+from sqlalchemy_outbox.settling.settlement import Ended, Settled, Settlement, settled
+from sqlalchemy_outbox.waking import wakeup
+from sqlalchemy_outbox.waking.wake_event import WakeUp
+
+if TYPE_CHECKING:
+    from sqlalchemy_outbox.waking.listener import Listener
+
+log = logging.getLogger(__name__)
+
+POLL_INTERVAL = timedelta(seconds=10)
+# What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
+SLEEP_MIN = timedelta(milliseconds=50)
+# How often it says that it lives, and which event types it knows.
+_ALIVE_EVERY = timedelta(seconds=30)
+# So long a thread claims full batches before the worker looks to other things.
+_TURN = timedelta(seconds=1)
+
+OnSettled = Callable[[Sequence[Settled]], None]
+
+
+def _tell_nobody(_: Sequence[Settled]) -> None:
+    pass
+
+
+class Worker:
+    """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox.
+
+    `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
+    that left their claims; it must not raise. `is_over` is asked about what events were set apart for; without it they
+    stay so. `listen_engine` leads to the same database by a way that tells of commits, past a pooler say; the worker
+    claims by it as well.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        engine: Engine,
+        deliver: Deliver,
+        gate: Gate,
+        *,
+        types: Sequence[str],
+        batch_size: int = 50,
+        concurrency: int = 4,
+        retention: timedelta | None = None,
+        random: Random | None = None,
+        on_settled: OnSettled = _tell_nobody,
+        is_over: IsOver | None = None,
+        listen_engine: Engine | None = None,
+    ) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"A worker's database calls are synchronous; pass worker_engine(engine) instead of the "
+                f"{type(engine).__name__}."
+            )
+        for used in (engine, listen_engine or engine):
+            give_up_read_only_connections(used)
+        self._id = uuid4().hex
+        self._outbox = outbox
+        self._engine = engine
+        self._statement_engine = for_single_statements(engine)
+        self._listen_engine = for_single_statements(listen_engine or engine)
+        self._gate = gate
+        self._types = types
+        self._batch_size = batch_size
+        self._concurrency = concurrency
+        self._on_settled = on_settled
+        self._bell = WakeUp()
+        # While it runs, and the database tells of commits.
+        self._listener: Listener | None = None
+        self._failures = FailureLog()
+        self._walk = Walk(outbox)
+        jitter = random or Random()  # noqa: S311  # Jitter is no secret.
+        self._sweep = Sweep(outbox, jitter)
+        self._patience = Patience()
+        # When a delivery is over, its subjects' next events may be claimed.
+        self._in_flight = InFlight(
+            outbox,
+            engine,
+            deliver,
+            gate,
+            jitter,
+            self._patience,
+            on_settled=self._note_end,
+            on_over=self._bell.ring,
+        )
+        self._releases = Releases(outbox, engine, gate, is_over, self._note_release)
+        # The token of a claim that has not been answered.
+        self._unheard: str | None = None
+        self._purge = None if retention is None else Purge(outbox, retention)
+
+    async def run(self) -> None:
+        """Deliver until `stop`; a database that is away is waited for."""
+        # A commit is news for patience too: the database is back.
+        for bell in (self._bell, self._patience.bell):
+            wakeup.subscribe(self._outbox, bell)
+        # The token may be new.
+        await self._patience.through(self._gate.probe_hold)
+        works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
+        background = [asyncio.create_task(work) for work in works]
+        try:
+            listen_engine = await self._patience.through(self._find_way_to_listen)
+            with wakeup.listening(listen_engine, self._outbox, self._bell) as self._listener:
+                while not self._patience.is_over:
+                    if not await self._patience.through(self._start_next):
+                        await self._purge_a_step()
+                        await self._patience.through(self._sleep)
+        finally:
+            self._listener = None
+            await self._finish(background)
+
+    async def drain(self, subject: str | None = None) -> None:
+        """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
+        self._walk = Walk(self._outbox, subject)
+        await self._gate.probe_hold()
+        await self._releases.look(is_hurried=True)
+        renewals = asyncio.create_task(self._in_flight.keep_leases())
+        try:
+            while not self._patience.is_over:
+                was_delivering = self._in_flight.is_delivering
+                if await self._start_next():
+                    continue
+                # A delivery that ended during the claim may have made its subjects' next events claimable.
+                if not was_delivering:
+                    break
+                if self._in_flight.is_delivering:
+                    await self._bell.wait(POLL_INTERVAL)
+        finally:
+            await self._finish([renewals])
+
+    def stop(self) -> None:
+        """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
+        self._patience.end()
+        self._bell.ring()
+
+    async def _find_way_to_listen(self) -> Engine | None:
+        return await asyncio.to_thread(wakeup.engine_to_listen_by, self._listen_engine)
+
+    async def _start_next(self) -> bool:
+        """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
+        self._failures.count()
+        has_begun = self._may_claim() and await self._claim_and_begin()
+        # Once a second, and not while a commit waits to be delivered.
+        if not self._sweep.is_due():
+            return has_begun
+        await transact(self._statement_engine, self._walk.look_at_horizon)
+        return await self._take_back() or has_begun
+
+    async def _take_back(self) -> bool:
+        """Take back what is claimed by nobody that answers, by a clock that is right.
+
+        True when there was any, or the clock had been wrong, so that more may be claimed.
+        """
+        corrected = await transact(self._engine, self._sweep.correct)
+        freed, charged = await transact(self._engine, self._sweep.take_back)
+        if corrected:
+            log.warning("The database's clock has jumped: set %d leases, waits or ends of a gate right.", corrected)
+            await self._gate.refresh()
+        if freed:
+            log.warning("Freed %d events that were claimed under leases which are gone.", freed)
+        if charged:
+            log.warning("Took %d events back from a worker that stopped answering.", len(charged))
+            self._tell_of(charged)
+        if not (corrected or freed or charged):
+            return False
+        # What waited behind them may lie where the walk has been.
+        self._walk.restart()
+        return True
+
+    async def _purge_a_step(self) -> None:
+        """Delete old events while there is nothing to deliver. Where that fails, deliveries do not wait for it."""
+        if self._purge is None or self._in_flight.is_delivering or not self._purge.is_due():
+            return
+        try:
+            count = await transact(self._engine, self._purge.step)
+        except DATABASE_ERRORS as error:
+            self._purge.failed()
+            log.warning("Could not purge (%s); trying again in a while.", first_line(error))
+            return
+        if not self._purge.is_over:
+            self._bell.ring()
+        if count:
+            log.info("Purged %d events that were delivered or discarded.", count)
+
+    async def _sleep(self) -> None:
+        """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll.
+
+        Where the database tells of commits, claim at once what ended the sleep.
+        """
+        if (shut_for := self._gate.shut_for()) > timedelta(0):
+            await self._wait(min(POLL_INTERVAL, shut_for))
+            await self._gate.refresh()
+            # What other workers had in hand when the gate shut has been handed back.
+            self._walk.restart()
+            return
+        wait = POLL_INTERVAL
+        if self._has_room():
+            for seconds in await transact(self._engine, self._seconds_to_next):
+                wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
+        if self._listener is None:
+            await self._bell.wait(wait)
+        else:
+            await self._claim_and_begin(wait)
+
+    async def _wait(self, longest: timedelta) -> None:
+        """Wait without claiming, and hear of commits all the same: a server keeps old rows for what nobody reads."""
+        if self._listener is None:
+            await self._bell.wait(longest)
+        else:
+            source = self._listener.source(longest)
+            await transact_while(self._statement_engine, lambda _: None, lambda _: False, source)
+
+    def _seconds_to_next(self, connection: Connection) -> list[float]:
+        """Seconds until an event comes again, and until a lease runs out."""
+        seconds = (self._walk.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
+        return [it for it in seconds if it is not None]
+
+    async def _claim_and_begin(self, longest: timedelta = timedelta(0)) -> bool:
+        """Claim, and begin the delivery of what that brought; false when it brought nothing.
+
+        Where the database tells of commits, it waits for one first, or for the bell, for `longest` at most. After a
+        full batch the same thread claims the next one: the database is at it while this one's delivery begins.
+        """
+        await self._hand_back_unheard()
+        loop = asyncio.get_running_loop()
+        has_begun, turn_ends_at = False, 0.0
+
+        def begin(claim: Claim | None) -> bool:
+            """Whether another claim is to follow."""
+            nonlocal has_begun, turn_ends_at
+            self._unheard = None
+            if claim is None or not claim.events:
+                return False
+            self._in_flight.begin(claim, loop)
+            if not has_begun:
+                has_begun, turn_ends_at = True, time.monotonic() + _TURN.total_seconds()
+            is_over = time.monotonic() > turn_ends_at
+            return len(claim.events) == self._batch_size and self._may_claim() and not is_over
+
+        source = None if self._listener is None else self._listener.source(longest)
+        await transact_while(self._statement_engine, self._claim, begin, source)
+        return has_begun
+
+    def _claim(self, connection: Connection) -> Claim | None:
+        if not self._may_claim():
+            # No more, after a wait.
+            return None
+        self._unheard = token = uuid4().hex
+        lease = Lease(token, time.monotonic() + LEASE.total_seconds())
+        events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
+        return Claim(lease, events)
+
+    async def _hand_back_unheard(self) -> None:
+        """Of a claim whose answer was lost nobody knows the events, and yet it may hold them."""
+        if self._unheard is not None:
+            await transact(self._engine, leases.hand_back, self._outbox, self._unheard)
+            self._unheard = None
+
+    async def _tell_alive(self) -> None:
+        while True:
+            try:
+                await transact(self._engine, workers.note_alive, self._outbox, self._id, self._types)
+                # What a worker and a person write has ids too; a server may be another one from one moment to the next.
+                await transact(self._engine, sequences.move, self._outbox)
+            except DATABASE_ERRORS as error:
+                log.debug("Could not say that this worker lives: %s", first_line(error))
+            await asyncio.sleep(_ALIVE_EVERY.total_seconds())
+
+    def _note_release(self) -> None:
+        self._walk.restart()
+        self._bell.ring()
+
+    def _note_end(self, events: Sequence[Event], settlements: Sequence[Settlement], ended: Ended) -> None:
+        self._walk.ended(events, settlements)
+        self._tell_of(settled(events, settlements, ended))
+
+    def _tell_of(self, events: Sequence[Settled]) -> None:
+        self._failures.note(events)
+        self._on_settled(events)
+
+    async def _finish(self, background: Sequence[asyncio.Task[None]]) -> None:
+        """End what is in flight, and hand back what did not end in time."""
+        await self._in_flight.finish()
+        self._failures.close()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        try:
+            await self._in_flight.hand_back()
+            await self._hand_back_unheard()
+        except DATABASE_ERRORS as error:
+            log.warning("Could not hand events back (%s); their leases will run out.", first_line(error))
+
+    def _may_claim(self) -> bool:
+        return not self._patience.is_over and self._has_room() and self._gate.shut_for() <= timedelta(0)
+
+    def _has_room(self) -> bool:
+        return self._in_flight.count < self._concurrency

@@ -1,0 +1,268 @@
+"""What a person may see and do: the one face of the outbox for a command line and a page, which hold no SQL.
+
+A verb says `by` whom it is done; it is recorded in the audit's table by the transaction that does it, and logged. A
+verb for many events does them in batches, one transaction each, as its iterator is asked for the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from sqlalchemy_outbox.claiming import newer
+from sqlalchemy_outbox.claiming.newer import Newer
+from sqlalchemy_outbox.gate import row as gate_row
+from sqlalchemy_outbox.gate.row import GateStatus
+from sqlalchemy_outbox.housekeeping.purge import Purge, count_purgeable
+from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search
+from sqlalchemy_outbox.operating import selection as selections
+from sqlalchemy_outbox.operating.audit import Action, AuditEntry
+from sqlalchemy_outbox.operating.history import Discarded, History, KeptDelivery
+from sqlalchemy_outbox.operating.search import EventSummary, FailureReason
+from sqlalchemy_outbox.operating.selection import EventFilter, EventIds, Selection
+from sqlalchemy_outbox.operating.status import Pulse, Status, read_pulse, read_status
+from sqlalchemy_outbox.waking import wakeup
+
+__all__ = [
+    "AuditEntry",
+    "Discarded",
+    "EventFilter",
+    "EventIds",
+    "EventSummary",
+    "FailureReason",
+    "History",
+    "KeptDelivery",
+    "Progress",
+    "Pulse",
+    "Selection",
+    "Status",
+    "count",
+    "discard",
+    "end_session",
+    "events_of",
+    "failure_reasons",
+    "find_events",
+    "hold",
+    "is_session_ended",
+    "pulse",
+    "purge",
+    "read_audit",
+    "read_events",
+    "read_history",
+    "read_newer",
+    "release",
+    "retry",
+    "reveal",
+    "status",
+]
+
+log = logging.getLogger(__name__)
+
+# A transaction of this size holds its locks for a moment only.
+BATCH_SIZE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many events are done of those there were at the start."""
+
+    done: int
+    total: int
+
+
+def status(engine: Engine, outbox: Outbox) -> Status:
+    """Count the events by state, and read the gate."""
+    with engine.connect() as connection:
+        return read_status(connection, outbox)
+
+
+def pulse(engine: Engine, outbox: Outbox) -> Pulse:
+    """What changes by the second; may be asked for once a second."""
+    with engine.connect() as connection:
+        return read_pulse(connection, outbox)
+
+
+def find_events(
+    engine: Engine, outbox: Outbox, filter_: EventFilter, *, before: int | None = None, limit: int = 50
+) -> list[EventSummary]:
+    """A page of events, newest first; the next one is `before` the last one's `id`."""
+    with engine.connect() as connection:
+        return search.find_events(connection, outbox, filter_, before, limit)
+
+
+def read_events(engine: Engine, outbox: Outbox, event_ids: Iterable[UUID]) -> list[EventSummary]:
+    """Those of the events that exist, in order; discarded ones do not."""
+    with engine.connect() as connection:
+        return search.read_events(connection, outbox, event_ids)
+
+
+def events_of(engine: Engine, outbox: Outbox, subject: str, *, limit: int = 50) -> list[EventSummary]:
+    """The newest `limit` events of a subject, in order."""
+    with engine.connect() as connection:
+        return search.events_of(connection, outbox, subject, limit)
+
+
+def failure_reasons(engine: Engine, outbox: Outbox) -> list[FailureReason]:
+    """Why events have failed, the most frequent reason first; at most `search.REASONS_MAX` of them."""
+    with engine.connect() as connection:
+        return search.failure_reasons(connection, outbox)
+
+
+def read_history(engine: Engine, outbox: Outbox, event_id: UUID) -> History | None:
+    """All that is known of an event, also of a discarded one; None when there is none."""
+    with engine.connect() as connection:
+        return history.read_history(connection, outbox, event_id)
+
+
+def read_newer(engine: Engine, outbox: Outbox, event: Event) -> Iterator[Newer]:
+    """What is newer than the event of its subject and may stand already, or waits; newest first, page by page."""
+    before: int | None = None
+    while True:
+        with engine.connect() as connection:
+            page = newer.read_newer(connection, outbox, event, before)
+        yield from page
+        if len(page) < newer.PAGE_SIZE:
+            return
+        before = page[-1].event.id
+
+
+def read_audit(engine: Engine, outbox: Outbox, *, before: int | None = None, limit: int = 50) -> list[AuditEntry]:
+    """A page of what people did, newest first; the next one is `before` the last one's `id`."""
+    with engine.connect() as connection:
+        return audit.read_audit(connection, outbox, before, limit)
+
+
+def count(engine: Engine, outbox: Outbox, selection: Selection, types: Sequence[str] | None = None) -> int:
+    """How many failed events a retry (of events of these `types`) or a discard would concern now."""
+    with engine.connect() as connection:
+        return selections.count_failed(connection, outbox, selection, types)
+
+
+def retry(
+    engine: Engine, outbox: Outbox, selection: Selection, types: Sequence[str], *, by: str, is_cautious: bool = False
+) -> Iterator[Progress]:
+    """Make failed events pending again with all their attempts.
+
+    Others are left alone: those that have not failed, and those of no type in `types`, which no worker would claim and
+    which would keep their subject's later events waiting. A retry never moves its subject backwards: see `newer`. A
+    cautious one leaves alone what newer events that nobody can read may have set.
+    """
+    move = partial(moves.retry_failed, is_cautious=is_cautious)
+    for progress in _in_batches(engine, outbox, selection, types, move, Action.RETRY, by, None):
+        if progress.done:
+            wakeup.wake(engine, outbox)
+        yield progress
+
+
+def discard(engine: Engine, outbox: Outbox, selection: Selection, *, by: str, reason: str) -> Iterator[Progress]:
+    """Take failed events out of the outbox for good; each is kept whole beside it, until the retention has passed.
+
+    Others are left alone. Later events of their subjects are not affected.
+    """
+    move = partial(moves.discard_failed, by=by, reason=reason)
+    return _in_batches(engine, outbox, selection, None, move, Action.DISCARD, by, reason)
+
+
+def purge(engine: Engine, outbox: Outbox, older_than: timedelta, *, by: str) -> Iterator[Progress]:
+    """Delete what was delivered or discarded longer ago, as workers do that have nothing else to do."""
+    with engine.connect() as connection:
+        total = count_purgeable(connection, outbox, older_than)
+    deleting = Purge(outbox, older_than, BATCH_SIZE)
+    entry_id: int | None = None
+    done = 0
+    yield Progress(done, total)
+    while not deleting.is_over:
+        with engine.begin() as connection:
+            batch = deleting.step(connection)
+            if batch and entry_id is None:
+                detail = {"older_than_seconds": older_than.total_seconds()}
+                entry_id = audit.record(connection, outbox, Action.PURGE, by=by, detail=detail)
+            if entry_id is not None:
+                audit.add_count(connection, outbox, entry_id, batch)
+        done += batch
+        if batch:
+            yield Progress(done, max(done, total))
+    _log(Action.PURGE, by, done)
+
+
+def hold(engine: Engine, outbox: Outbox, reason: str, *, by: str) -> None:
+    """Let no delivery pass, of any process, until a person releases the gate; what is on the wire gets through."""
+    with engine.begin() as connection:
+        gate_row.hold(connection, outbox, reason, by)
+        audit.record(connection, outbox, Action.HOLD, by=by, reason=reason)
+    log.warning("Deliveries are held by %s: %s", by, reason, extra={"gate": "held", "by": by})
+
+
+def release(engine: Engine, outbox: Outbox, *, by: str) -> GateStatus:
+    """Open the gate, whoever or whatever shut it, and return what it was. What lasts shuts it again."""
+    with engine.begin() as connection:
+        before = gate_row.read_gate(connection, outbox)
+        gate_row.release(connection, outbox)
+        detail = {"state": before.state.value, "held_by": before.held_by, "was": before.reason}
+        audit.record(connection, outbox, Action.RELEASE, by=by, detail=detail)
+    log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})
+    wakeup.wake(engine, outbox)
+    return before
+
+
+def reveal(engine: Engine, outbox: Outbox, subject: str, *, by: str) -> None:
+    """Record that personal data of a subject is shown to somebody; say so before it is."""
+    with engine.begin() as connection:
+        audit.record(connection, outbox, Action.REVEAL, by=by, count=1, detail={"subject": subject})
+    log.info("Personal data of %s is shown to %s.", subject, by, extra={"subject": subject, "by": by})
+
+
+def end_session(engine: Engine, outbox: Outbox, session: str, ends_at: datetime, *, by: str) -> None:
+    """Let nobody act in this session any more, in any process; it would have lasted until `ends_at`."""
+    with engine.begin() as connection:
+        ended_sessions.end(connection, outbox, session, ends_at)
+    log.info("Operator %s signed out.", by, extra={"by": by})
+
+
+def is_session_ended(engine: Engine, outbox: Outbox, session: str) -> bool:
+    with engine.connect() as connection:
+        return ended_sessions.is_ended(connection, outbox, session)
+
+
+def _in_batches(
+    engine: Engine,
+    outbox: Outbox,
+    selection: Selection,
+    types: Sequence[str] | None,
+    move: Callable[[Connection, Outbox, Sequence[int]], None],
+    action: Action,
+    by: str,
+    reason: str | None,
+) -> Iterator[Progress]:
+    """Move the selection's failed events in the order of their ids, each at most once, in one entry of the audit."""
+    with engine.connect() as connection:
+        total = selections.count_failed(connection, outbox, selection, types)
+    yield Progress(0, total)
+    entry_id: int | None = None
+    done = after = 0
+    while True:
+        with engine.begin() as connection:
+            ids = moves.choose_failed(connection, outbox, selection, types, after=after, limit=BATCH_SIZE)
+            if not ids:
+                break
+            move(connection, outbox, ids)
+            if entry_id is None:
+                detail = selection.as_json()
+                entry_id = audit.record(connection, outbox, action, by=by, reason=reason, detail=detail)
+            audit.add_events(connection, outbox, entry_id, ids)
+        after = ids[-1]
+        done += len(ids)
+        yield Progress(done, total)
+    _log(action, by, done)
+
+
+def _log(action: Action, by: str, done: int) -> None:
+    if done:
+        log.info("%s by %s, events: %d.", action.capitalize(), by, done, extra={"action": str(action), "by": by})

@@ -1,0 +1,103 @@
+"""Which events a person means: by id, or by what they have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Column, ColumnElement, Connection, column, false, func, select
+
+from sqlalchemy_outbox.clock import DatabaseNow
+from sqlalchemy_outbox.database.json_rows import rows_of
+from sqlalchemy_outbox.database.plan_hints import is_one_of
+from sqlalchemy_outbox.model import EventId, Outbox, State
+
+
+@dataclass(frozen=True, slots=True)
+class EventIds:
+    """The events of these `event_id`s."""
+
+    ids: frozenset[UUID]
+
+    def as_json(self) -> dict[str, object]:
+        return {"event_ids": sorted(map(str, self.ids))}
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Events that have all of this in common; what is None may be anything.
+
+    `older_than` is since they were enqueued. `reason` is that of a failure, as `failure_reasons` names it.
+    """
+
+    state: State | None = None
+    event_type: str | None = None
+    subject: str | None = None
+    older_than: timedelta | None = None
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """What it asks for, by name."""
+        asked = {
+            "state": None if self.state is None else self.state.value,
+            "event_type": self.event_type,
+            "subject": self.subject,
+            "older_than_seconds": None if self.older_than is None else self.older_than.total_seconds(),
+            "reason": self.reason,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def conditions(self, outbox: Outbox) -> list[ColumnElement[bool]]:
+        """All but the state."""
+        c = outbox.events.c
+        conditions: list[ColumnElement[bool]] = []
+        if self.event_type is not None:
+            conditions.append(c.event_type == self.event_type)
+        if self.subject is not None:
+            conditions.append(c.subject == self.subject)
+        if self.older_than is not None:
+            conditions.append(c.created_at <= DatabaseNow(-self.older_than.total_seconds()))
+        if self.reason is not None:
+            # The empty reason is that of events which were failed by a statement that gave none.
+            conditions.append(c.failure_reason == self.reason if self.reason else c.failure_reason.is_(None))
+        return conditions
+
+
+Selection = EventIds | EventFilter
+
+
+def is_of(selection: EventIds, event_id: Column[Any], dialect_name: str) -> ColumnElement[bool]:
+    """Binds `event_ids`: see `parameters`."""
+    ids = rows_of("event_ids", (column("event_id", EventId),), dialect_name)
+    return is_one_of(event_id, select(ids.c.event_id), dialect_name)
+
+
+def parameters(selection: Selection) -> dict[str, object]:
+    if isinstance(selection, EventFilter):
+        return {}
+    return {"event_ids": json.dumps([{"event_id": str(it)} for it in selection.ids])}
+
+
+def failed(outbox: Outbox, selection: Selection, dialect_name: str) -> list[ColumnElement[bool]]:
+    """The selection's events that have failed: none, if it asks for another state."""
+    is_failed = outbox.events.c.failed_at.is_not(None)
+    match selection:
+        case EventIds():
+            return [is_failed, is_of(selection, outbox.events.c.event_id, dialect_name)]
+        case EventFilter(state) if state not in (None, State.FAILED):
+            return [false()]
+        case EventFilter():
+            return [is_failed, *selection.conditions(outbox)]
+
+
+def count_failed(connection: Connection, outbox: Outbox, selection: Selection, types: Sequence[str] | None) -> int:
+    """How many events of the selection have failed, and are of these types. Relies on the indexes of failed events."""
+    statement = select(func.count()).select_from(outbox.events)
+    statement = statement.where(*failed(outbox, selection, connection.dialect.name))
+    if types is not None:
+        statement = statement.where(outbox.events.c.event_type.in_(types))
+    return connection.execute(statement, parameters(selection)).scalar_one()

@@ -1,0 +1,153 @@
+"""How the outbox stands, for a person or a chart: counts by state, ages, the gate, what is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    func,
+    or_,
+    select,
+)
+
+from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
+from sqlalchemy_outbox.enqueueing import sequences
+from sqlalchemy_outbox.gate.row import GateStatus, read_gate
+from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.settling.waits import Wait, read_waits
+
+# Of so many first open events the oldest is told: a clock that was wrong for a moment has dated some of them falsely.
+_OLDEST_OF = 100
+
+
+def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[str]) -> float:
+    """For how long the pending event of these types that has been due the longest could have been claimed; else 0.
+
+    Where that lies ahead, by how far: it was enqueued by a wrong clock, and nobody knows when.
+    """
+    c = outbox.events.c
+    is_due = or_(c.available_at <= DatabaseNow(), c.available_at <= c.created_at)
+    is_claimable = (c.claim_token.is_(None), is_due, c.event_type.in_(types))
+    first = (
+        connection.execute(select(SecondsUntil(func.min(c.available_at))).where(is_pending, *is_claimable)).scalar_one()
+        for is_pending in (outbox.is_in_line(), outbox.is_set_apart())
+    )
+    return max(abs(seconds or 0.0) for seconds in first)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an operator asks first. Counts are events; the age is that of the oldest one still pending or claimed.
+
+    Where all of them were enqueued by a clock that ran ahead, the age is how far ahead it ran.
+    What is set apart is pending and is in `waiting`; the age is that of others. `behind` names the
+    sequences that would give ids out again.
+    """
+
+    pending: int
+    claimed: int
+    delivered: int
+    failed: int
+    oldest_pending_seconds: float | None
+    gate: GateStatus
+    waiting: tuple[Wait, ...] = ()
+    behind: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        told = asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+        if not told["behind"]:
+            # Only of a database that was moved.
+            del told["behind"]
+        return told
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How the outbox moves, for a chart: `requests_last_minute` carried events."""
+
+    pending: int
+    claimed: int
+    failed: int
+    oldest_pending_seconds: float | None
+    delivered_last_minute: int
+    requests_last_minute: int
+    gate: GateStatus
+    waiting: tuple[Wait, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+
+
+def read_status(connection: Connection, outbox: Outbox) -> Status:
+    """Count the events by state and read the gate. Each count reads the partial index of its state, or the leases."""
+    c = outbox.events.c
+    claimed = _count_claimed(connection, outbox)
+    return Status(
+        pending=max(0, _count_open(connection, outbox) - claimed),
+        claimed=claimed,
+        delivered=_count(connection, outbox, c.processed_at.is_not(None)),
+        failed=_count(connection, outbox, c.failed_at.is_not(None)),
+        oldest_pending_seconds=_oldest_seconds(connection, outbox),
+        gate=read_gate(connection, outbox),
+        waiting=tuple(read_waits(connection, outbox)),
+        behind=tuple(str(found) for found in sequences.behind(connection, outbox)),
+    )
+
+
+def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
+    """What changes by the second. Delivered events are counted for the last minute only."""
+    c, deliveries = outbox.events.c, outbox.records.deliveries
+    claimed = _count_claimed(connection, outbox)
+    a_minute_ago, now = DatabaseNow(-60.0), DatabaseNow()
+    # Up to now: what a clock that ran ahead has dated would count until then.
+    requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at.between(a_minute_ago, now))
+    return Pulse(
+        pending=max(0, _count_open(connection, outbox) - claimed),
+        claimed=claimed,
+        failed=_count(connection, outbox, c.failed_at.is_not(None)),
+        oldest_pending_seconds=_oldest_seconds(connection, outbox),
+        delivered_last_minute=_count(connection, outbox, c.processed_at.between(a_minute_ago, now)),
+        requests_last_minute=connection.execute(requests).scalar_one(),
+        gate=read_gate(connection, outbox),
+        waiting=tuple(read_waits(connection, outbox)),
+    )
+
+
+def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool]) -> int:
+    return connection.execute(select(func.count()).select_from(outbox.events).where(condition)).scalar_one()
+
+
+def _count_open(connection: Connection, outbox: Outbox) -> int:
+    """By the indexes of those in line and of those set apart."""
+    return sum(_count(connection, outbox, is_open) for is_open in (outbox.is_in_line(), outbox.is_set_apart()))
+
+
+def _count_claimed(connection: Connection, outbox: Outbox) -> int:
+    count = func.sum(func.json_array_length(outbox.leases.c.event_ids))
+    return int(connection.execute(select(count)).scalar_one() or 0)
+
+
+def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:
+    """How long ago the oldest of the first open events was enqueued; if all seem to have been later than now, how much.
+
+    Something waits, and 0 would hide it. What is set apart counts once it is released. Relies on ix_…_open and
+    ix_…_backing_off.
+    """
+    c = outbox.events.c
+    in_line = select(c.created_at).where(outbox.is_in_line()).order_by(c.id).limit(_OLDEST_OF)
+    released = (
+        select(c.created_at)
+        .where(outbox.is_pushed_back(), c.waits_for.is_not(None), ~outbox.is_due_after_any_wait())
+        .order_by(c.available_at)
+        .limit(1)
+    )
+    found = (
+        connection.execute(select(SecondsUntil(func.min(first.c.created_at)))).scalar_one()
+        for first in (in_line.subquery("first"), released.subquery("first"))
+    )
+    # The longest ago; if none is, the farthest ahead.
+    seconds = min((seconds for seconds in found if seconds is not None), default=None)
+    return None if seconds is None else round(abs(seconds), 3)
