@@ -12,13 +12,17 @@ from collections.abc import Mapping
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.orm import Session
 
-from sqlalchemy_outbox.database.sqlite import configure_engine
-from sqlalchemy_outbox.delivering.worker import Worker
-from sqlalchemy_outbox.destination import Claim
-from sqlalchemy_outbox.enqueueing.enqueue import enqueue
-from sqlalchemy_outbox.gate.gate import Gate
-from sqlalchemy_outbox.model import define_outbox
-from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed
+from sqlalchemy_outbox import (
+    Claim,
+    Delivered,
+    Gate,
+    Outcome,
+    Postponed,
+    Worker,
+    configure_engine,
+    define_outbox,
+    enqueue,
+)
 
 parcel_events = define_outbox(MetaData(), "parcel_events")
 

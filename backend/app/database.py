@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import Engine, NullPool, create_engine, func, literal, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from sqlalchemy_outbox import configure_engine
 from sqlalchemy_outbox.database import pooler, postgresql
 from sqlalchemy_outbox.database.pooler import Pooler
-from sqlalchemy_outbox.database.sqlite import BUSY_TIMEOUT, configure_engine
+from sqlalchemy_outbox.database.sqlite import BUSY_TIMEOUT
 from sqlalchemy_outbox.text import AnyText
 
 # Requests wait for each other's rows as long as SQLite's writers wait for their turn; then they answer 503.

@@ -22,8 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from sqlalchemy_outbox import define_outbox
 from sqlalchemy_outbox.clock import Instant
-from sqlalchemy_outbox.model import EventId, define_outbox
+from sqlalchemy_outbox.model import EventId
 from sqlalchemy_outbox.text import AnyText
 
 

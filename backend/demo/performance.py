@@ -18,7 +18,7 @@ from demo.report import Bars, Report
 from demo.sandbox import Usage
 from demo.script import Script
 from demo.stage import OPERATOR_TOKEN, POLL, SERVICE_KEY, Ports, Stage, set_stage
-from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox import GateState
 from sqlalchemy_outbox.operating.status import Status
 
 ARRIVAL_DEADLINE = timedelta(seconds=60)

@@ -17,7 +17,7 @@ from rich.text import Text
 from demo.audit import Audit
 from demo.play import Tally
 from demo.sandbox import Usage
-from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox import GateState
 from sqlalchemy_outbox.operating.status import Status
 
 _OBJECTIONS_SHOWN = 12

@@ -24,7 +24,7 @@ from demo.child import Child
 from demo.codes import Codes
 from demo.errors import DemoFailed
 from demo.sandbox import SandboxAccount
-from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox import GateState
 from sqlalchemy_outbox.operating.status import Status, read_status
 
 HOST = "127.0.0.1"

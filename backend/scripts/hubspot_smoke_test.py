@@ -28,9 +28,8 @@ from app.logs import configure_logging
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sync.integration import Integration
+from sqlalchemy_outbox import GateState, State, operations
 from sqlalchemy_outbox.gate.row import read_gate
-from sqlalchemy_outbox.model import GateState, State
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.operating.operations import EventSummary
 
 DEADLINE_SECONDS = 60

@@ -13,7 +13,10 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """What a delivery leaves to be done: an event of a type that only the destination knows. It has its place in its subject's order like any other."""
+    """What a delivery leaves to be done: an event of a type that only the destination knows.
+
+    It has its place in its subject's order like any other.
+    """
 
     event_type: str
     subject: str

@@ -14,9 +14,9 @@ from app.migrations import migration_missing
 from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
 from hubspot_sync.runtime import WorkerState
+from sqlalchemy_outbox import GateState
 from sqlalchemy_outbox.enqueueing import sequences
 from sqlalchemy_outbox.gate.row import read_gate
-from sqlalchemy_outbox.model import GateState
 
 router = APIRouter(tags=["health"])
 

@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 from app.events import CATALOG
 from app.models import OUTBOX
+from sqlalchemy_outbox import enqueue
 from sqlalchemy_outbox.database.isolation import in_words
-from sqlalchemy_outbox.enqueueing.enqueue import AnySession, enqueue
+from sqlalchemy_outbox.enqueueing.enqueue import AnySession
 from sqlalchemy_outbox.enqueueing.losses import GOES_ON_WITHOUT, lose
 
 

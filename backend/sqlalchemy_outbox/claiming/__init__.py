@@ -1,0 +1,1 @@
+"""Which events a worker takes next, and the statement that takes them."""

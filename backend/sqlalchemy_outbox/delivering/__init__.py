@@ -1,0 +1,1 @@
+"""The worker: it claims, delivers, settles, and waits while the database is away."""

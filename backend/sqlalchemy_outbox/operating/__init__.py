@@ -1,0 +1,1 @@
+"""What a person may see and do, for a command line and a page."""

@@ -1,0 +1,1 @@
+"""How a claim ends: outcomes become states, leases end, requests are recorded, what waits is set apart."""
