@@ -32,8 +32,8 @@ IN_TIME_SECONDS = 15
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("transaction.DEADLINE", "postgresql.PING_DEADLINE", "notification._ANSWER_DEADLINE"):
-        monkeypatch.setattr(f"outbox.{place}", DEADLINE)
+    for place in ("database.transaction.DEADLINE", "database.postgresql.PING_DEADLINE", "waking.notifier._ANSWER_DEADLINE"):
+        monkeypatch.setattr(f"sqlalchemy_outbox.{place}", DEADLINE)
 
 
 @pytest.fixture

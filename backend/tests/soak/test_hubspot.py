@@ -47,7 +47,7 @@ def random_switches(random: Random) -> Switches:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_weeks_of_random_faults_end_with_every_contact_right(engine: Engine, seed: int) -> None:
     note(f"seed {seed}")
-    print(f"seed {seed}")  # To play it again.
+    print(f"seed {seed}")  # noqa: T201  # To play it again.
     with engine.begin() as connection:
         connection.execute(delete(OUTBOX.events))
         connection.execute(delete(OUTBOX.gate))
