@@ -9,20 +9,10 @@ import json
 import tempfile
 from collections.abc import Mapping
 
-from sqlalchemy import MetaData, create_engine
+from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from sqlalchemy_outbox import (
-    Claim,
-    Delivered,
-    Gate,
-    Outcome,
-    Postponed,
-    Worker,
-    configure_engine,
-    define_outbox,
-    enqueue,
-)
+from sqlalchemy_outbox import Claim, Delivered, Gate, Outcome, Postponed, Worker, define_outbox, enqueue, worker_engine
 
 parcel_events = define_outbox(MetaData(), "parcel_events")
 
@@ -44,8 +34,7 @@ class Carrier:
 
 
 async def main(folder: str) -> None:
-    engine = create_engine(f"sqlite:///{folder}/warehouse.db")
-    configure_engine(engine)
+    engine = worker_engine(f"sqlite:///{folder}/warehouse.db")
     parcel_events.events.metadata.create_all(engine)
     with Session(engine) as db, db.begin():
         enqueue(db, parcel_events, "packed", "order-1", {"parcel": "A"})

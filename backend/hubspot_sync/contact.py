@@ -20,11 +20,11 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.limits import call_aside
 from hubspot_sync.moves import said_by
 from hubspot_sync.redaction import PERSONAL
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
 from sqlalchemy_outbox.model import Event
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventSummary
 from sqlalchemy_outbox.operating.search import delivered_of
+from sqlalchemy_outbox.operations import EventSummary
 from sqlalchemy_outbox.payload import storable
 
 # A person reads the last ones.

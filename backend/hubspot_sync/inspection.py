@@ -12,7 +12,7 @@ from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import translate
 from sqlalchemy_outbox.claiming.newer import Newer
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event, State
-from sqlalchemy_outbox.operating.operations import History
+from sqlalchemy_outbox.operations import History
 from sqlalchemy_outbox.outcome import Rejected
 
 

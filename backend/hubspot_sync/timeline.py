@@ -8,7 +8,7 @@ from datetime import datetime
 
 from hubspot_sync.record import DELIVERED, REFUSED
 from sqlalchemy_outbox.model import State
-from sqlalchemy_outbox.operating.operations import AuditEntry, History, KeptDelivery
+from sqlalchemy_outbox.operations import AuditEntry, History, KeptDelivery
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from app.services.hubspot import track_event
 from hubspot_sync.integration import Integration
 from sqlalchemy_outbox import GateState, State, operations
 from sqlalchemy_outbox.gate.row import read_gate
-from sqlalchemy_outbox.operating.operations import EventSummary
+from sqlalchemy_outbox.operations import EventSummary
 
 DEADLINE_SECONDS = 60
 LOOK_EVERY_SECONDS = 0.5

@@ -22,7 +22,7 @@ from hubspot_sync.cli.terminal import (
     print_rows,
     progress_bar,
 )
-from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox import operations
 
 if TYPE_CHECKING:
     from hubspot_sync.contact import ContactView, HubSpotContact, Value

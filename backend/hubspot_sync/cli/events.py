@@ -24,9 +24,9 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_rows,
 )
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import State
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import AuditEntry, EventFilter, EventIds, EventSummary, Selection
+from sqlalchemy_outbox.operations import AuditEntry, EventFilter, EventIds, EventSummary, Selection
 
 if TYPE_CHECKING:
     from hubspot_sync.integration import Integration

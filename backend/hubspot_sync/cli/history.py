@@ -22,8 +22,8 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_rows,
 )
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import History
+from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.operations import History
 
 if TYPE_CHECKING:
     from hubspot_sync.inspection import Inspection

@@ -23,11 +23,11 @@ from hubspot_sync.cli.terminal import (
     print_json,
     print_line,
 )
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.gate.gate import GateShut
 from sqlalchemy_outbox.gate.row import GateStatus, read_gate
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import Status
+from sqlalchemy_outbox.operations import Status
 
 if TYPE_CHECKING:
     from hubspot_sync.integration import Integration

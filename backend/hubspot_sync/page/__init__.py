@@ -1,4 +1,4 @@
-"""The operator's page: what `sqlalchemy_outbox.operating.operations` tells and does, for a person with a browser.
+"""The operator's page: what `sqlalchemy_outbox.operations` tells and does, for a person with a browser.
 
     page = OperatorPage()
     app.mount("/ops/hubspot", page)

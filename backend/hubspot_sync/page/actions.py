@@ -21,9 +21,9 @@ from hubspot_sync.page.jobs import Job, TooManyJobs
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.selection import fields_of, in_words, selection_of
 from hubspot_sync.page.sign_in import session_of
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import State
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventFilter, EventSummary, Progress, Selection
+from sqlalchemy_outbox.operations import EventFilter, EventSummary, Progress, Selection
 
 EXAMPLES_SHOWN = 10
 # A few events are done before the next page is.

@@ -32,7 +32,7 @@ from hubspot_sync.page.rendering import Static, Templates
 from hubspot_sync.page.sessions import Seal
 from hubspot_sync.page.sign_in import SignedIn, SignIn
 from hubspot_sync.runtime import WorkerStatus
-from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox import operations
 
 log = logging.getLogger(__name__)
 

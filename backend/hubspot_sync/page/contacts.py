@@ -17,7 +17,7 @@ from hubspot_sync.page.forms import Form
 from hubspot_sync.page.sign_in import session_of
 from hubspot_sync.resync import EventsLost, Resync
 from hubspot_sync.settings import HubSpotSettings
-from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox import operations
 
 _SUBJECT_LENGTH_MAX = 500
 # Where HubSpot's own page of a contact is; the sandbox has none.

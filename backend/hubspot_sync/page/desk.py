@@ -22,9 +22,9 @@ from hubspot_sync.page.rendering import Templates
 from hubspot_sync.page.sessions import Seal, Session
 from hubspot_sync.page.sign_in import session_of
 from hubspot_sync.runtime import WorkerStatus
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import Outbox
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import Pulse
+from sqlalchemy_outbox.operations import Pulse
 
 Act = Callable[[Request, Form], Response]
 

@@ -20,9 +20,9 @@ from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.selection import AGES, fields_of, filter_of
 from hubspot_sync.page.sign_in import session_of
 from hubspot_sync.timeline import steps_of
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import State
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import History
+from sqlalchemy_outbox.operations import History
 
 EVENTS_SHOWN = 50
 

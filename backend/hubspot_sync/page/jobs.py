@@ -14,7 +14,7 @@ from functools import partial
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from sqlalchemy_outbox.operating.operations import Progress
+from sqlalchemy_outbox.operations import Progress
 
 log = logging.getLogger(__name__)
 

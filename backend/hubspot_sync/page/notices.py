@@ -11,7 +11,7 @@ from hubspot_sync.runtime import WorkerState, WorkerStatus
 from hubspot_sync.settings import HubSpotSettings
 from hubspot_sync.weather import ONE_CONTACT
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operating.operations import Pulse
+from sqlalchemy_outbox.operations import Pulse
 
 # A worker that is awake takes what is due within its poll of ten seconds; three of them leave room for a slow one.
 STALLED_AFTER_SECONDS = 30.0

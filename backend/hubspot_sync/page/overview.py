@@ -26,7 +26,7 @@ from hubspot_sync.page.pulses import BEATS_KEPT, Beat, TooManyWatch
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.sessions import Session
 from hubspot_sync.page.sign_in import session_of, signed_out
-from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox import operations
 
 AUDIT_SHOWN = 50
 # Seconds since 1970, as the stream gave them.

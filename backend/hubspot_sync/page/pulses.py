@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hubspot_sync.page.shutdown import server_is_stopping
-from sqlalchemy_outbox.operating.operations import Pulse
+from sqlalchemy_outbox.operations import Pulse
 
 BEAT = timedelta(seconds=1)
 BEATS_KEPT = 300

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from hubspot_sync.page.forms import Form
 from sqlalchemy_outbox.model import State
-from sqlalchemy_outbox.operating.operations import EventFilter, EventIds, Selection
+from sqlalchemy_outbox.operations import EventFilter, EventIds, Selection
 
 AGES = {
     "5m": ("5 minutes", timedelta(minutes=5)),

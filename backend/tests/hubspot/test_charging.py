@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Engine
 
 from app.models import OUTBOX
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operating import operations
 from tests.hubspot.peer import Both, Request, both_ends, http, peer_in_hubspots_place, written
 
 Inputs = Sequence[Mapping[str, Any]]

@@ -14,10 +14,10 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.delivery import LiveDelivery
 from hubspot_sync.dry_run import DryRun
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
 from sqlalchemy_outbox.lease import LEASE, Lease
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.outcome import Delivered, Postponed
 from tests.hubspot.conftest import PORTAL_ID, HubSpot
 

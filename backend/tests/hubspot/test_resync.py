@@ -29,7 +29,7 @@ from hubspot_sandbox import Account, Sandbox
 from hubspot_sync import resync as resync_module
 from hubspot_sync.present_state import PresentState
 from hubspot_sync.resync import SUBJECTS_AT_ONCE, EventsLost, Progress, Resync
-from sqlalchemy_outbox.operating import operations
+from sqlalchemy_outbox import operations
 from tests.app.conftest import Hub, SignedInDriver, hub  # noqa: F401  # A fixture.
 from tests.conftest import BACKEND, url_of_kind
 from tests.hubspot.conftest import HubSpot, settings_for

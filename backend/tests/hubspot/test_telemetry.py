@@ -22,8 +22,8 @@ from app.database import create_database_engine
 from app.models import OUTBOX
 from hubspot_sync.answer import Answer
 from hubspot_sync.telemetry import Exposition, note_answer, note_settled
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import define_outbox
-from sqlalchemy_outbox.operating import operations
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import HubSpot, settings_for
 

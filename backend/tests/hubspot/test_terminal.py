@@ -15,8 +15,8 @@ from sqlalchemy import update
 
 from app.models import OUTBOX
 from hubspot_sync.cli.terminal import operator
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventFilter
+from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.operations import EventFilter
 from tests.conftest import BACKEND
 from tests.hubspot.conftest import HubSpot
 from tests.hubspot.test_command_line import run

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from sqlalchemy_outbox import tracing
-from sqlalchemy_outbox.operating.operations import EventIds, read_history, retry
+from sqlalchemy_outbox.operations import EventIds, read_history, retry
 from tests.hubspot.conftest import HubSpot
 
 TRACER = "tests"

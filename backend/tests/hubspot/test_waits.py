@@ -19,8 +19,8 @@ from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
 from hubspot_sync.page.notices import notices
 from hubspot_sync.runtime import WorkerState, WorkerStatus
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.settling.waits import Wait
 from tests.hubspot.conftest import HubSpot
 from tests.hubspot.peer import Request, accept, both_ends, http, peer_in_hubspots_place, written

@@ -11,14 +11,14 @@ from uuid import uuid4
 from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.claiming.scan import Walk
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.housekeeping.purge import Purge
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, Outbox
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventIds
+from sqlalchemy_outbox.operations import EventIds
 from sqlalchemy_outbox.outcome import Outcome
 from sqlalchemy_outbox.settling import leases, settlement
 

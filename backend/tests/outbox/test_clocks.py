@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import ColumnElement, Engine, select, update
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.destination import Claim
@@ -17,7 +18,6 @@ from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.housekeeping.sweep import Sweep
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, GateState, Outbox
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.operating.status import longest_due_seconds, read_pulse, read_status
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Retry
 from sqlalchemy_outbox.settling.backoff import WAIT_MAX

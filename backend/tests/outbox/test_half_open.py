@@ -32,7 +32,11 @@ IN_TIME_SECONDS = 15
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("database.transaction.DEADLINE", "database.postgresql.PING_DEADLINE", "waking.notifier._ANSWER_DEADLINE"):
+    for place in (
+        "database.transaction.DEADLINE",
+        "database.postgresql.PING_DEADLINE",
+        "waking.notifier._ANSWER_DEADLINE",
+    ):
         monkeypatch.setattr(f"sqlalchemy_outbox.{place}", DEADLINE)
 
 

@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.database.sqlite import configure_engine
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
 from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE, Entry, GateStatus
 from sqlalchemy_outbox.model import GateState, Outbox
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.outcome import Outcome
 from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.queue import Queue

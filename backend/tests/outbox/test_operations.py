@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, func, select, update
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, GateState, Outbox, State
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventFilter, EventIds, Progress
+from sqlalchemy_outbox.operations import EventFilter, EventIds, Progress
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Rejected
 from sqlalchemy_outbox.settling import deliveries
 from sqlalchemy_outbox.settling.deliveries import Delivery
@@ -25,7 +25,7 @@ def queue(engine: Engine, outbox: Outbox) -> Queue:
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.operating.operations.BATCH_SIZE", 2)
+    monkeypatch.setattr("sqlalchemy_outbox.operations.BATCH_SIZE", 2)
 
 
 def settle(queue: Queue, outcome: Outcome, *subjects: str) -> list[int]:

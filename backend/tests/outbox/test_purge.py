@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.housekeeping.purge import Purge
 from sqlalchemy_outbox.model import Outbox
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.outcome import Delivered
 from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.plans import buffers, execute, explain, sent_by

@@ -11,10 +11,11 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.housekeeping.purge import Purge
 from sqlalchemy_outbox.model import Outbox, State
-from sqlalchemy_outbox.operating import moves, operations
-from sqlalchemy_outbox.operating.operations import EventFilter, EventIds
+from sqlalchemy_outbox.operating import moves
+from sqlalchemy_outbox.operations import EventFilter, EventIds
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.plans import buffers, execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES

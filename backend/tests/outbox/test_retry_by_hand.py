@@ -8,13 +8,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.claiming.newer import PAGE_SIZE, Standing, may_be_overtaken
 from sqlalchemy_outbox.claiming.scan import Walk
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, Outbox
-from sqlalchemy_outbox.operating import moves, operations
-from sqlalchemy_outbox.operating.operations import EventIds, Progress
+from sqlalchemy_outbox.operating import moves
 from sqlalchemy_outbox.operating.status import read_status
+from sqlalchemy_outbox.operations import EventIds, Progress
 from sqlalchemy_outbox.outcome import Delivered, Rejected
 from tests.outbox.queue import TYPES, Queue
 

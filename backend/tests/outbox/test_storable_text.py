@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, select
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, GateState, Outbox
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventFilter
+from sqlalchemy_outbox.operations import EventFilter
 from sqlalchemy_outbox.outcome import Rejected
 from sqlalchemy_outbox.payload import storable
 from tests.outbox.queue import Queue

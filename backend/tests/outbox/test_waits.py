@@ -9,13 +9,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, create_engine, delete, select, text, update
 
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.clock import DatabaseNow
 from sqlalchemy_outbox.delivering.releases import Releases
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.model import WAIT, Event, Outbox, State
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventFilter
+from sqlalchemy_outbox.operations import EventFilter
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
 from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.testing import RecordingDestination

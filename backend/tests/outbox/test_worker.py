@@ -20,12 +20,12 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from bench.statements import Run, intercept, watch
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.destination import Claim, Deliver
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, Outbox
-from sqlalchemy_outbox.operating import operations
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry
 from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.queue import TYPES, Queue
@@ -402,7 +402,7 @@ def enqueue_in_another_process(url: str) -> int:
 def in_another_process(url: str, statement: str) -> str:
     """What the statement prints; `engine` is the database's."""
     program = (
-        "import sys; from sqlalchemy import create_engine; from outbox import operations;"
+        "import sys; from sqlalchemy import create_engine; from sqlalchemy_outbox import operations;"
         "from tests.outbox.conftest import OUTBOX; from tests.outbox.queue import Queue;"
         f"engine = create_engine(sys.argv[1]); {statement}; engine.dispose()"
     )

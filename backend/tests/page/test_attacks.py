@@ -21,9 +21,9 @@ from hubspot_sync.page.lockout import ADDRESSES_MAX, FAILURES_FREE, FAILURES_OVE
 from hubspot_sync.page.rendering import STATIC
 from hubspot_sync.page.sessions import SESSION_LENGTH, Seal
 from hubspot_sync.page.sign_in import COOKIE
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.clock import DatabaseNow
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operating import operations
 from tests.page.conftest import TOKEN, fail, serving, settings_for, track
 
 SCRIPT = "<script>alert(1)</script>"

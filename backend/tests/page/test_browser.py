@@ -15,8 +15,8 @@ from sqlalchemy import Engine, text, update
 from app.database import create_database_engine
 from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import ATTEMPTS_MAX
-from sqlalchemy_outbox.operating import operations
 from tests.page.browser import PHONE, Operator, chromium
 from tests.page.conftest import SIGNED_UP, fail, live_settings, provision, serving, track
 

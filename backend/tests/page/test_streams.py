@@ -19,7 +19,7 @@ from hubspot_sync.page.jobs import KEPT_MAX, Job, Jobs, JobState, TooManyJobs
 from hubspot_sync.page.pulses import WATCHERS_MAX, Pulses, TooManyWatch
 from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operating.operations import Progress, Pulse
+from sqlalchemy_outbox.operations import Progress, Pulse
 from tests.page.conftest import TOKEN, settings_for
 
 # Well below the minute after which a stream ends by itself.

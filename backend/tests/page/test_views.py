@@ -21,10 +21,10 @@ from hubspot_sync.page.sessions import REVEAL_LENGTH, Seal
 from hubspot_sync.page.sign_in import COOKIE
 from hubspot_sync.runtime import WorkerState, WorkerStatus
 from hubspot_sync.settings import HubSpotSettings
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState, State
-from sqlalchemy_outbox.operating import operations
-from sqlalchemy_outbox.operating.operations import EventFilter, EventIds, Pulse
+from sqlalchemy_outbox.operations import EventFilter, EventIds, Pulse
 from tests.conftest import BACKEND
 from tests.page.conftest import TOKEN, fail, track
 
