@@ -149,8 +149,8 @@ class Outbox:
         return _is_set_apart((self.events if events is None else events).c)
 
     def is_apart_of_subject(self, events: FromClause) -> ColumnElement[bool]:
-        """Set apart, for a look at one subject's events."""
-        return and_(_may_lie_below_floor(events.c), func.coalesce(events.c.waits_for, _EMPTY) != _EMPTY)
+        """Set apart; for reading one subject's events."""
+        return and_(_may_lie_below_first_open(events.c), func.coalesce(events.c.waits_for, _EMPTY) != _EMPTY)
 
     def is_waiting(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Set apart, and not released."""
@@ -160,16 +160,16 @@ class Outbox:
         return (self.events if events is None else events).c.available_at > DatabaseNow(WAIT_MIN.total_seconds())
 
     def is_open_of_subject(self, events: FromClause | None = None) -> ColumnElement[bool]:
-        """Open, for a look at one subject's events."""
+        """Open; for reading one subject's events."""
         return _is_open_of_subject((self.events if events is None else events).c)
 
     def is_pushed_back(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Open, and due later than when it was enqueued: it backs off, or a person retried it."""
         return _is_pushed_back((self.events if events is None else events).c)
 
-    def may_lie_below_floor(self, events: FromClause) -> ColumnElement[bool]:
-        """Open again, because a person retried it; or set apart. Others are found by the floor (see `horizon`)."""
-        return _may_lie_below_floor(events.c)
+    def may_lie_below_first_open(self, events: FromClause) -> ColumnElement[bool]:
+        """Open again, because a person retried it; or set apart. Others lie above `first_open_id`."""
+        return _may_lie_below_first_open(events.c)
 
 
 def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
@@ -288,7 +288,7 @@ def _is_set_apart(c: Columns) -> ColumnElement[bool]:
     return and_(func.coalesce(c.failed_at, c.processed_at).is_(None), c.waits_for.is_not(None))
 
 
-def _may_lie_below_floor(c: Columns) -> ColumnElement[bool]:
+def _may_lie_below_first_open(c: Columns) -> ColumnElement[bool]:
     is_open = func.coalesce(c.failed_at, c.processed_at).is_(None)
     return and_(is_open, or_(c.retried_at.is_not(None), c.waits_for.is_not(None)))
 
@@ -306,7 +306,7 @@ def _add_indexes(events: Table) -> None:
     index("open", c.id, where=_is_in_line(c))
     index("open_subject", c.subject, c.id, where=_is_open_of_subject(c))
     index("backing_off", c.available_at, where=_is_pushed_back(c))
-    index("below_floor", c.subject, c.id, where=_may_lie_below_floor(c))
+    index("below_floor", c.subject, c.id, where=_may_lie_below_first_open(c))
     index("set_apart", c.id, where=_is_set_apart(c))
     # Without a word of what is open, for those that a person's statement has failed are looked for too.
     index("waiting", c.waits_for, c.available_at, where=c.waits_for.is_not(None))

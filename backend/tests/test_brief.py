@@ -33,7 +33,7 @@ from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
 from hubspot_sandbox import Sandbox
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.delivering import worker
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import GateState
@@ -359,7 +359,7 @@ def test_the_briefs_queries_tell_the_truth(dry_run, engine):
         dry_run.deliver()
     claimed = dry_run.sign_up("claimed")
     with engine.begin() as connection:
-        Walk(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
+        Scan(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
     dry_run.sign_up("pending")
     failed = dry_run.track("no_such_event", {"user_id": "d1"})
     assert dry_run.row(claimed).claim_token == "t"

@@ -19,7 +19,7 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from app.settings import Settings
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import State
 from sqlalchemy_outbox.operating.search import read_events
@@ -90,7 +90,7 @@ def test_documented_statement_fails_an_event_that_is_claimed(engine):
     with Session(engine) as db, db.begin():
         event_id = track_event(db, "driver_signed_up", payload)
     with engine.begin() as connection:
-        assert Walk(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
+        assert Scan(OUTBOX).claim(connection, types=CATALOG.types, token="t", lease=LEASE, limit=1)
     [statement] = (it for it in _sql(COMMANDS) if it.startswith("UPDATE"))
     with engine.begin() as connection:
         assert connection.execute(text(re.sub(r"'[0-9-]{36}'", f"'{event_id}'", statement))).rowcount == 1

@@ -24,7 +24,7 @@ from app.settings import Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync.integration import Integration
 from hubspot_sync.settings import HubSpotSettings
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, State
 from sqlalchemy_outbox.operating.search import EventSummary, read_events
@@ -222,4 +222,4 @@ def count_events(engine: Engine) -> int:
 
 def claim_as_another_worker(engine: Engine) -> list[Event]:
     with engine.begin() as connection:
-        return Walk(OUTBOX).claim(connection, types=CATALOG.types, token="another", lease=LEASE, limit=50)
+        return Scan(OUTBOX).claim(connection, types=CATALOG.types, token="another", lease=LEASE, limit=50)

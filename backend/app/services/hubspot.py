@@ -10,7 +10,7 @@ from app.models import OUTBOX
 from sqlalchemy_outbox import enqueue
 from sqlalchemy_outbox.database.isolation import in_words
 from sqlalchemy_outbox.enqueueing.enqueue import AnySession
-from sqlalchemy_outbox.enqueueing.losses import GOES_ON_WITHOUT, lose
+from sqlalchemy_outbox.enqueueing.losses import GOES_ON_WITHOUT, record_loss
 
 
 def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) -> UUID:
@@ -28,5 +28,5 @@ def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) 
         objection = CATALOG.objection_to(event_type, payload) if isinstance(event_type, str) else None
         return enqueue(db, OUTBOX, event_type, subject, payload, error=objection, event_id=event_id)
     except Exception as error:  # noqa: BLE001  # HubSpot must never break a request.
-        lose(event_id, event_type, subject, in_words(error), GOES_ON_WITHOUT)
+        record_loss(event_id, event_type, subject, in_words(error), GOES_ON_WITHOUT)
         return event_id

@@ -4,7 +4,7 @@
                                            └─────────┴─▶ reached: how far the window is used up
 
 A window is a bounded part of the open events, so that a claim costs the same whatever their number. There are two
-(see `walk`): the events AHEAD of an id in the order of ids, and the FOLLOWERS of given subjects.
+(see `scan`): the events AHEAD of an id in the order of ids, and the FOLLOWERS of given subjects.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ from sqlalchemy import (
 
 from sqlalchemy_outbox.clock import DatabaseNow, DatabaseNowExactly, TransactionBeginning
 from sqlalchemy_outbox.database.json_rows import ids_in, rows_of
-from sqlalchemy_outbox.database.plan_hints import ONE, dear_if_told, is_among, is_one_of, looked_up, untold
+from sqlalchemy_outbox.database.plan_hints import (
+    ONE,
+    expensive_if_known,
+    is_among,
+    is_one_of,
+    looked_up,
+    unknown_when_planned,
+)
 from sqlalchemy_outbox.model import Outbox
 
 _NO_LIMIT = 2**62
@@ -45,7 +52,7 @@ _ZERO: ColumnElement[int] = literal_column("0", Integer)
 _SUBJECTS = (column("subject", Text), column("after", BigInteger))
 
 
-class Window(StrEnum):
+class WindowKind(StrEnum):
     AHEAD = "ahead"
     FOLLOWERS = "followers"
 
@@ -63,28 +70,27 @@ class Reached(NamedTuple):
     first_left_id: int | None
 
 
-def candidates(outbox: Outbox, window: Window, dialect_name: str, size: int, limit: int) -> tuple[CTE, Select[Any]]:
+def candidates(outbox: Outbox, kind: WindowKind, dialect_name: str, size: int, limit: int) -> tuple[CTE, Select[Any]]:
     """The ids of up to `limit` events to claim; and one row of `Reached`.
 
     `size` is the window's, in events; of followers it is each subject's share. Both are written into the statement,
-    for a plan for any number expects it to be a tenth of the table. Binds `types`, `floor` (no open event has a lower
-    id, unless a person retried it or it was set apart), on PostgreSQL `patience` (seconds after which nothing is taken)
-    and `dear` (DEAR), and, as the window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and
-    ix_…_below_floor.
+    for a plan for any number expects it to be a tenth of the table. Binds `types`, `first_open_id` (see `watermark`);
+    on PostgreSQL `budget` (seconds after which nothing is taken) and `expensive` (EXPENSIVE); and, as the kind of
+    window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and ix_…_below_floor.
     """
-    # Short names here and below, for a short statement.
+    # Short names keep the statement within 4,096 characters (see `plan_hints`).
     events = outbox.events.alias("e")
-    runs = _runs(_WINDOWS[window](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
+    runs = _runs(_WINDOWS[kind](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
     limited = literal_column(str(limit), Integer)
     found = _heads(outbox, events, runs, dialect_name)
-    if window is Window.AHEAD:
+    if kind is WindowKind.AHEAD:
         found = found.add_columns(_apart_of_subject(outbox, events).label("apart"))
     # Not FOR UPDATE: an event to which somebody's foreign key is being written would be passed by.
     heads = found.limit(limited).with_for_update(skip_locked=True, key_share=True).cte("heads")
     # A run that may have been applied as a whole goes whole once more; a charged event goes alone otherwise.
     goes_whole = select(heads.c.id).where(heads.c.attempt_count == ONE, heads.c.in_doubt_at.is_not(None))
     is_follower_taken = or_(runs.c.charged == _ZERO, and_(runs.c.charged == ONE, is_among(runs.c.head_id, goes_whole)))
-    if window is Window.AHEAD:
+    if kind is WindowKind.AHEAD:
         # The window does not show what was set apart between the head and its followers.
         is_whole = is_among(runs.c.head_id, select(heads.c.id).where(heads.c.apart.is_(None)))
         is_follower_taken = and_(is_follower_taken, is_whole)
@@ -119,14 +125,14 @@ def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
     """What waited long for the table may have been given up by its worker: nobody would deliver what it takes."""
     if dialect_name != "postgresql":
         return []
-    patience = dear_if_told(untold("patience", Float()))
-    return [DatabaseNowExactly() < TransactionBeginning(patience)]
+    budget = expensive_if_known(unknown_when_planned("budget", Float()))
+    return [DatabaseNowExactly() < TransactionBeginning(budget)]
 
 
 def _ahead(outbox: Outbox, events: FromClause, dialect_name: str, size: ColumnElement[int]) -> Select[Any]:
     return (
         _window(events, dialect_name)
-        .where(outbox.is_in_line(events), events.c.id > untold("after", BigInteger()))
+        .where(outbox.is_in_line(events), events.c.id > unknown_when_planned("after", BigInteger()))
         .order_by(events.c.id)
         .limit(size)
     )
@@ -166,9 +172,9 @@ def _followers(outbox: Outbox, events: FromClause, dialect_name: str, size: Colu
     )
 
 
-_WINDOWS: dict[Window, Callable[[Outbox, FromClause, str, ColumnElement[int]], Select[Any]]] = {
-    Window.AHEAD: _ahead,
-    Window.FOLLOWERS: _followers,
+_WINDOWS: dict[WindowKind, Callable[[Outbox, FromClause, str, ColumnElement[int]], Select[Any]]] = {
+    WindowKind.AHEAD: _ahead,
+    WindowKind.FOLLOWERS: _followers,
 }
 
 
@@ -190,13 +196,13 @@ def _is_due(events: FromClause, dialect_name: str) -> ColumnElement[bool]:
     return and_(c.claim_token.is_(None), is_time, is_known)
 
 
-def _runs(window: Select[Any]) -> Select[Any]:
+def _runs(kind: Select[Any]) -> Select[Any]:
     """Each event of the window with what precedes it of its subject there.
 
     `unbroken` is 1 up to the first event of the subject that is not due, and 0 from there on; `charged` is the number
     of charged events up to it.
     """
-    w = window.subquery("w")
+    w = kind.subquery("w")
     c = w.c
     return select(
         c.id,
@@ -222,7 +228,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
             outbox.is_open(events),
             _is_due(events, dialect_name),
             ~_has_earlier(outbox, events),
-            ~_has_earlier_below_floor(outbox, events),
+            ~_has_earlier_below_first_open(outbox, events),
             # Only a retry by hand makes an event pending that is older than one in flight.
             or_(c.retried_at.is_(None), ~has_claimed.correlate(events).exists()),
         )
@@ -236,19 +242,19 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
             earlier.c.id < c.id,
-            earlier.c.id >= untold("floor", BigInteger()),
+            earlier.c.id >= unknown_when_planned("first_open_id", BigInteger()),
             outbox.is_open_of_subject(earlier),
         ),
         events,
     )
 
 
-def _has_earlier_below_floor(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
-    """A person's retry opens an event below the floor, and the floor rises above what is set apart."""
+def _has_earlier_below_first_open(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
+    """Events below the first open id: a person's retry opens one, and what is set apart is not counted as open."""
     c, earlier = events.c, outbox.events.alias("r")
     return looked_up(
         select(earlier.c.id).where(
-            earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.may_lie_below_floor(earlier)
+            earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.may_lie_below_first_open(earlier)
         ),
         events,
     )

@@ -1,6 +1,6 @@
 """The statement by which a worker gets events: it finds them, marks them with a token and begins a lease.
 
-It takes a connection and leaves the commit to its owner, as those in `leases` and `queries` do.
+It takes a connection and leaves the commit to its owner, as all statements of the outbox do.
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ from sqlalchemy import (
     update,
 )
 
-from sqlalchemy_outbox.claiming.candidates import Reached, Window, candidates
+from sqlalchemy_outbox.claiming.candidates import Reached, WindowKind, candidates
 from sqlalchemy_outbox.clock import DatabaseNow
 from sqlalchemy_outbox.database.driver import fetch_all, server_statement
 from sqlalchemy_outbox.database.json_rows import bound_ids
-from sqlalchemy_outbox.database.plan_hints import DEAR, is_one_of
+from sqlalchemy_outbox.database.plan_hints import EXPENSIVE, is_one_of
 from sqlalchemy_outbox.model import Event, Outbox, as_event, event_columns
 
 _LEASE_COLUMNS = ("token", "until", "event_ids")
 _TOKEN: BindParameter[str] = bindparam("token", type_=Text)
 _REACHED = len(Reached._fields)
 _ID = attrgetter("id")
-# To read a claim's events as one array takes two thirds of the time, and a copy of them.
+# The most bytes of events that are decoded as one array: that takes two thirds of the time, and a copy of them.
 _READ_TOGETHER_BYTES_MAX = 256 * 1024
 _INSTANTS = ("created_at", "retried_at", "in_doubt_at")
 _LEASE_END = DatabaseNow(bindparam("lease", type_=Float))
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Where a claim looks for events: in a bounded window of the open ones (see `candidates`).
+class Window:
+    """The open events among which a claim chooses (see `candidates`).
 
-    `after` is the id after which a look AHEAD begins; `subjects` says so for each subject of a look at FOLLOWERS.
-    `floor` is an id below which no event is open, save for those that a person retried and those that were set apart.
+    `after` is the id after which a window AHEAD begins; `subjects` has one for each subject of a window of FOLLOWERS.
+    Below `first_open_id` no event is open, save for those that a person retried and those that were set apart.
     `size` is in events.
     """
 
-    window: Window = Window.AHEAD
+    kind: WindowKind = WindowKind.AHEAD
     after: int = 0
     subjects: Mapping[str, int] = field(default_factory=dict)
-    floor: int = 0
+    first_open_id: int = 0
     size: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a look brought, in order. Up to `used_up_to` nothing is left that could be claimed now.
+    """The events that were claimed, in order. Up to the id `used_up_to` nothing is left that could be claimed now.
 
-    `is_used_up` says so of the whole window, and `is_end` that the window was the last one.
+    `is_used_up`: nothing is left in the whole window. `is_end`: no open event lies behind the window.
     """
 
     events: list[Event]
@@ -84,43 +84,43 @@ class Claimed:
 def claim(
     connection: Connection,
     outbox: Outbox,
-    look: Look,
+    window: Window,
     *,
     types: Sequence[str],
     token: str,
     lease: timedelta,
     limit: int,
-    patience: timedelta,
+    budget: timedelta,
 ) -> Claimed:
     """Claim up to `limit` due events of the window for `token`, in the order of their subjects' first events.
 
     Takes subjects' heads (no earlier event of the subject is open) that no one else is claiming, and with each head
     the run of due events behind it. A charged head is claimed alone, or, after its first charge, with its run if that
-    is in doubt; never with another subject. Nothing is taken by a statement that has found its events only after
-    `patience`, as one that waited for a locked table.
+    is in doubt; never with another subject. A statement that has found its events only after `budget` takes
+    nothing: it has waited for a locked table, say.
     """
-    size, bound = _window_parameters(look)
+    size, bound = _window_parameters(window)
     parameters = {
         "types": list(types),
         "token": token,
         "lease": lease.total_seconds(),
-        "floor": look.floor,
-        "patience": patience.total_seconds(),
-        "dear": DEAR,
+        "first_open_id": window.first_open_id,
+        "budget": budget.total_seconds(),
+        "expensive": EXPENSIVE,
         **bound,
     }
-    statement = _claim(outbox, look.window, size, limit, connection.dialect.name)
+    statement = _claim(outbox, window.kind, size, limit, connection.dialect.name)
     rows = _fetch_all(connection, statement, parameters)
     reached = Reached._make(rows[0][:_REACHED])
-    # Behind how far it reached; where there is no event, nothing but NULLs.
+    # The columns behind `Reached`; NULLs where no event was claimed.
     found = [row[_REACHED:] for row in rows if row[_REACHED] is not None]
     if connection.dialect.name == "sqlite":
         ids = json.dumps([id_ for (id_,) in found])
         events = _take_on_sqlite(connection, outbox, parameters | {"ids": ids}) if found else []
     else:
-        events = _told([event for (event,) in found])
+        events = _decoded([event for (event,) in found])
     events.sort(key=_ID)
-    return _claimed(events, reached, look, limit)
+    return _claimed(events, reached, window, limit)
 
 
 def _fetch_all(
@@ -131,10 +131,10 @@ def _fetch_all(
     return connection.execute(statement, parameters).all()
 
 
-def _told(events: Sequence[bytes | memoryview]) -> list[Event]:
-    """Events as PostgreSQL tells them: in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has.
+def _decoded(events: Sequence[bytes | memoryview]) -> list[Event]:
+    """Events from JSON in UTF-8 and ISO 8601, whatever encoding and DateStyle the session has.
 
-    psycopg2 tells bytes as a view of them.
+    psycopg2 gives bytes as a memoryview.
     """
     if sum(map(len, events)) > _READ_TOGETHER_BYTES_MAX:
         return [_event(json.loads(bytes(event))) for event in events]
@@ -154,43 +154,43 @@ def _take_on_sqlite(connection: Connection, outbox: Outbox, parameters: Mapping[
     return [as_event(row) for row in connection.execute(_take(outbox), parameters)]
 
 
-def _window_parameters(look: Look) -> tuple[int, dict[str, object]]:
-    """The window's size, and what else it needs."""
-    match look.window:
-        case Window.AHEAD:
-            return look.size, {"after": look.after}
-        case Window.FOLLOWERS:
-            rows = [{"subject": subject, "after": after} for subject, after in look.subjects.items()]
-            return _share(look.size, len(rows)), {"subjects": json.dumps(rows)}
+def _window_parameters(window: Window) -> tuple[int, dict[str, object]]:
+    """The window's size in events, and the parameters of its kind."""
+    match window.kind:
+        case WindowKind.AHEAD:
+            return window.size, {"after": window.after}
+        case WindowKind.FOLLOWERS:
+            rows = [{"subject": subject, "after": after} for subject, after in window.subjects.items()]
+            return _share(window.size, len(rows)), {"subjects": json.dumps(rows)}
         case _:
-            assert_never(look.window)
+            assert_never(window.kind)
 
 
 def _share(size: int, subjects: int) -> int:
-    """Each subject's; a power of two, since each number makes another statement."""
+    """Each subject's share of the window; a power of two, since each size makes another statement."""
     share = max(1, size // subjects)
     return 1 << (share.bit_length() - 1)
 
 
-def _claimed(events: list[Event], reached: Reached, look: Look, limit: int) -> Claimed:
-    # Of more heads than the limit, the query has not seen those behind.
+def _claimed(events: list[Event], reached: Reached, window: Window, limit: int) -> Claimed:
+    # The query stops at the limit: heads behind the last one it has not seen.
     first_unseen = None
     if reached.last_head_id is not None and reached.heads >= limit:
         first_unseen = reached.last_head_id + 1
     left = [id_ for id_ in (reached.first_left_id, first_unseen) if id_ is not None]
-    last_id = look.after if reached.last_id is None else reached.last_id
+    last_id = window.after if reached.last_id is None else reached.last_id
     return Claimed(
         events,
         used_up_to=min([last_id, *(id_ - 1 for id_ in left)]),
         is_used_up=not left,
-        is_end=not left and reached.events < look.size,
+        is_end=not left and reached.events < window.size,
     )
 
 
 @lru_cache(maxsize=256)
-def _claim(outbox: Outbox, window: Window, size: int, limit: int, dialect_name: str) -> Select[Any]:
+def _claim(outbox: Outbox, kind: WindowKind, size: int, limit: int, dialect_name: str) -> Select[Any]:
     """PostgreSQL finds and takes in one statement; SQLite finds here, and takes as the only writer."""
-    batch, reached = candidates(outbox, window, dialect_name, size, limit)
+    batch, reached = candidates(outbox, kind, dialect_name, size, limit)
     if dialect_name == "sqlite":
         taken = batch
     else:
@@ -202,8 +202,8 @@ def _claim(outbox: Outbox, window: Window, size: int, limit: int, dialect_name: 
         return statement.add_columns(*taken.c)
     its_ids = select(_TOKEN.label("t"), _LEASE_END.label("u"), func.json_agg(taken.c.id).label("ids"))
     lease = insert(outbox.leases).from_select(_LEASE_COLUMNS, its_ids.having(func.count() > literal_column("0")))
-    told = func.convert_to(func.to_json(taken.table_valued()).cast(Text), literal_column("'UTF8'"))
-    return statement.add_columns(told).add_cte(lease.cte("lease"))
+    encoded = func.convert_to(func.to_json(taken.table_valued()).cast(Text), literal_column("'UTF8'"))
+    return statement.add_columns(encoded).add_cte(lease.cte("lease"))
 
 
 @lru_cache(maxsize=16)

@@ -1,67 +1,67 @@
-"""How a worker finds its next events without looking at all of them: it walks, and comes back for what it passed by.
+"""Where a worker claims next, so that it does not read all open events each time. A scan with a position, and returns:
 
-    ahead      the open events in order of id, from where the last look ended; those of busy subjects are passed by
-    followers  of subjects whose delivery has ended: what was passed by meanwhile
-    again      events whose backoff is over, and those that a person retried
+    ahead      the open events in order of id, from where the last window ended; events of busy subjects are skipped
+    followers  events that were skipped of subjects whose delivery has ended
+    retries    events whose backoff is over, and those that a person retried
 
-A new lap begins now and then, from the first open event: the net for whatever else was passed by, such as events that
-another worker handed back. It says only where to look; who may have what is for `claims`.
+Every nine seconds a full pass begins at the first open event. It finds whatever else was skipped, such as events that
+another worker handed back. Which events of a window may be claimed is decided in `claims`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
-from sqlalchemy_outbox.claiming import claims, pushed_back
-from sqlalchemy_outbox.claiming.candidates import Window
-from sqlalchemy_outbox.claiming.claims import Claimed, Look
-from sqlalchemy_outbox.claiming.watermark import Horizon
+from sqlalchemy_outbox.claiming import claims, retries
+from sqlalchemy_outbox.claiming.candidates import WindowKind
+from sqlalchemy_outbox.claiming.claims import Claimed, Window
+from sqlalchemy_outbox.claiming.watermark import Watermark
 from sqlalchemy_outbox.database import transaction
 from sqlalchemy_outbox.model import Event, Outbox, State
 from sqlalchemy_outbox.settling.settlement import Settlement
 
-# Sooner than the poll, so that each poll of an idle worker is a lap.
-LAP_EVERY = timedelta(seconds=9)
-# A look reads so many events more than it may claim: enough to find others where subjects are busy.
+# Shorter than the poll, so that each poll of an idle worker is a full pass.
+FULL_PASS_EVERY = timedelta(seconds=9)
+# Events that a window holds beyond what may be claimed: enough to find others where subjects are busy.
 _WINDOW_SPARE = 50
-# Where a look finds nothing to claim, the next one is twice as wide, up to this.
+# The widest window, in events. Where one holds nothing to claim, the next one is twice as wide.
 _WINDOW_MAX = 10_000
-# Followers wait this long while there are events ahead.
+# How long followers wait while there are events ahead.
 _FOLLOWERS_WAIT = timedelta(seconds=1)
-# Rather than remember more subjects, a worker begins a new lap, which finds their followers too.
+# The most subjects that are remembered. Beyond them a full pass begins, which finds their followers too.
 _SUBJECTS_MAX = 10_000
-# A look for what comes again, which found that it has to wait for others, is not repeated sooner.
-_AGAIN_PAUSE = timedelta(seconds=1)
-# So many ids further, what the walk goes back over costs more than a new look at the horizon.
-_HORIZON_IDS = 1000
-# Of DEADLINE, for all looks of a claim together.
-_PATIENCE_SHARE = 0.8
+# How soon retries are read again after they were found to wait for others.
+_RETRY_PAUSE = timedelta(seconds=1)
+# The number of ids after which going back to the watermark costs more than reading it anew.
+_WATERMARK_IDS = 1000
+# The share of DEADLINE that all windows of a claim may take together.
+_BUDGET_SHARE = 0.8
 _NEVER = float("inf")
 _NO_ID = 2**62
 
 
-class Walk:
+class Scan:
     """One worker's place in the outbox, or in the events of one `subject`."""
 
     def __init__(self, outbox: Outbox, subject: str | None = None) -> None:
         self._outbox = outbox
         self._subject = subject
-        self._horizon = Horizon(outbox)
-        self._horizon_position: int | None = None
+        self._watermark = Watermark(outbox)
+        self._watermark_position: int | None = None
         self._position = 0
         self._widening = 1
         self._is_at_end = False
-        self._lap_at = time.monotonic()
-        self._again_at = 0.0
-        self._again_dry_at = float("-inf")
-        self._is_again_first = True
+        self._full_pass_at = time.monotonic()
+        self._retry_at = 0.0
+        self._no_retry_at = float("-inf")
+        self._are_retries_first = True
         # Written as deliveries end, while another thread claims.
         self._lock = threading.Lock()
         self._released: dict[str, int] = {}
@@ -78,23 +78,23 @@ class Walk:
         took afterwards would be delivered by nobody.
         """
         began_at = time.monotonic()
-        if self._is_far_from_horizon():
-            self.look_at_horizon(connection)
+        if self._is_far_from_watermark():
+            self.refresh_watermark(connection)
         self._set_out()
-        for look in self._looks(connection, types, limit):
-            patience = _PATIENCE_SHARE * transaction.DEADLINE - timedelta(seconds=time.monotonic() - began_at)
-            if patience <= timedelta(0):
+        for window in self._windows(connection, types, limit):
+            budget = _BUDGET_SHARE * transaction.DEADLINE - timedelta(seconds=time.monotonic() - began_at)
+            if budget <= timedelta(0):
                 raise DatabaseTimeout("claiming takes too long, or waits for a table that is locked")
             claimed = claims.claim(
-                connection, self._outbox, look, types=types, token=token, lease=lease, limit=limit, patience=patience
+                connection, self._outbox, window, types=types, token=token, lease=lease, limit=limit, budget=budget
             )
-            self._learn(look, claimed)
+            self._advance(window, claimed)
             if claimed.events:
                 return claimed.events
         return []
 
     def ended(self, events: Sequence[Event], settlements: Sequence[Settlement]) -> None:
-        """Take note of how a claim's events left it: whose followers are free now, and what comes back when."""
+        """Note how a claim's events left it: whose followers are free now, and what is due when."""
         now = time.monotonic()
         with self._lock:
             for event, settlement in zip(events, settlements, strict=True):
@@ -108,99 +108,105 @@ class Walk:
                 self._released_at = min(self._released_at, now)
 
     def restart(self) -> None:
-        """Begin a new lap at once."""
-        self._lap_at = float("-inf")
+        """Begin a full pass at once."""
+        self._full_pass_at = float("-inf")
 
     def seconds_to_next(self, connection: Connection) -> float | None:
         """Seconds until there may be an event to come back for; None when none is known."""
-        seconds = pushed_back.seconds_to_next_again(connection, self._outbox)
+        seconds = retries.seconds_to_next_retry(connection, self._outbox)
         now = time.monotonic()
-        earliest = self._again_dry_at + _AGAIN_PAUSE.total_seconds()
-        self._again_at = _NEVER if seconds is None else max(now + seconds, earliest)
-        return None if seconds is None else self._again_at - now
+        earliest = self._no_retry_at + _RETRY_PAUSE.total_seconds()
+        self._retry_at = _NEVER if seconds is None else max(now + seconds, earliest)
+        return None if seconds is None else self._retry_at - now
 
-    def look_at_horizon(self, connection: Connection) -> None:
-        """Learn where the past ends. The longer ago that was, the more of it each claim goes over again."""
-        self._horizon.refresh(connection)
-        self._horizon_position = self._position
+    def refresh_watermark(self, connection: Connection) -> None:
+        """Read the watermark. The older it is, the more ids each claim goes over again."""
+        self._watermark.refresh(connection)
+        self._watermark_position = self._position
 
-    def _is_far_from_horizon(self) -> bool:
-        if self._horizon_position is None:
+    def _is_far_from_watermark(self) -> bool:
+        if self._watermark_position is None:
             return True
-        return self._position > max(self._horizon.settled_to, self._horizon_position + _HORIZON_IDS)
+        return self._position > max(self._watermark.settled_to, self._watermark_position + _WATERMARK_IDS)
 
     def _set_out(self) -> None:
         now = time.monotonic()
         with self._lock:
             self._position = min(self._position, self._handed_back_id - 1)
-            self._again_at = min(self._again_at, self._backs_off_until)
+            self._retry_at = min(self._retry_at, self._backs_off_until)
             self._handed_back_id, self._backs_off_until = _NO_ID, _NEVER
-            if now - self._lap_at > LAP_EVERY.total_seconds() or len(self._released) > _SUBJECTS_MAX:
-                self._lap_at = now
-                self._position = min(self._position, self._horizon.floor - 1)
-                self._again_at = 0.0
+            if now - self._full_pass_at > FULL_PASS_EVERY.total_seconds() or len(self._released) > _SUBJECTS_MAX:
+                self._full_pass_at = now
+                self._position = min(self._position, self._watermark.first_open_id - 1)
+                self._retry_at = 0.0
                 self._released.clear()
                 self._released_at = _NEVER
         self._is_at_end = False
 
-    def _looks(self, connection: Connection, types: Sequence[str], limit: int) -> Iterator[Look]:
+    def _windows(self, connection: Connection, types: Sequence[str], limit: int) -> Iterator[Window]:
         if self._subject is not None:
-            yield Look(Window.FOLLOWERS, subjects={self._subject: 0}, size=_size(limit))
+            yield Window(WindowKind.FOLLOWERS, subjects={self._subject: 0}, size=_size(limit))
             return
         # In turns, so that neither a backlog nor a run of failures keeps the other waiting.
-        self._is_again_first = not self._is_again_first
-        if self._is_again_first and self._is_again_due():
-            yield from self._looks_again(connection, types, limit)
+        self._are_retries_first = not self._are_retries_first
+        if self._are_retries_first and self._is_retry_due():
+            yield from self._retry_windows(connection, types, limit)
         if self._has_followers_waiting():
-            yield self._look_at_followers(limit)
+            yield self._followers_window(limit)
         while not self._is_at_end:
             size = max(_size(limit), min(_size(limit) * self._widening, _WINDOW_MAX))
-            yield Look(Window.AHEAD, after=self._position, floor=self._horizon.floor, size=size)
+            yield Window(WindowKind.AHEAD, after=self._position, first_open_id=self._watermark.first_open_id, size=size)
         while self._released:
-            yield self._look_at_followers(limit)
-        if self._is_again_due():
-            yield from self._looks_again(connection, types, limit)
+            yield self._followers_window(limit)
+        if self._is_retry_due():
+            yield from self._retry_windows(connection, types, limit)
 
-    def _looks_again(self, connection: Connection, types: Sequence[str], limit: int) -> Iterator[Look]:
-        """At those that come again, each with what follows it; that of a charged one is claimed by itself."""
-        due = sorted(pushed_back.due_again(connection, self._outbox, types, _size(limit)))
+    def _retry_windows(self, connection: Connection, types: Sequence[str], limit: int) -> Iterator[Window]:
+        """Retries that are due, each with its followers; a charged one is claimed by itself."""
+        due = sorted(retries.due_retries(connection, self._outbox, types, _size(limit)))
         if due and due[0].attempt_count:
             due = due[:1]
         if subjects := {event.subject: event.id - 1 for event in due if due[0] is event or not event.attempt_count}:
-            yield Look(Window.FOLLOWERS, subjects=subjects, floor=self._horizon.floor, size=_size(limit))
-        # It brought nothing.
-        self._again_dry_at = time.monotonic()
+            yield Window(
+                WindowKind.FOLLOWERS, subjects=subjects, first_open_id=self._watermark.first_open_id, size=_size(limit)
+            )
+        # The window held nothing to claim.
+        self._no_retry_at = time.monotonic()
         self.seconds_to_next(connection)
 
-    def _look_at_followers(self, limit: int) -> Look:
+    def _followers_window(self, limit: int) -> Window:
         size = _size(limit)
         with self._lock:
             subjects = dict(islice(self._released.items(), size))
-        return Look(Window.FOLLOWERS, subjects=subjects, floor=self._horizon.floor, size=size)
+        return self._followers_of(subjects, size)
 
-    def _learn(self, look: Look, claimed: Claimed) -> None:
-        if look.window is Window.AHEAD:
+    def _followers_of(self, subjects: Mapping[str, int], size: int) -> Window:
+        first_open_id = self._watermark.first_open_id
+        return Window(WindowKind.FOLLOWERS, subjects=subjects, first_open_id=first_open_id, size=size)
+
+    def _advance(self, window: Window, claimed: Claimed) -> None:
+        if window.kind is WindowKind.AHEAD:
             self._position = claimed.used_up_to
             self._widening = 1 if claimed.events or claimed.is_end else self._widening * 2
             if claimed.is_end:
-                self._position = min(self._position, self._horizon.settled_to)
+                self._position = min(self._position, self._watermark.settled_to)
                 self._is_at_end = True
-        elif look.window is Window.FOLLOWERS:
-            self._forget_subjects(look, claimed)
+        elif window.kind is WindowKind.FOLLOWERS:
+            self._forget_subjects(window, claimed)
 
-    def _is_again_due(self) -> bool:
-        return self._again_at <= time.monotonic()
+    def _is_retry_due(self) -> bool:
+        return self._retry_at <= time.monotonic()
 
     def _has_followers_waiting(self) -> bool:
         return time.monotonic() - self._released_at > _FOLLOWERS_WAIT.total_seconds()
 
-    def _forget_subjects(self, look: Look, claimed: Claimed) -> None:
-        """Those looked at in vain, and those claimed: their deliveries release them again."""
+    def _forget_subjects(self, window: Window, claimed: Claimed) -> None:
+        """Forget subjects whose window held nothing, and those claimed: their deliveries release them again."""
         claimed_subjects = {event.subject for event in claimed.events}
         with self._lock:
             done = [
                 subject
-                for subject, after in look.subjects.items()
+                for subject, after in window.subjects.items()
                 if self._released.get(subject) == after and (claimed.is_used_up or subject in claimed_subjects)
             ]
             for subject in done:
@@ -210,5 +216,5 @@ class Walk:
 
 
 def _size(limit: int) -> int:
-    """Of a window, in events."""
+    """A window's size, in events."""
     return limit + _WINDOW_SPARE

@@ -1,4 +1,4 @@
-"""What a worker may take as past: ids whose transactions have ended, and ids below which no event is open.
+"""The watermark: up to it every id is visible or will never be. And the first open id, below which no event is open.
 
 Transactions commit in another order than they take their ids, so an id that is not there yet may still appear. Whoever
 enqueues holds a lock on the table from before it takes its first id until it has ended: once everybody who held that
@@ -32,37 +32,37 @@ from sqlalchemy_outbox.model import Outbox
 
 # SQLite has one writer at a time: ids appear in their order.
 _EVERYTHING = 2**62
-# Whatever was put below the floor by other means than enqueue and retry, a restored backup say, is found this late.
-FLOOR_ANEW_EVERY = timedelta(minutes=1)
+# How late an event below the first open id is found that came by other means than enqueue and retry, a restore say.
+FIRST_OPEN_ANEW_EVERY = timedelta(minutes=1)
 
 
-class Horizon:
-    """`settled_to`: no id up to it can still appear. `floor`: no event below it is open, save for some.
+class Watermark:
+    """`settled_to`: no id up to it can still appear. `first_open_id`: no event below it is open, with two exceptions.
 
-    Those are the ones that a person retried, and what is set apart.
+    Those are events that a person retried, and events that are set apart.
     """
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._settles_next: tuple[int, frozenset[str]] = (0, frozenset())
-        self._floor_anew_at = float("-inf")
+        self._first_open_anew_at = float("-inf")
         self.settled_to = 0
-        self.floor = 0
+        self.first_open_id = 0
 
     def refresh(self, connection: Connection) -> None:
         if connection.dialect.name != "postgresql":
             self.settled_to = _EVERYTHING
             return
-        is_floor_anew = time.monotonic() - self._floor_anew_at > FLOOR_ANEW_EVERY.total_seconds()
+        is_first_open_anew = time.monotonic() - self._first_open_anew_at > FIRST_OPEN_ANEW_EVERY.total_seconds()
         parameters = {
-            "floor": 0 if is_floor_anew else self.floor,
+            "first_open_id": 0 if is_first_open_anew else self.first_open_id,
             "name": qualified_name(connection, self._outbox.events),
         }
         row = connection.execute(_look(self._outbox), parameters).one()
-        if is_floor_anew:
-            self._floor_anew_at = time.monotonic()
-        # The query may not have seen what was settled only after it had begun, so the floor goes by the time before.
-        self.floor = min(it for it in (row.first_open_id, self.settled_to + 1) if it is not None)
+        if is_first_open_anew:
+            self._first_open_anew_at = time.monotonic()
+        # The query may not have seen what was settled after it had begun, so this goes by what was settled before.
+        self.first_open_id = min(it for it in (row.first_open_id, self.settled_to + 1) if it is not None)
         self._settle(row.last_id or 0, frozenset(row.writers or ()))
 
     def _settle(self, last_id: int, writers: frozenset[str]) -> None:
@@ -97,8 +97,8 @@ def _look(outbox: Outbox) -> Select[Any]:
         locks.c.mode == "RowExclusiveLock",
         locks.c.granted,
     )
-    first_open = select(func.min(c.id)).where(outbox.is_in_line(), c.id >= bindparam("floor", type_=BigInteger))
-    # The highest id comes from a snapshot that is older than the look at the locks.
+    first_open = select(func.min(c.id)).where(outbox.is_in_line(), c.id >= bindparam("first_open_id", type_=BigInteger))
+    # The snapshot that gives the highest id is older than the reading of the locks.
     last = select(func.max(c.id))
     return select(
         last.scalar_subquery().label("last_id"),

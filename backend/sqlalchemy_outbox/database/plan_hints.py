@@ -12,9 +12,9 @@ T = TypeVar("T")
 # Constants of a statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
 # parameter makes it longer.
 ONE: ColumnElement[int] = literal_column("1", Integer)
-# What `dear_if_told` binds as `dear`: so many rows make a plan cost about 20,000, and from 100,000 on PostgreSQL would
-# compile it (`jit_above_cost`).
-DEAR = 1_500_000
+# The rows that `expensive_if_known` binds as `expensive`: a plan costs about 20,000 by them. From 100,000 on PostgreSQL
+# would compile it (`jit_above_cost`).
+EXPENSIVE = 1_500_000
 
 
 def is_one_of(id_: ColumnElement[int], ids: Select[Any], dialect_name: str) -> ColumnElement[bool]:
@@ -30,24 +30,25 @@ def is_among(id_: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
 
 
 def looked_up(ids: Select[Any], events: FromClause) -> ColumnElement[bool]:
-    """Whether there is one, asked for each event by itself: EXISTS may be answered for all at once, by reading all."""
+    """Whether there is one, looked up for each event by itself. EXISTS may be planned as one reading of all."""
     return ids.limit(ONE).correlate(events).scalar_subquery().is_not(None)
 
 
-def untold(parameter: str, type_: TypeEngine[T]) -> ColumnElement[T]:
+def unknown_when_planned(parameter: str, type_: TypeEngine[T]) -> ColumnElement[T]:
     """A bound value that is not known when the statement is planned, so that its plan fits any.
 
-    Told an id, say, PostgreSQL would plan each claim anew, for as many events as its statistics have behind that id.
+    If it knew an id, PostgreSQL would plan each claim anew, for as many events as its statistics have behind that id.
     """
     return select(bindparam(parameter, type_=type_)).scalar_subquery()
 
 
-def dear_if_told(value: ColumnElement[float]) -> ColumnElement[float]:
-    """The value, which is never NULL; and what makes PostgreSQL keep a statement's plan. Binds `dear`, which is DEAR.
+def expensive_if_known(value: ColumnElement[float]) -> ColumnElement[float]:
+    """The value, which is never NULL; and what makes PostgreSQL keep a statement's plan. Binds
+    `expensive`, which is EXPENSIVE.
 
     It keeps a plan for any values for as long as the plans that it made for given ones cost more. Those were the first
-    few, and would be the cheaper ones as soon as statistics made the statement look dearer. So they are made dear by a
-    count that grows with a given value, and is never carried out.
+    few, and would be the cheaper ones once statistics made the statement seem costlier. So they are made expensive by a
+    count that grows with a given value and is never carried out.
     """
-    numbers = func.generate_series(ONE, bindparam("dear", type_=Integer)).table_valued("n")
+    numbers = func.generate_series(ONE, bindparam("expensive", type_=Integer)).table_valued("n")
     return func.coalesce(value, select(func.count()).select_from(numbers).scalar_subquery())

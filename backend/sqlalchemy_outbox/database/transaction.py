@@ -77,12 +77,12 @@ async def transact_while(
     another is given, of connections of the same engine.
     """
     source = source or _pool_of(engine)
-    line = _Line(DEADLINE)
+    watchdog = _Watchdog(DEADLINE)
 
     def in_transactions() -> T:
         with _machine_errors_as_databases(), source.connect() as connection:
             while True:
-                with line.under(connection), _giving_up_read_only(connection), connection.begin():
+                with watchdog.guarding(connection), _giving_up_read_only(connection), connection.begin():
                     returned = work(connection)
                 if not is_to_go_on(returned):
                     return returned
@@ -90,8 +90,8 @@ async def transact_while(
     loop = asyncio.get_running_loop()
     with _machine_errors_as_databases():
         thread = loop.run_in_executor(source.threads, copy_context().run, in_transactions)
-    line.watch(loop)
-    thread.add_done_callback(line.unwatch)
+    watchdog.watch(loop)
+    thread.add_done_callback(watchdog.unwatch)
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
@@ -138,8 +138,8 @@ def for_single_statements(engine: Engine) -> Engine:
     return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-class _Line:
-    """What a connection reaches its server by, while it is in a thread's hands."""
+class _Watchdog:
+    """Cuts a connection off whose server does not answer in time, while a thread waits on it."""
 
     def __init__(self, deadline: timedelta) -> None:
         self._seconds = deadline.total_seconds()
@@ -150,8 +150,8 @@ class _Line:
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def under(self, connection: Connection) -> Iterator[None]:
-        """Meanwhile it can be cut. Its time begins now: a connection is waited for with deadlines of the pool's own."""
+    def guarding(self, connection: Connection) -> Iterator[None]:
+        """Guard it meanwhile. Its time begins now: the wait for a connection has the pool's own deadline."""
         if connection.dialect.driver not in _DRIVERS:
             yield
             return
@@ -167,7 +167,7 @@ class _Line:
                 self._held = None
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cut it when its time is up."""
+        """Cut it off when its time is up."""
         ends_at = self._ends_at
         seconds = self._seconds if ends_at is None else ends_at - time.monotonic()
         if seconds > 0:
@@ -185,7 +185,7 @@ class _Line:
                 return
             driver_connection, inode = self._held
             log.warning("The database did not answer for %g s; its connection is given up.", self._seconds)
-            with socket.socket(fileno=os.dup(driver_connection.fileno())) as line:
+            with socket.socket(fileno=os.dup(driver_connection.fileno())) as wire:
                 # The driver may have closed its socket just now, and the number may be another one's.
-                if os.fstat(line.fileno()).st_ino == inode:
-                    line.shutdown(socket.SHUT_RDWR)
+                if os.fstat(wire.fileno()).st_ino == inode:
+                    wire.shutdown(socket.SHUT_RDWR)

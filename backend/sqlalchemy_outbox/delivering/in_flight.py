@@ -18,7 +18,7 @@ from sqlalchemy_outbox.claiming import newer
 from sqlalchemy_outbox.claiming.newer import Newer
 from sqlalchemy_outbox.database.transaction import for_single_statements, transact
 from sqlalchemy_outbox.delivering import workers
-from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, Patience
+from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, RetryWhileUnavailable
 from sqlalchemy_outbox.destination import Claim, Deliver
 from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
 from sqlalchemy_outbox.lease import LEASE, RENEW_EVERY
@@ -48,7 +48,7 @@ class InFlight:
         deliver: Deliver,
         gate: Gate,
         random: Random,
-        patience: Patience,
+        retry: RetryWhileUnavailable,
         *,
         on_settled: OnSettled,
         on_over: Callable[[], None],
@@ -59,7 +59,7 @@ class InFlight:
         self._deliver = deliver
         self._gate = gate
         self._random = random
-        self._patience = patience
+        self._retry = retry
         self._on_settled = on_settled
         self._on_over = on_over
         self._claims: dict[str, Claim] = {}
@@ -87,7 +87,7 @@ class InFlight:
                 continue
             began_at = time.monotonic()
             renew = partial(transact, self._engine, leases.renew, self._outbox, list(held_before), LEASE)
-            held = await self._patience.through(renew)
+            held = await self._retry.run(renew)
             for token in held or ():
                 held_before[token].lease.extend(began_at)
 
@@ -116,7 +116,7 @@ class InFlight:
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
         waited_for = {outcome.key: outcome.reason for outcome in outcomes.values() if isinstance(outcome, Waiting)}
-        ended = await self._patience.through(partial(self._settle, claim, settlements, waited_for))
+        ended = await self._retry.run(partial(self._settle, claim, settlements, waited_for))
         if ended is None:
             # Stopped while the database was away: the claim is handed back, if it comes in time.
             return

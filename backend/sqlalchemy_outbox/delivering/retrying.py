@@ -1,4 +1,4 @@
-"""A database that is away is waited for: a step is taken again until it comes through."""
+"""While the database is away, a worker's step is tried again until it succeeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
 from sqlalchemy_outbox.database.isolation import sqlstate_of
 from sqlalchemy_outbox.database.read_only import READ_ONLY
-from sqlalchemy_outbox.waking.wake_event import WakeUp
+from sqlalchemy_outbox.waking.wake_event import WakeEvent
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,21 +30,21 @@ _ADVICE = {
 }
 
 
-class Patience:
-    """A worker's, until it is over."""
+class RetryWhileUnavailable:
+    """Runs a worker's steps, until it is ended."""
 
     def __init__(self) -> None:
-        # It ends a pause between two tries. Not the worker's own, whose rings it would take from the worker.
-        self.bell = WakeUp()
+        # It ends a pause between two tries. The worker's own would miss what this one consumes.
+        self.wake_event = WakeEvent()
         self.is_over = False
 
     def end(self) -> None:
         """Let each step that fails from now on be the last; may be called by a signal handler."""
         self.is_over = True
-        self.bell.ring()
+        self.wake_event.set()
 
-    async def through(self, step: Callable[[], Awaitable[T]]) -> T | None:
-        """Take a step until the database answers; None when patience ends before."""
+    async def run(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Run a step until the database answers; None when this was ended before."""
         wait = _RETRY_FIRST_SECONDS
         while True:
             try:
@@ -58,7 +58,7 @@ class Patience:
                 )
             if self.is_over:
                 return None
-            await self.bell.wait(timedelta(seconds=wait))
+            await self.wake_event.wait(timedelta(seconds=wait))
             wait = min(wait * 2, _RETRY_MAX_SECONDS)
 
 

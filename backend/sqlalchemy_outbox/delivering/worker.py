@@ -17,14 +17,14 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.database.read_only import give_up_read_only_connections
 from sqlalchemy_outbox.database.transaction import for_single_statements, transact, transact_while
 from sqlalchemy_outbox.delivering import workers
 from sqlalchemy_outbox.delivering.failure_log import FailureLog
 from sqlalchemy_outbox.delivering.in_flight import InFlight
 from sqlalchemy_outbox.delivering.releases import Releases
-from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, Patience, first_line
+from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, RetryWhileUnavailable, first_line
 from sqlalchemy_outbox.destination import Claim, Deliver, IsOver
 from sqlalchemy_outbox.enqueueing import sequences
 from sqlalchemy_outbox.gate.gate import Gate
@@ -35,7 +35,7 @@ from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.settling import leases
 from sqlalchemy_outbox.settling.settlement import Ended, Settled, Settlement, settled
 from sqlalchemy_outbox.waking import wakeup
-from sqlalchemy_outbox.waking.wake_event import WakeUp
+from sqlalchemy_outbox.waking.wake_event import WakeEvent
 
 if TYPE_CHECKING:
     from sqlalchemy_outbox.waking.listener import Listener
@@ -99,14 +99,14 @@ class Worker:
         self._batch_size = batch_size
         self._concurrency = concurrency
         self._on_settled = on_settled
-        self._bell = WakeUp()
-        # While it runs, and the database tells of commits.
+        self._wake_event = WakeEvent()
+        # While it runs, where the database notifies of commits.
         self._listener: Listener | None = None
         self._failures = FailureLog()
-        self._walk = Walk(outbox)
+        self._scan = Scan(outbox)
         jitter = random or Random()  # noqa: S311  # Jitter is no secret.
         self._sweep = Sweep(outbox, jitter)
-        self._patience = Patience()
+        self._retry = RetryWhileUnavailable()
         # When a delivery is over, its subjects' next events may be claimed.
         self._in_flight = InFlight(
             outbox,
@@ -114,9 +114,9 @@ class Worker:
             deliver,
             gate,
             jitter,
-            self._patience,
+            self._retry,
             on_settled=self._note_end,
-            on_over=self._bell.ring,
+            on_over=self._wake_event.set,
         )
         self._releases = Releases(outbox, engine, gate, is_over, self._note_release)
         # The token of a claim that has not been answered.
@@ -125,32 +125,32 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
-        # A commit is news for patience too: the database is back.
-        for bell in (self._bell, self._patience.bell):
-            wakeup.subscribe(self._outbox, bell)
+        # A commit ends a pause between two tries too: the database is back.
+        for wake_event in (self._wake_event, self._retry.wake_event):
+            wakeup.subscribe(self._outbox, wake_event)
         # The token may be new.
-        await self._patience.through(self._gate.probe_hold)
+        await self._retry.run(self._gate.probe_hold)
         works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
         background = [asyncio.create_task(work) for work in works]
         try:
-            listen_engine = await self._patience.through(self._find_way_to_listen)
-            with wakeup.listening(listen_engine, self._outbox, self._bell) as self._listener:
-                while not self._patience.is_over:
-                    if not await self._patience.through(self._start_next):
+            listen_engine = await self._retry.run(self._find_way_to_listen)
+            with wakeup.listening(listen_engine, self._outbox, self._wake_event) as self._listener:
+                while not self._retry.is_over:
+                    if not await self._retry.run(self._start_next):
                         await self._purge_a_step()
-                        await self._patience.through(self._sleep)
+                        await self._retry.run(self._sleep)
         finally:
             self._listener = None
             await self._finish(background)
 
     async def drain(self, subject: str | None = None) -> None:
         """Deliver what is due, of one subject or of all, and return when nothing more is or the gate is shut."""
-        self._walk = Walk(self._outbox, subject)
+        self._scan = Scan(self._outbox, subject)
         await self._gate.probe_hold()
         await self._releases.look(is_hurried=True)
         renewals = asyncio.create_task(self._in_flight.keep_leases())
         try:
-            while not self._patience.is_over:
+            while not self._retry.is_over:
                 was_delivering = self._in_flight.is_delivering
                 if await self._start_next():
                     continue
@@ -158,14 +158,14 @@ class Worker:
                 if not was_delivering:
                     break
                 if self._in_flight.is_delivering:
-                    await self._bell.wait(POLL_INTERVAL)
+                    await self._wake_event.wait(POLL_INTERVAL)
         finally:
             await self._finish([renewals])
 
     def stop(self) -> None:
         """Claim nothing more; what is in flight gets a deadline, and what does not meet it goes back uncharged."""
-        self._patience.end()
-        self._bell.ring()
+        self._retry.end()
+        self._wake_event.set()
 
     async def _find_way_to_listen(self) -> Engine | None:
         return await asyncio.to_thread(wakeup.engine_to_listen_by, self._listen_engine)
@@ -177,7 +177,7 @@ class Worker:
         # Once a second, and not while a commit waits to be delivered.
         if not self._sweep.is_due():
             return has_begun
-        await transact(self._statement_engine, self._walk.look_at_horizon)
+        await transact(self._statement_engine, self._scan.refresh_watermark)
         return await self._take_back() or has_begun
 
     async def _take_back(self) -> bool:
@@ -197,8 +197,8 @@ class Worker:
             self._tell_of(charged)
         if not (corrected or freed or charged):
             return False
-        # What waited behind them may lie where the walk has been.
-        self._walk.restart()
+        # What waited behind them may lie before the scan's position.
+        self._scan.restart()
         return True
 
     async def _purge_a_step(self) -> None:
@@ -212,7 +212,7 @@ class Worker:
             log.warning("Could not purge (%s); trying again in a while.", first_line(error))
             return
         if not self._purge.is_over:
-            self._bell.ring()
+            self._wake_event.set()
         if count:
             log.info("Purged %d events that were delivered or discarded.", count)
 
@@ -225,35 +225,35 @@ class Worker:
             await self._wait(min(POLL_INTERVAL, shut_for))
             await self._gate.refresh()
             # What other workers had in hand when the gate shut has been handed back.
-            self._walk.restart()
+            self._scan.restart()
             return
         wait = POLL_INTERVAL
         if self._has_room():
             for seconds in await transact(self._engine, self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
         if self._listener is None:
-            await self._bell.wait(wait)
+            await self._wake_event.wait(wait)
         else:
             await self._claim_and_begin(wait)
 
     async def _wait(self, longest: timedelta) -> None:
-        """Wait without claiming, and hear of commits all the same: a server keeps old rows for what nobody reads."""
+        """Wait without claiming, and read notifications meanwhile: the server keeps old rows until they are read."""
         if self._listener is None:
-            await self._bell.wait(longest)
+            await self._wake_event.wait(longest)
         else:
             source = self._listener.source(longest)
             await transact_while(self._statement_engine, lambda _: None, lambda _: False, source)
 
     def _seconds_to_next(self, connection: Connection) -> list[float]:
         """Seconds until an event comes again, and until a lease runs out."""
-        seconds = (self._walk.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
+        seconds = (self._scan.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
         return [it for it in seconds if it is not None]
 
     async def _claim_and_begin(self, longest: timedelta = timedelta(0)) -> bool:
         """Claim, and begin the delivery of what that brought; false when it brought nothing.
 
-        Where the database tells of commits, it waits for one first, or for the bell, for `longest` at most. After a
-        full batch the same thread claims the next one: the database is at it while this one's delivery begins.
+        Where the database notifies of commits, it waits first, for a notification or the wake event, for `longest` at
+        most. After a full batch the same thread claims the next one while this one's delivery begins.
         """
         await self._hand_back_unheard()
         loop = asyncio.get_running_loop()
@@ -281,7 +281,7 @@ class Worker:
             return None
         self._unheard = token = uuid4().hex
         lease = Lease(token, time.monotonic() + LEASE.total_seconds())
-        events = self._walk.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
+        events = self._scan.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
         return Claim(lease, events)
 
     async def _hand_back_unheard(self) -> None:
@@ -301,11 +301,11 @@ class Worker:
             await asyncio.sleep(_ALIVE_EVERY.total_seconds())
 
     def _note_release(self) -> None:
-        self._walk.restart()
-        self._bell.ring()
+        self._scan.restart()
+        self._wake_event.set()
 
     def _note_end(self, events: Sequence[Event], settlements: Sequence[Settlement], ended: Ended) -> None:
-        self._walk.ended(events, settlements)
+        self._scan.ended(events, settlements)
         self._tell_of(settled(events, settlements, ended))
 
     def _tell_of(self, events: Sequence[Settled]) -> None:
@@ -326,7 +326,7 @@ class Worker:
             log.warning("Could not hand events back (%s); their leases will run out.", first_line(error))
 
     def _may_claim(self) -> bool:
-        return not self._patience.is_over and self._has_room() and self._gate.shut_for() <= timedelta(0)
+        return not self._retry.is_over and self._has_room() and self._gate.shut_for() <= timedelta(0)
 
     def _has_room(self) -> bool:
         return self._in_flight.count < self._concurrency

@@ -26,7 +26,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy_outbox.database.isolation import as_sqlalchemys, has_rolled_back, is_autocommit
 from sqlalchemy_outbox.database.read_only import is_read_only, replace_at_next_use
 from sqlalchemy_outbox.enqueueing import insertion, sequences
-from sqlalchemy_outbox.enqueueing.losses import COMMITTED_WITHOUT, lose, say_unmade
+from sqlalchemy_outbox.enqueueing.losses import COMMITTED_WITHOUT, log_uncommitted, record_loss
 from sqlalchemy_outbox.model import Outbox
 from sqlalchemy_outbox.waking import wakeup
 
@@ -61,14 +61,14 @@ class Entry:
     is_dropped: bool = False
     is_told: bool = False
 
-    def lose(self, reason: str, fate: str) -> None:
+    def record_loss(self, reason: str, fate: str) -> None:
         self.is_dropped = self.is_told = True
-        lose(self.row.event_id, self.row.event_type, self.row.subject, reason, fate)
+        record_loss(self.row.event_id, self.row.event_type, self.row.subject, reason, fate)
 
-    def say_unmade(self, level: int, what_happened: str) -> None:
+    def log_uncommitted(self, level: int, what_happened: str) -> None:
         if not self.is_told:
             self.is_told = True
-            say_unmade(level, self.row.event_id, self.row.event_type, self.row.subject, what_happened)
+            log_uncommitted(level, self.row.event_id, self.row.event_type, self.row.subject, what_happened)
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class _Buffer:
     def __del__(self) -> None:
         if not sys.is_finalizing():
             for entry in self.entries:
-                entry.say_unmade(logging.WARNING, "its connection was dropped in the middle of the transaction")
+                entry.log_uncommitted(logging.WARNING, "its connection was dropped in the middle of the transaction")
 
 
 _buffers: WeakKeyDictionary[RootTransaction, _Buffer] = WeakKeyDictionary()
@@ -297,4 +297,4 @@ def _settle(root: RootTransaction) -> None:
             EVENTS_ENQUEUED.labels(outbox.name, event_type).inc(count)
     entries, buffer.entries = buffer.entries, []
     for row, reason in [*buffer.unwritten, *((entry.row, TOO_LATE) for entry in entries)]:
-        lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)
+        record_loss(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)

@@ -8,14 +8,14 @@ from uuid import UUID
 from prometheus_client import Counter
 
 EVENTS_LOST = Counter("outbox_events_lost", "Events whose transaction committed, or goes on, without them.")
-# Operators know the lines by the name of what they were told by: enqueue.
+# Named after the call that an operator knows.
 log = logging.getLogger("sqlalchemy_outbox.enqueue")
 
 COMMITTED_WITHOUT = "Its transaction committed without it."
 GOES_ON_WITHOUT = "It was refused, and its transaction goes on without it."
 
 
-def lose(event_id: UUID | str, event_type: object, subject: str | None, reason: str, fate: str) -> None:
+def record_loss(event_id: UUID | str, event_type: object, subject: str | None, reason: str, fate: str) -> None:
     """Count and log an event that its transaction will not have; `fate` is one of the two sentences above."""
     EVENTS_LOST.inc()
     type_ = as_type(event_type)
@@ -31,7 +31,7 @@ def as_type(event_type: object) -> str:
     return event_type if isinstance(event_type, str) else type(event_type).__name__
 
 
-def say_unmade(level: int, event_id: str, event_type: str, subject: str, what_happened: str) -> None:
+def log_uncommitted(level: int, event_id: str, event_type: str, subject: str, what_happened: str) -> None:
     """Log an event that does not exist because its transaction never committed; nothing is lost, so nothing counts."""
     log.log(
         level,

@@ -66,14 +66,14 @@ class _Level:
         for bind, entry in waiting:
             if (made := self.connection_to(bind)) is not None and is_autocommit(made):
                 # It turns out only now; a rollback would leave the rows.
-                entry.lose(commits.AUTOCOMMIT, GOES_ON_WITHOUT)
+                entry.record_loss(commits.AUTOCOMMIT, GOES_ON_WITHOUT)
             else:
                 self.take(bind, entry)
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
             for _, entry in self.waiting:
-                entry.say_unmade(logging.WARNING, "its session was dropped in the middle of the transaction")
+                entry.log_uncommitted(logging.WARNING, "its session was dropped in the middle of the transaction")
 
 
 class _Levels(dict[SessionTransaction, _Level]):
@@ -295,7 +295,7 @@ def _after_soft_rollback(session: Session, _: SessionTransaction) -> None:
 def _end(session: Session, outermost: _Level, waiting: _Waiting) -> None:
     if outermost.is_committed:
         for _, entry in waiting:
-            entry.lose(commits.TOO_LATE, COMMITTED_WITHOUT)
+            entry.record_loss(commits.TOO_LATE, COMMITTED_WITHOUT)
         return
     _leave_or_drop(session, outermost, waiting)
     if not outermost.is_rolled_back:
@@ -319,11 +319,15 @@ def _say_closed(entries: list[Entry]) -> None:
     # A request that fails ends so, and that is its own affair. A greenlet cannot see whether its caller is failing.
     is_failing = sys.exc_info()[0] is not None or in_greenlet()
     for entry in entries:
-        entry.say_unmade(logging.INFO if is_failing else logging.WARNING, "its session was closed without a commit")
+        entry.log_uncommitted(
+            logging.INFO if is_failing else logging.WARNING, "its session was closed without a commit"
+        )
 
 
 def _say_left(session_: ref[Session], outermost: _Level, _task: object) -> None:
     if (session := session_()) is not None and outermost in _levels(session).values():
         for entry in outermost.entries:
             if not entry.is_dropped:
-                entry.say_unmade(logging.WARNING, "the task whose session it is ended in the middle of the transaction")
+                entry.log_uncommitted(
+                    logging.WARNING, "the task whose session it is ended in the middle of the transaction"
+                )

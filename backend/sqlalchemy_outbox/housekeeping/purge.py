@@ -18,11 +18,11 @@ from sqlalchemy_outbox.database.plan_hints import is_one_of, looked_up
 from sqlalchemy_outbox.model import Outbox
 
 EVERY = timedelta(minutes=1)
-# What had to stay is looked at again this often: its older events may have been delivered or discarded meanwhile.
-LAP_EVERY = timedelta(hours=1)
+# How often what had to stay is read again: its older events may have been delivered or discarded meanwhile.
+FULL_PASS_EVERY = timedelta(hours=1)
 # A delete of this size holds its locks for a moment only.
 _AT_ONCE = 1000
-# So many delivered events a step looks at, however many of them have to stay; and more that were settled with the last.
+# Delivered events that a step reads, however many of them have to stay; and those that were settled with the last.
 _WINDOW = 10_000
 # Of this many links at most are a step's events, unless one event alone has more.
 _LINKS_MAX = 10_000
@@ -39,7 +39,7 @@ class Purge:
         self._outbox = outbox
         self._older_than = older_than
         self._at_once = at_once
-        # What was delivered up to then has been looked at in this lap.
+        # What was delivered up to then has been read in this full pass.
         self._after: datetime | None = None
         self._lap_at, self._over_at = time.monotonic(), float("-inf")
         self.is_over = False
@@ -69,13 +69,13 @@ class Purge:
         return count + others
 
     def failed(self) -> None:
-        """Take note that the last step was not committed: after a while, begin a new lap."""
+        """Take note that the last step was not committed: after a while, begin a new full pass."""
         self._lap_at = float("-inf")
         self.is_over, self._over_at = True, time.monotonic()
 
     def _begin(self) -> None:
         now = time.monotonic()
-        if self.is_over and now - self._lap_at >= LAP_EVERY.total_seconds():
+        if self.is_over and now - self._lap_at >= FULL_PASS_EVERY.total_seconds():
             self._lap_at, self._after = now, None
         self.is_over = False
 

@@ -103,7 +103,7 @@ def release_subjects(connection: Connection, outbox: Outbox, subjects: Iterable[
 def set_apart_behind(connection: Connection, outbox: Outbox, after: int) -> int | None:
     """Of some events in line whose ids are above `after`, set apart those that have to wait behind one that waits.
 
-    Or each lap of each worker would pass by all of them. Returns the last id looked at, None at the line's end.
+    Or each full pass of each worker would skip all of them. Returns the last id read, None at the line's end.
     Relies on ix_…_open and ix_…_below_floor.
     """
     c = outbox.events.c

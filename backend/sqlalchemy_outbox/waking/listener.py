@@ -1,6 +1,6 @@
-"""A worker's own connection to PostgreSQL: it claims by it, and hears by it of commits in other processes meanwhile.
+"""A worker's own connection to PostgreSQL: it claims by it, and receives other processes' notifications by it.
 
-Heard by the thread and the connection that claim, a commit is claimed without a way through the worker's loop.
+One thread waits and claims, so that a commit is claimed without a detour through the worker's event loop.
 """
 
 from __future__ import annotations
@@ -23,92 +23,92 @@ from sqlalchemy.exc import OperationalError
 
 from sqlalchemy_outbox.database import pooler, postgresql
 from sqlalchemy_outbox.database.transaction import Source
-from sqlalchemy_outbox.waking.wake_event import WakeUp
+from sqlalchemy_outbox.waking.wake_event import WakeEvent
 
 log = logging.getLogger(__name__)
 
-# Of rings, read at once; those that are left end the next wait, which costs a look for events.
-_RINGS_MAX = 4096
+# Bytes of the self-pipe read at once; what is left ends the next wait, which costs a claim that finds nothing.
+_WAKES_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Ear:
-    """What a listener waits on: the connection, with the driver's beneath it, and a pair of sockets for the bell."""
+class _Subscription:
+    """What a listener waits on: the connection, the driver's beneath it, and a self-pipe for the wake event."""
 
     connection: Connection
     driver: psycopg.Connection[Any]
-    rung: socket.socket
-    ringing: socket.socket
+    wake_receiver: socket.socket
+    wake_sender: socket.socket
 
-    def ring(self) -> None:
-        # What has rung so often that the buffer is full will be heard; what is closed, nobody waits for.
+    def wake(self) -> None:
+        # A full buffer wakes as well; a closed one has nobody waiting.
         with suppress(OSError):
-            self.ringing.send(b"\0")
+            self.wake_sender.send(b"\0")
 
     def close(self) -> None:
-        self.rung.close()
-        self.ringing.close()
+        self.wake_receiver.close()
+        self.wake_sender.close()
         _close(self.connection, self.driver)
 
 
 class Listener:
-    """Listens to one channel for a worker with this bell; used by one thread at a time."""
+    """Listens to one channel for a worker with this wake event; used by one thread at a time."""
 
-    def __init__(self, engine: Engine, channel: str, bell: WakeUp) -> None:
+    def __init__(self, engine: Engine, channel: str, wake_event: WakeEvent) -> None:
         self._engine = engine
         self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel)).as_bytes()
-        self._bell = bell
+        self._wake_event = wake_event
         self._thread = ThreadPoolExecutor(1, "outbox-listener")
-        self._ear: _Ear | None = None
-        self._has_heard = False
-        self._has_told = False
+        self._subscription: _Subscription | None = None
+        self._is_notified = False
+        self._has_warned = False
 
     def source(self, longest: timedelta) -> Source:
         """The connection after such a wait, in a thread of our own: no other work is to wait for it."""
-        return Source(partial(self.connection, longest), self._thread, self._bell.ring)
+        return Source(partial(self.connection, longest), self._thread, self._wake_event.set)
 
     @contextmanager
     def connection(self, longest: timedelta) -> Iterator[Connection]:
-        """Lend the connection once a commit is heard of or the bell is rung, or after `longest`.
+        """Lend the connection once a notification arrives or the wake event is set, or after `longest`.
 
         One that was lost is replaced, and lent at once, since nobody told of what was committed before it listened. One
         on which something fails is given up.
         """
-        if self._ear is None or not self._wait(self._ear, longest):
-            self._hang_up()
-            self._ear = self._connect()
+        if self._subscription is None or not self._wait(self._subscription, longest):
+            self._disconnect()
+            self._subscription = self._connect()
         try:
-            yield self._ear.connection
+            yield self._subscription.connection
         except BaseException:
-            self._hang_up()
+            self._disconnect()
             raise
 
     def close(self) -> None:
         self._thread.shutdown()
-        self._hang_up()
+        self._disconnect()
 
-    def _hang_up(self) -> None:
-        if self._ear is not None:
-            ear, self._ear = self._ear, None
-            ear.close()
+    def _disconnect(self) -> None:
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            subscription.close()
 
-    def _connect(self) -> _Ear:
+    def _connect(self) -> _Subscription:
         try:
             connection, driver = self._connect_to(self._listen)
         except OperationalError as error:
             if not isinstance(error.orig, postgresql.Refused):
                 raise
             # The poll finds the events.
-            self._tell_once(str(error.orig))
+            self._warn_once(str(error.orig))
             connection, driver = self._connect_to(b"SELECT 1")
         try:
-            rung, ringing = socket.socketpair()
+            wake_receiver, wake_sender = socket.socketpair()
         except OSError:
             _close(connection, driver)
             raise
-        rung.setblocking(False)
-        ringing.setblocking(False)
-        return _Ear(connection, driver, rung, ringing)
+        wake_receiver.setblocking(False)
+        wake_sender.setblocking(False)
+        return _Subscription(connection, driver, wake_receiver, wake_sender)
 
     def _connect_to(self, statement: bytes) -> tuple[Connection, psycopg.Connection[Any]]:
         """A new connection of our own, on which the statement was carried out."""
@@ -116,11 +116,11 @@ class Listener:
         # Held for as long as the worker runs, it must not be one of those that the pool has for requests.
         connection.detach()
         driver: Any = connection.connection.dbapi_connection
-        driver.add_notify_handler(self._hear)
+        driver.add_notify_handler(self._on_notification)
         try:
             if pooler.is_pooled(connection):
-                # What it listened to, another's session would hear.
-                self._tell_once("a pooler lies before it, which passes no notifications on")
+                # Another client's session would receive the notifications.
+                self._warn_once("a pooler lies before it, which passes no notifications on")
                 pooler.prepare_nothing(driver)
                 statement = b"SELECT 1"
             postgresql.ask(driver, statement, postgresql.PING_DEADLINE)
@@ -129,51 +129,51 @@ class Listener:
             raise OperationalError(statement.decode(), None, error) from error
         return connection, driver
 
-    def _tell_once(self, reason: str) -> None:
-        if not self._has_told:
-            self._has_told = True
+    def _warn_once(self, reason: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             log.warning(
                 "The database does not tell of other processes' commits (%s): the worker's poll finds their events. "
                 "A direct URL to listen by (DATABASE_LISTEN_URL) ends that.",
                 reason,
             )
 
-    def _wait(self, ear: _Ear, longest: timedelta) -> bool:
+    def _wait(self, subscription: _Subscription, longest: timedelta) -> bool:
         """Wait until there may be something to claim; false when the connection is found to be lost."""
         if longest <= timedelta(0):
             return True
         try:
-            with self._bell.waking(ear.ring), selectors.DefaultSelector() as selector:
-                selector.register(ear.rung, selectors.EVENT_READ)
-                selector.register(ear.driver, selectors.EVENT_READ)
-                if self._has_been_told(ear.driver):
+            with self._wake_event.waking(subscription.wake), selectors.DefaultSelector() as selector:
+                selector.register(subscription.wake_receiver, selectors.EVENT_READ)
+                selector.register(subscription.driver, selectors.EVENT_READ)
+                if self._take_notifications(subscription.driver):
                     return True
                 ready = [key.fileobj for key, _ in selector.select(longest.total_seconds())]
-                if ear.rung in ready:
-                    ear.rung.recv(_RINGS_MAX)
+                if subscription.wake_receiver in ready:
+                    subscription.wake_receiver.recv(_WAKES_MAX)
                 elif not ready:
-                    # Of a connection that lost its other end silently, nothing is heard either.
-                    postgresql.ask(ear.driver, b"SELECT 1", postgresql.PING_DEADLINE)
-                self._has_been_told(ear.driver)
+                    # A connection that lost its other end silently receives nothing either.
+                    postgresql.ask(subscription.driver, b"SELECT 1", postgresql.PING_DEADLINE)
+                self._take_notifications(subscription.driver)
         except psycopg.OperationalError:
             return False
         return True
 
-    def _has_been_told(self, driver: psycopg.Connection[Any]) -> bool:
-        """Whether a notification has arrived since this was asked last."""
+    def _take_notifications(self, driver: psycopg.Connection[Any]) -> bool:
+        """Whether a notification has arrived since the last call."""
         driver.pgconn.consume_input()
         while driver.pgconn.notifies() is not None:
-            self._has_heard = True
-        has_heard, self._has_heard = self._has_heard, False
-        return has_heard
+            self._is_notified = True
+        is_notified, self._is_notified = self._is_notified, False
+        return is_notified
 
-    def _hear(self, _: psycopg.Notify) -> None:
-        """Of a notification that arrived with the answer to a statement."""
-        self._has_heard = True
+    def _on_notification(self, _: psycopg.Notify) -> None:
+        """Note a notification that arrived with the answer to a statement."""
+        self._is_notified = True
 
 
 def _close(connection: Connection, driver: psycopg.Connection[Any]) -> None:
-    # First the driver's, and no word to the pool: a server that is gone is not asked to roll back.
+    # First the driver's, past the pool, which would ask a server that is gone to roll back.
     driver.close()
     connection.invalidate()
     connection.close()

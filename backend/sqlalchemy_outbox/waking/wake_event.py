@@ -8,36 +8,36 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 
-class WakeUp:
-    """One worker's bell. It may be rung from any thread, and by a signal handler."""
+class WakeEvent:
+    """One worker's. It may be set from any thread, and by a signal handler."""
 
     def __init__(self) -> None:
-        self._is_rung = False
+        self._is_set = False
         self._wakers: set[Callable[[], None]] = set()
 
-    def ring(self) -> None:
-        self._is_rung = True
+    def set(self) -> None:
+        self._is_set = True
         for waker in tuple(self._wakers):
             waker()
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:
-        """Have `waker` called when the bell is rung meanwhile, or was since somebody last waited for it."""
+        """Call `waker` when the event is set meanwhile, or at once if it was set since the last wait."""
         self._wakers.add(waker)
         try:
-            if self._is_rung:
+            if self._is_set:
                 waker()
             yield
         finally:
             self._wakers.discard(waker)
-            self._is_rung = False
+            self._is_set = False
 
     async def wait(self, longest: timedelta) -> None:
-        """Return when the bell was rung since the last wait, or after `longest`."""
+        """Return when the event was set since the last wait, or after `longest`."""
         loop, rung = asyncio.get_running_loop(), asyncio.Event()
 
         def waker() -> None:
-            # Rung by a thread, it may be too late for a loop that has ended.
+            # A thread may set it after the loop has ended.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(rung.set)
 

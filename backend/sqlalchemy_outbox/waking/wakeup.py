@@ -20,7 +20,7 @@ from sqlalchemy_outbox.database.server import database_identity
 from sqlalchemy_outbox.database.transaction import for_single_statements
 from sqlalchemy_outbox.model import Outbox
 from sqlalchemy_outbox.waking.plain_notifier import PlainNotifier
-from sqlalchemy_outbox.waking.wake_event import WakeUp
+from sqlalchemy_outbox.waking.wake_event import WakeEvent
 
 if TYPE_CHECKING:
     from sqlalchemy_outbox.waking.listener import Listener
@@ -31,28 +31,28 @@ log = logging.getLogger(__name__)
 
 
 _lock = threading.Lock()
-_bells: defaultdict[Outbox, WeakSet[WakeUp]] = defaultdict(WeakSet)
+_wake_events: defaultdict[Outbox, WeakSet[WakeEvent]] = defaultdict(WeakSet)
 # An engine and those that `execution_options` made of it share their dialect, and one notifier.
 _notifiers: dict[tuple[Dialect, Outbox], Notifier | PlainNotifier] = {}
 # Engines whose disposal ends their notifiers.
 _watched: WeakSet[Engine] = WeakSet()
 
 
-def subscribe(outbox: Outbox, bell: WakeUp) -> None:
-    """Ring `bell` at every commit of this process that enqueued into `outbox`."""
+def subscribe(outbox: Outbox, wake_event: WakeEvent) -> None:
+    """Set `wake_event` at every commit of this process that enqueued into `outbox`."""
     with _lock:
-        _bells[outbox].add(bell)
+        _wake_events[outbox].add(wake_event)
 
 
 @contextmanager
-def listening(engine: Engine | None, outbox: Outbox, bell: WakeUp) -> Iterator[Listener | None]:
-    """A connection to claim by that hears of other processes' commits; None where none can be had."""
+def listening(engine: Engine | None, outbox: Outbox, wake_event: WakeEvent) -> Iterator[Listener | None]:
+    """A connection to claim by that receives other processes' notifications; None where none can be had."""
     if engine is None:
         yield None
         return
     from sqlalchemy_outbox.waking.listener import Listener  # noqa: PLC0415  # It needs psycopg, which only PostgreSQL's users install.
 
-    listener = Listener(engine, outbox.name, bell)
+    listener = Listener(engine, outbox.name, wake_event)
     try:
         yield listener
     finally:
@@ -87,7 +87,7 @@ def engine_to_listen_by(engine: Engine) -> Engine | None:
 
 
 def tells_of_commits(connection: Connection) -> bool:
-    """Whether a worker that listens by such a connection hears of other processes' commits."""
+    """Whether a worker that listens by such a connection receives other processes' notifications."""
     if connection.dialect.driver != "psycopg":
         return False
     from sqlalchemy_outbox.database.pooler import is_pooled  # noqa: PLC0415  # As above.
@@ -98,9 +98,9 @@ def tells_of_commits(connection: Connection) -> bool:
 def wake(engine: Engine, outbox: Outbox) -> None:
     """Wake every worker of `outbox`, in this process and in others, for what a commit has just made visible."""
     with _lock:
-        bells = list(_bells[outbox])
-    for bell in bells:
-        bell.ring()
+        wake_events = list(_wake_events[outbox])
+    for wake_event in wake_events:
+        wake_event.set()
     if engine.dialect.name == "postgresql":
         _notifier(engine, outbox).notify()
 

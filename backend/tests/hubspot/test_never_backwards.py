@@ -133,8 +133,8 @@ class Side:
 
     def claim(self, release: str, token: str, limit: int) -> frozenset[str]:
         with self.engine.begin() as connection:
-            walk = self.queue.walk
-            events = walk.claim(connection, types=CATALOGS[release].types, token=token, lease=LEASE, limit=limit)
+            scan = self.queue.scan
+            events = scan.claim(connection, types=CATALOGS[release].types, token=token, lease=LEASE, limit=limit)
         self.claims[token] = events
         return frozenset(event.subject.removeprefix(f"{self.name}-") for event in events)
 

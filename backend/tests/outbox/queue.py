@@ -12,7 +12,7 @@ from sqlalchemy import Engine, Row, select, update
 from sqlalchemy.orm import Session
 
 from sqlalchemy_outbox import operations
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.housekeeping.purge import Purge
@@ -49,14 +49,14 @@ class Queue:
             return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
 
     @property
-    def walk(self) -> Walk:
+    def scan(self) -> Scan:
         """That of a worker which has just started."""
-        return Walk(self.outbox)
+        return Scan(self.outbox)
 
     def claim(self, token: str | None = None, limit: int = 50) -> tuple[str, list[Event]]:
         token = token or uuid4().hex
         with self.engine.begin() as connection:
-            return token, self.walk.claim(connection, types=self.types, token=token, lease=LEASE, limit=limit)
+            return token, self.scan.claim(connection, types=self.types, token=token, lease=LEASE, limit=limit)
 
     def claimed_ids(self, limit: int = 50) -> list[int]:
         return [event.id for event in self.claim(limit=limit)[1]]

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from sqlalchemy_outbox.claiming import claims
-from sqlalchemy_outbox.claiming.candidates import Window
-from sqlalchemy_outbox.claiming.claims import Look
+from sqlalchemy_outbox.claiming.candidates import WindowKind
+from sqlalchemy_outbox.claiming.claims import Window
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Outbox
 from sqlalchemy_outbox.outcome import Delivered
@@ -17,13 +17,13 @@ from tests.outbox.plans import Plan, Sent, buffers, execute, explain, nodes, sen
 from tests.outbox.queue import TYPES, Queue
 
 LOOKS = [
-    Look(Window.AHEAD, size=100),
-    Look(Window.FOLLOWERS, subjects={"driver-1": 0, "driver-2": 0}, size=100),
+    Window(WindowKind.AHEAD, size=100),
+    Window(WindowKind.FOLLOWERS, subjects={"driver-1": 0, "driver-2": 0}, size=100),
 ]
 # Each look reads its window by one index, and judges what it found by id and by subject.
 INDEXES = {
-    Window.AHEAD: "ix_outbox_events_open",
-    Window.FOLLOWERS: "ix_outbox_events_open_subject",
+    WindowKind.AHEAD: "ix_outbox_events_open",
+    WindowKind.FOLLOWERS: "ix_outbox_events_open_subject",
 }
 JUDGED_BY = {
     "ix_outbox_events_open",
@@ -52,18 +52,18 @@ def load(engine: Engine, events: int, subjects: int, *, are_delivered: bool = Fa
         )
 
 
-def plan_of(engine: Engine, outbox: Outbox, look: Look) -> Plan:
+def plan_of(engine: Engine, outbox: Outbox, window: Window) -> Plan:
     """How the look's claim runs, the first there is on this table; it claims nothing in the end."""
-    return explain(engine, statement_of(engine, outbox, look))
+    return explain(engine, statement_of(engine, outbox, window))
 
 
-def statement_of(engine: Engine, outbox: Outbox, look: Look) -> Sent:
+def statement_of(engine: Engine, outbox: Outbox, window: Window) -> Sent:
     """What the claim sends, seen where no event is: a claim that is rolled back leaves dead rows for the next one."""
 
     def claim_nothing() -> None:
         with engine.connect() as connection:
             connection.execute(text("CREATE TEMPORARY TABLE outbox_events (LIKE public.outbox_events)"))
-            claims.claim(connection, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50, patience=LEASE)
+            claims.claim(connection, outbox, window, types=TYPES, token="t", lease=LEASE, limit=50, budget=LEASE)
             connection.rollback()
 
     return sent_by(engine, claim_nothing)[1]
@@ -75,29 +75,29 @@ def buffers_to_find(plan: Plan) -> int:
     return buffers(batch)
 
 
-@pytest.mark.parametrize("look", LOOKS, ids=lambda look: str(look.window))
-def test_no_look_compares_each_event_with_each_head(engine: Engine, outbox: Outbox, look: Look) -> None:
+@pytest.mark.parametrize("window", LOOKS, ids=lambda window: str(window.kind))
+def test_no_look_compares_each_event_with_each_head(engine: Engine, outbox: Outbox, window: Window) -> None:
     """Statistics from when nothing was open let PostgreSQL expect a row of each."""
     load(engine, 3_000, 3_000, are_delivered=True)
     execute(engine, "VACUUM ANALYZE outbox_events")
     load(engine, 3_000, 3_000)
-    plan = plan_of(engine, outbox, look)
+    plan = plan_of(engine, outbox, window)
     assert max(it.get("Rows Removed by Join Filter", 0) for it in nodes(plan)) < 1000
 
 
-@pytest.mark.parametrize("look", LOOKS, ids=lambda look: str(look.window))
+@pytest.mark.parametrize("window", LOOKS, ids=lambda window: str(window.kind))
 def test_each_look_uses_its_index_though_statistics_say_that_nothing_is_open(
-    engine: Engine, outbox: Outbox, look: Look
+    engine: Engine, outbox: Outbox, window: Window
 ) -> None:
     load(engine, 3_000, 50, are_delivered=True)
     execute(engine, "VACUUM ANALYZE outbox_events")
     load(engine, 3_000, 50)
-    plan = plan_of(engine, outbox, look)
+    plan = plan_of(engine, outbox, window)
     # The leases are a few rows.
     assert {it["Relation Name"] for it in nodes(plan) if it["Node Type"] == "Seq Scan"} <= {"outbox_events_leases"}
     used = {it["Index Name"] for it in nodes(plan) if "Index Name" in it and it["Actual Loops"]}
-    assert INDEXES[look.window] in used
-    assert used <= JUDGED_BY | {INDEXES[look.window]}
+    assert INDEXES[window.kind] in used
+    assert used <= JUDGED_BY | {INDEXES[window.kind]}
 
 
 def test_settle_goes_by_the_ids_in_a_table_so_small_that_to_read_all_of_it_seems_as_good(
@@ -137,23 +137,23 @@ def test_claim_reads_no_more_while_dead_rows_cannot_be_cleared(engine: Engine, o
             load(engine, delivered, 100)
             execute(engine, "UPDATE outbox_events SET processed_at = now()")
             load(engine, 5_000, 100)
-            look = Look(Window.AHEAD, after=delivered, floor=delivered + 1, size=100)
-            needed.append(buffers_to_find(plan_of(engine, outbox, look)))
+            window = Window(WindowKind.AHEAD, after=delivered, first_open_id=delivered + 1, size=100)
+            needed.append(buffers_to_find(plan_of(engine, outbox, window)))
     few, many = needed
     assert many <= few * 1.1 + 50
 
 
-@pytest.mark.parametrize(("claims_before", "dear"), [(20, claims.DEAR), (0, 1)])
+@pytest.mark.parametrize(("claims_before", "expensive"), [(20, claims.EXPENSIVE), (0, 1)])
 def test_claims_keep_their_plan_whatever_statistics_say(
-    engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, claims_before: int, dear: int
+    engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, claims_before: int, expensive: int
 ) -> None:
     """To plan a claim takes a quarter of its time. Here dead rows make it look dearer, and little lie ahead."""
-    monkeypatch.setattr(claims, "DEAR", dear)
-    look = Look(Window.AHEAD, after=20_500, floor=20_001, size=100)
+    monkeypatch.setattr(claims, "EXPENSIVE", expensive)
+    window = Window(WindowKind.AHEAD, after=20_500, first_open_id=20_001, size=100)
 
     def claim(times: int) -> None:
         for _ in range(times):
-            claims.claim(worker, outbox, look, types=TYPES, token="t", lease=LEASE, limit=50, patience=LEASE)
+            claims.claim(worker, outbox, window, types=TYPES, token="t", lease=LEASE, limit=50, budget=LEASE)
 
     with (
         engine.connect() as holder,

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select, text
 
 from sqlalchemy_outbox.claiming import claims
-from sqlalchemy_outbox.claiming.claims import Look
+from sqlalchemy_outbox.claiming.claims import Window
 from sqlalchemy_outbox.clock import DatabaseNow
 from sqlalchemy_outbox.gate.row import read_gate
 from sqlalchemy_outbox.housekeeping.sweep import Sweep
@@ -83,9 +83,9 @@ def test_event_behind_a_failed_one_does_not_wait(queue: Queue) -> None:
 def test_event_waits_for_an_earlier_one_that_the_look_passes_by(queue: Queue) -> None:
     first, _ = queue.put("a", "a")
     with queue.engine.begin() as connection:
-        look = Look(after=first)
+        window = Window(after=first)
         claimed = claims.claim(
-            connection, queue.outbox, look, types=queue.types, token="t", lease=LEASE, limit=50, patience=LEASE
+            connection, queue.outbox, window, types=queue.types, token="t", lease=LEASE, limit=50, budget=LEASE
         )
     assert claimed.events == []
 

@@ -120,11 +120,11 @@ def test_nothing_of_an_event_stays_with_the_pooled_connection(engine: Engine) ->
 
 
 def test_commit_of_a_connection_wakes_workers_and_counts_and_nothing_else_does(engine: Engine) -> None:
-    bell = wakeup.WakeUp()
-    wakeup.subscribe(OUTBOX, bell)
+    wake_event = wakeup.WakeEvent()
+    wakeup.subscribe(OUTBOX, wake_event)
     rings: list[None] = []
     counted = enqueued_count()
-    with bell.waking(lambda: rings.append(None)), engine.connect() as connection:
+    with wake_event.waking(lambda: rings.append(None)), engine.connect() as connection:
         add(connection)
         connection.rollback()
         transaction = connection.begin()

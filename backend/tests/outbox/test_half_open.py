@@ -160,11 +160,11 @@ async def test_notifier_whose_connection_went_silent_notifies_by_another(
 ) -> None:
     proxy, spoiled = proxy_and_engine
     notifier = Notifier(spoiled, CHANNEL)
-    with listening(engine) as ear:
+    with listening(engine) as subscription:
         notifier.notify()
-        await asyncio.wrap_future(ear.wait())
+        await asyncio.wrap_future(subscription.wait())
         assert proxy.silence(b"NOTIFY") == 1
-        heard = asyncio.wrap_future(ear.wait())
+        heard = asyncio.wrap_future(subscription.wait())
         async with asyncio.timeout(IN_TIME_SECONDS):
             while not heard.done():
                 notifier.notify()

@@ -23,7 +23,7 @@ from sqlalchemy_outbox.waking import wakeup
 from sqlalchemy_outbox.waking.listener import Listener
 from sqlalchemy_outbox.waking.notifier import Notifier
 from sqlalchemy_outbox.waking.notifier_thread import NOTIFY_EVERY
-from sqlalchemy_outbox.waking.wake_event import WakeUp
+from sqlalchemy_outbox.waking.wake_event import WakeEvent
 from tests.outbox.conftest import OUTBOX
 from tests.proxy import Proxy, proxied
 
@@ -65,8 +65,8 @@ class Ear:
     """A listener and its bell; it waits in a thread, as a worker's does."""
 
     def __init__(self, engine: Engine) -> None:
-        self.bell = WakeUp()
-        self.listener = Listener(for_single_statements(engine), CHANNEL, self.bell)
+        self.wake_event = WakeEvent()
+        self.listener = Listener(for_single_statements(engine), CHANNEL, self.wake_event)
 
     def wait(self, longest: timedelta = LONG) -> Future[int]:
         """Begin to wait; in the end, the process of the server that the connection leads to."""
@@ -79,62 +79,62 @@ class Ear:
             return pid
 
     def close(self) -> None:
-        self.bell.ring()
+        self.wake_event.set()
         self.listener.close()
 
 
 @contextmanager
 def listening(engine: Engine) -> Iterator[Ear]:
     """One that listens."""
-    ear = Ear(engine)
+    subscription = Ear(engine)
     try:
         # A new connection is lent at once, whatever the wait.
-        ear.wait().result(AT_ONCE_SECONDS)
-        yield ear
+        subscription.wait().result(AT_ONCE_SECONDS)
+        yield subscription
     finally:
-        ear.close()
+        subscription.close()
 
 
-def waits_to_the_end(ear: Ear) -> bool:
+def waits_to_the_end(subscription: Ear) -> bool:
     began_at = time.monotonic()
-    ear.wait(SHORT).result(AT_ONCE_SECONDS)
+    subscription.wait(SHORT).result(AT_ONCE_SECONDS)
     return time.monotonic() - began_at >= SHORT.total_seconds()
 
 
 def test_notification_ends_a_wait_and_no_other(engine: Engine, notifier: Notifier) -> None:
-    with listening(engine) as ear:
-        waiting = ear.wait()
+    with listening(engine) as subscription:
+        waiting = subscription.wait()
         notifier.notify()
         waiting.result(AT_ONCE_SECONDS)
-        assert waits_to_the_end(ear)
+        assert waits_to_the_end(subscription)
 
 
 def test_notification_that_arrives_with_an_answer_ends_the_next_wait(engine: Engine) -> None:
-    with listening(engine) as ear:
-        with ear.listener.connection(timedelta(0)) as connection:
+    with listening(engine) as subscription:
+        with subscription.listener.connection(timedelta(0)) as connection:
             connection.execute(text(f"NOTIFY {CHANNEL}"))
-        ear.wait().result(AT_ONCE_SECONDS)
-        assert waits_to_the_end(ear)
+        subscription.wait().result(AT_ONCE_SECONDS)
+        assert waits_to_the_end(subscription)
 
 
 def test_bell_ends_a_wait_and_no_other(engine: Engine) -> None:
-    with listening(engine) as ear:
-        waiting = ear.wait()
-        ear.bell.ring()
+    with listening(engine) as subscription:
+        waiting = subscription.wait()
+        subscription.wake_event.set()
         waiting.result(AT_ONCE_SECONDS)
-        assert waits_to_the_end(ear)
+        assert waits_to_the_end(subscription)
 
 
 def test_bell_that_rang_before_a_wait_ends_it(engine: Engine) -> None:
-    with listening(engine) as ear:
-        ear.bell.ring()
-        ear.wait().result(AT_ONCE_SECONDS)
-        assert waits_to_the_end(ear)
+    with listening(engine) as subscription:
+        subscription.wake_event.set()
+        subscription.wait().result(AT_ONCE_SECONDS)
+        assert waits_to_the_end(subscription)
 
 
 def test_connection_is_pinged_and_kept_while_nothing_is_heard(engine: Engine) -> None:
-    with listening(engine) as ear:
-        pids = {ear.wait(SHORT).result(AT_ONCE_SECONDS) for _ in range(3)}
+    with listening(engine) as subscription:
+        pids = {subscription.wait(SHORT).result(AT_ONCE_SECONDS) for _ in range(3)}
     assert len(pids) == 1
 
 
@@ -142,11 +142,11 @@ def test_connection_that_goes_silent_without_closing_is_replaced(
     proxy_and_engine: tuple[Proxy, Engine], notifier: Notifier
 ) -> None:
     proxy, engine = proxy_and_engine
-    with listening(engine) as ear:
-        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
+    with listening(engine) as subscription:
+        pid = subscription.wait(SHORT).result(AT_ONCE_SECONDS)
         assert proxy.silence(b"LISTEN") == 1
-        assert ear.wait(SHORT).result(AT_ONCE_SECONDS) != pid
-        waiting = ear.wait()
+        assert subscription.wait(SHORT).result(AT_ONCE_SECONDS) != pid
+        waiting = subscription.wait()
         notifier.notify()
         waiting.result(AT_ONCE_SECONDS)
 
@@ -155,31 +155,31 @@ def test_connection_that_is_reset_is_replaced_at_once(
     proxy_and_engine: tuple[Proxy, Engine], notifier: Notifier
 ) -> None:
     proxy, engine = proxy_and_engine
-    with listening(engine) as ear:
-        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
-        waiting = ear.wait()
+    with listening(engine) as subscription:
+        pid = subscription.wait(SHORT).result(AT_ONCE_SECONDS)
+        waiting = subscription.wait()
         assert proxy.reset(b"LISTEN") == 1
         assert waiting.result(AT_ONCE_SECONDS) != pid
-        waiting = ear.wait()
+        waiting = subscription.wait()
         notifier.notify()
         waiting.result(AT_ONCE_SECONDS)
 
 
 def test_connection_on_which_something_failed_is_replaced(engine: Engine) -> None:
-    with listening(engine) as ear:
-        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
-        with pytest.raises(DBAPIError), ear.listener.connection(timedelta(0)) as connection:
+    with listening(engine) as subscription:
+        pid = subscription.wait(SHORT).result(AT_ONCE_SECONDS)
+        with pytest.raises(DBAPIError), subscription.listener.connection(timedelta(0)) as connection:
             connection.execute(text("SELECT 1 / 0"))
-        assert ear.wait().result(AT_ONCE_SECONDS) != pid
+        assert subscription.wait().result(AT_ONCE_SECONDS) != pid
 
 
 def test_connection_that_cannot_be_had_is_an_error_of_the_database(proxy_and_engine: tuple[Proxy, Engine]) -> None:
     proxy, engine = proxy_and_engine
-    ear = Ear(engine)
+    subscription = Ear(engine)
     proxy.close()
     with pytest.raises(OperationalError):
-        ear.wait().result(AT_ONCE_SECONDS)
-    ear.close()
+        subscription.wait().result(AT_ONCE_SECONDS)
+    subscription.close()
 
 
 def test_connection_is_none_of_those_that_requests_share(engine: Engine) -> None:
@@ -189,8 +189,8 @@ def test_connection_is_none_of_those_that_requests_share(engine: Engine) -> None
 
 
 def test_closed_listener_leaves_no_connection_and_no_word(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    with listening(engine) as ear:
-        pid = ear.wait(SHORT).result(AT_ONCE_SECONDS)
+    with listening(engine) as subscription:
+        pid = subscription.wait(SHORT).result(AT_ONCE_SECONDS)
     wait_for_end_of(engine, pid)
     assert caplog.records == []
 
@@ -198,10 +198,10 @@ def test_closed_listener_leaves_no_connection_and_no_word(engine: Engine, caplog
 def test_listener_lends_a_connection_of_a_database_that_refuses_to_tell(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ear = Ear(engine)
-    monkeypatch.setattr(ear.listener, "_listen", b"LISTEN TO ME")
-    ear.wait().result(AT_ONCE_SECONDS)
-    ear.close()
+    subscription = Ear(engine)
+    monkeypatch.setattr(subscription.listener, "_listen", b"LISTEN TO ME")
+    subscription.wait().result(AT_ONCE_SECONDS)
+    subscription.close()
     (warning,) = caplog.messages
     assert "does not tell" in warning
     assert "syntax error" in warning
@@ -211,11 +211,11 @@ def test_connection_that_ends_with_its_first_answer_is_an_error_of_the_database(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a pooler that has no server: no refusal to tell, after which it would be listened to by no other."""
-    ear = Ear(engine)
-    monkeypatch.setattr(ear.listener, "_listen", b"SELECT pg_terminate_backend(pg_backend_pid())")
+    subscription = Ear(engine)
+    monkeypatch.setattr(subscription.listener, "_listen", b"SELECT pg_terminate_backend(pg_backend_pid())")
     with pytest.raises(OperationalError):
-        ear.wait().result(AT_ONCE_SECONDS)
-    ear.close()
+        subscription.wait().result(AT_ONCE_SECONDS)
+    subscription.close()
     assert caplog.messages == []
 
 
@@ -224,14 +224,14 @@ def test_notification_that_fell_on_a_lost_connection_is_sent_by_another(
 ) -> None:
     proxy, spoiled = proxy_and_engine
     notifier = Notifier(spoiled, CHANNEL)
-    with listening(engine) as ear:
-        waiting = ear.wait()
+    with listening(engine) as subscription:
+        waiting = subscription.wait()
         notifier.notify()
         waiting.result(AT_ONCE_SECONDS)
         # What was sent has been answered.
-        assert waits_to_the_end(ear)
+        assert waits_to_the_end(subscription)
         assert proxy.reset(b"NOTIFY") == 1
-        waiting = ear.wait()
+        waiting = subscription.wait()
         notifier.notify()
         waiting.result(AT_ONCE_SECONDS)
     notifier.close()
@@ -253,9 +253,9 @@ def notifier_threads() -> set[threading.Thread]:
 
 
 def test_notifier_that_was_closed_notifies_anew(engine: Engine, notifier: Notifier) -> None:
-    with listening(engine) as ear:
+    with listening(engine) as subscription:
         for _ in range(3):
-            waiting = ear.wait()
+            waiting = subscription.wait()
             notifier.notify()
             waiting.result(AT_ONCE_SECONDS)
             notifier.close()

@@ -188,13 +188,13 @@ def test_later_steps_go_on_where_the_last_ended_and_begin_anew_once_in_a_while(
     deliver(queue, "a")
     queue.pass_time(BEYOND - timedelta(minutes=1))
     assert sum(steps_of(purge, queue.engine)) == 2  # The later one, and the discarded.
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.LAP_EVERY", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.FULL_PASS_EVERY", timedelta(0))
     assert sum(steps_of(purge, queue.engine)) == 4
 
 
 def test_lap_that_is_due_waits_for_the_end_of_the_last(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 4)
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.LAP_EVERY", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.FULL_PASS_EVERY", timedelta(0))
     deliver_behind_a_failed_one(queue, 9)
     deliver(queue, "a")
     queue.pass_time(BEYOND)

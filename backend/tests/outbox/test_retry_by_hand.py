@@ -10,7 +10,7 @@ from sqlalchemy import Engine, create_engine
 
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.claiming.newer import PAGE_SIZE, Standing, may_be_overtaken
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, Outbox
 from sqlalchemy_outbox.operating import moves
@@ -80,7 +80,7 @@ def test_claim_that_began_before_a_retry_and_one_that_begins_after_never_share_t
 
     def claim() -> None:
         with queue.engine.begin() as connection:
-            events = Walk(outbox).claim(connection, types=TYPES, token="old", lease=LEASE, limit=10)
+            events = Scan(outbox).claim(connection, types=TYPES, token="old", lease=LEASE, limit=10)
         claimed.append([event.id for event in events])
 
     retrying = threading.Thread(target=retry_slowly)

@@ -14,7 +14,7 @@ from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_deliveries import kept, noted, noting
-from tests.outbox.test_walk import Walker
+from tests.outbox.test_scan import Walker
 from tests.outbox.test_worker import worker_of
 
 

@@ -247,11 +247,11 @@ def test_event_of_a_joined_session_shares_the_fate_of_its_rows(
 
 
 def test_joined_session_tells_of_its_events_when_the_outer_transaction_commits(engine: Engine) -> None:
-    bell = wakeup.WakeUp()
-    wakeup.subscribe(OUTBOX, bell)
+    wake_event = wakeup.WakeEvent()
+    wakeup.subscribe(OUTBOX, wake_event)
     rings: list[None] = []
     counted = enqueued_count()
-    with bell.waking(lambda: rings.append(None)), engine.connect() as connection:
+    with wake_event.waking(lambda: rings.append(None)), engine.connect() as connection:
         for end, expected in (("rollback", 0), ("commit", 1)):
             outer = connection.begin()
             with Session(connection, join_transaction_mode="create_savepoint") as session:

@@ -13,7 +13,7 @@ import sqlalchemy.exc
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlalchemy_outbox.claiming.scan import Walk
+from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.database.transaction import DEADLINE, for_single_statements, transact
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, Outbox
@@ -56,13 +56,13 @@ class Claimer:
 
     def __init__(self, engine: Engine, outbox: Outbox) -> None:
         self._engine = for_single_statements(engine)
-        self._walk = Walk(outbox)
+        self._scan = Scan(outbox)
 
     async def claimed_ids(self) -> list[int]:
         return [event.id for event in await transact(self._engine, self._claim)]
 
     def _claim(self, connection: Connection) -> list[Event]:
-        return self._walk.claim(connection, types=TYPES, token=uuid4().hex, lease=LEASE, limit=1)
+        return self._scan.claim(connection, types=TYPES, token=uuid4().hex, lease=LEASE, limit=1)
 
 
 def has_lock(engine: Engine, outbox: Outbox, *, granted: bool) -> bool:
@@ -96,7 +96,7 @@ async def test_what_a_claim_did_not_take_because_it_waited_is_taken_by_the_next(
     queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
     first, second, third, fourth = queue.put("a", "b", "c", "d")
     assert [await claimer.claimed_ids() for _ in range(2)] == [[first], [second]]
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._PATIENCE_SHARE", 0.05)
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._BUDGET_SHARE", 0.05)
     with postgres_engine.connect() as migration:
         migration.execute(text(f"LOCK TABLE {outbox.name} IN ACCESS EXCLUSIVE MODE"))
         late = asyncio.create_task(claimer.claimed_ids())

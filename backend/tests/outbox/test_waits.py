@@ -21,7 +21,7 @@ from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.plans import execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES, LongestWait, Queue
-from tests.outbox.test_walk import Walker
+from tests.outbox.test_scan import Walker
 
 KEY, REASON = "a thing", "the thing is missing: make it"
 LONG = timedelta(days=3)
@@ -129,7 +129,7 @@ def test_event_set_apart_is_waited_for_when_the_floor_has_risen_above_it(queue: 
         queue.put("b")
         walker.settle(*walker.claim(), Delivered())
         with queue.engine.begin() as connection:
-            walker.walk.look_at_horizon(connection)
+            walker.scan.refresh_watermark(connection)
     _, other = queue.put("a", "c")
     assert walker.claimed_ids() == [other]
 
@@ -346,11 +346,11 @@ def load(queue: Queue, events: int, subjects: int) -> None:
 def drained(queue: Queue) -> list[str]:
     """The statements by which a worker's walk claims 200 events of 200 subjects, from its first lap to its end."""
     queue.put(*(f"driver-{n}" for n in range(200)))
-    walk = queue.walk
+    scan = queue.scan
 
     def claim() -> list[Event]:
         with queue.engine.begin() as connection:
-            return walk.claim(connection, types=queue.types, token=uuid4().hex, lease=LONG, limit=50)
+            return scan.claim(connection, types=queue.types, token=uuid4().hex, lease=LONG, limit=50)
 
     def claim_all() -> None:
         while claim():

@@ -61,8 +61,8 @@ FAULTS = {
         "            ~_has_earlier(outbox, events),\n",
         "",
         also=(
-            ".where(outbox.is_in_line(events), events.c.id > untold(",
-            ".where(_is_due(events, dialect_name), outbox.is_in_line(events), events.c.id > untold(",
+            ".where(outbox.is_in_line(events), events.c.id > unknown_when_planned(",
+            ".where(_is_due(events, dialect_name), outbox.is_in_line(events), events.c.id > unknown_when_planned(",
         ),
     ),
     "an event that backs off is taken with those before it": Fault(
@@ -73,7 +73,7 @@ FAULTS = {
     "a charged event takes others along": Fault("claiming/candidates.py", ".where(travels_now, *_in", ".where(*_in"),
     "what was set apart is not waited for": Fault(
         "claiming/candidates.py",
-        "            ~_has_earlier_below_floor(outbox, events),\n",
+        "            ~_has_earlier_below_first_open(outbox, events),\n",
         "",
         found_by=("tests/outbox/test_waits.py",),
     ),
@@ -239,7 +239,7 @@ FAULTS = {
         "enqueueing/commits.py",
         "            buffer.unwritten += [(row, reason) for row in rows]\n",
         "            for row in rows:\n"
-        "                lose(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)\n",
+        "                record_loss(row.event_id, row.event_type, row.subject, reason, COMMITTED_WITHOUT)\n",
         found_by=SESSION_FORMS,
     ),
     "newer events are read no further than their first page": Fault(

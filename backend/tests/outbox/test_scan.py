@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from sqlalchemy_outbox.claiming.scan import LAP_EVERY, Walk
+from sqlalchemy_outbox.claiming.scan import FULL_PASS_EVERY, Scan
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.outcome import Delivered, FollowUp, Outcome, Postponed, Rejected, Retry
@@ -25,12 +25,12 @@ class Walker:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.walk = Walk(queue.outbox)
+        self.scan = Scan(queue.outbox)
 
     def claim(self, limit: int = 50) -> tuple[str, list[Event]]:
         token = uuid4().hex
         with self.queue.engine.begin() as connection:
-            return token, self.walk.claim(connection, types=TYPES, token=token, lease=LEASE, limit=limit)
+            return token, self.scan.claim(connection, types=TYPES, token=token, lease=LEASE, limit=limit)
 
     def claimed_ids(self, limit: int = 50) -> list[int]:
         return [event.id for event in self.claim(limit)[1]]
@@ -38,7 +38,7 @@ class Walker:
     def settle(self, token: str, events: list[Event], outcome: Outcome) -> None:
         self.queue.settle(token, events, outcome)
         outcomes = {event.id: outcome for event in events}
-        self.walk.ended(events, settlement.settle(events, outcomes, self.queue.random))
+        self.scan.ended(events, settlement.settle(events, outcomes, self.queue.random))
 
 
 @pytest.fixture
@@ -90,21 +90,21 @@ def test_event_of_a_blocked_subject_waits_wherever_the_walk_is(queue: Queue, wal
     queue.put("a")
     assert walker.claimed_ids() == []
     queue.pass_time(LONG)
-    walker.walk.restart()
+    walker.scan.restart()
     assert walker.claimed_ids() == [first]
 
 
 def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._AGAIN_PAUSE", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._RETRY_PAUSE", timedelta(0))
     failed, other = queue.put("a", "b")
     walker.settle(*walker.claim(limit=1), Rejected("never"))
     walker.settle(*walker.claim(), Delivered())
     assert walker.claimed_ids() == []
     queue.retry(failed)
     with queue.engine.begin() as connection:
-        seconds = walker.walk.seconds_to_next(connection)
+        seconds = walker.scan.seconds_to_next(connection)
     assert seconds is not None
     assert seconds <= 0
     assert walker.claimed_ids() == [failed]
@@ -114,14 +114,14 @@ def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
 def test_event_whose_backoff_is_over_is_claimed_before_the_next_lap(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._AGAIN_PAUSE", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._RETRY_PAUSE", timedelta(0))
     (first,) = queue.put("a")
     token, events = walker.claim()
     walker.settle(token, events, Retry("no"))
     assert walker.claimed_ids() == []
     queue.pass_time(LONG)
     with queue.engine.begin() as connection:
-        walker.walk.seconds_to_next(connection)
+        walker.scan.seconds_to_next(connection)
     assert walker.claimed_ids() == [first]
 
 
@@ -130,7 +130,7 @@ def test_event_that_comes_back_by_itself_is_claimed_before_the_next_lap(queue: Q
     token, events = walker.claim()
     assert walker.claimed_ids() == []
     walker.settle(token, events, Postponed("busy", timedelta(milliseconds=1)))
-    deadline = time.monotonic() + LAP_EVERY.total_seconds() / 2
+    deadline = time.monotonic() + FULL_PASS_EVERY.total_seconds() / 2
     while not (claimed := walker.claimed_ids()):
         assert time.monotonic() < deadline
     assert claimed == [id_]
@@ -154,21 +154,21 @@ def test_event_that_another_worker_hands_back_is_found_by_the_next_lap(
     assert len(walker.claimed_ids()) == 1
     queue.hand_back(others)
     assert walker.claimed_ids() == []
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan.LAP_EVERY", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan.FULL_PASS_EVERY", timedelta(0))
     assert walker.claimed_ids() == [handed_back]
 
 
 def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
     queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._AGAIN_PAUSE", timedelta(0))
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._RETRY_PAUSE", timedelta(0))
     charged = queue.put("a", "b", "c", "d")
     walker.settle(*walker.claim(), Retry("no"))
     assert walker.claimed_ids() == []
     queue.pass_time(LONG)
     backlog = queue.put("e", "f", "g", "h")
     with queue.engine.begin() as connection:
-        walker.walk.seconds_to_next(connection)
+        walker.scan.seconds_to_next(connection)
     claimed = {id_ for _ in range(4) for id_ in walker.claimed_ids(limit=1)}
     assert len(claimed & {*charged}) == len(claimed & {*backlog}) == 2
 

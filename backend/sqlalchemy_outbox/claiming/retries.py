@@ -12,7 +12,7 @@ from sqlalchemy_outbox.database.plan_hints import looked_up
 from sqlalchemy_outbox.model import Outbox
 
 
-class ComesAgain(NamedTuple):
+class DueRetry(NamedTuple):
     """The first event of a subject, due again after it was pushed back."""
 
     id: int
@@ -20,7 +20,7 @@ class ComesAgain(NamedTuple):
     attempt_count: int
 
 
-def due_again(connection: Connection, outbox: Outbox, types: Sequence[str], limit: int) -> list[ComesAgain]:
+def due_retries(connection: Connection, outbox: Outbox, types: Sequence[str], limit: int) -> list[DueRetry]:
     """Up to `limit` subjects' first events, of these types, that were pushed back and are due, the longest due first.
 
     Relies on ix_…_backing_off, and for each on ix_…_open_subject.
@@ -41,10 +41,10 @@ def due_again(connection: Connection, outbox: Outbox, types: Sequence[str], limi
         .order_by(c.available_at)
         .limit(limit)
     )
-    return [ComesAgain._make(row) for row in connection.execute(statement)]
+    return [DueRetry._make(row) for row in connection.execute(statement)]
 
 
-def seconds_to_next_again(connection: Connection, outbox: Outbox) -> float | None:
+def seconds_to_next_retry(connection: Connection, outbox: Outbox) -> float | None:
     """Seconds until the first event that was pushed back is due, negative when it is; None when there is none.
 
     Relies on ix_…_backing_off.
