@@ -58,6 +58,8 @@ Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 # Three in all, not one and three more. The brief's query for failed events names the number, so it is no setting.
 ATTEMPTS_MAX = 3
+# PostgreSQL's identifiers have 63 characters at most, and names of indexes add up to 28 to the outbox's.
+NAME_CHARS_MAX = 30
 
 _EMPTY: ColumnElement[str] = literal_column("''", Text)
 
@@ -173,7 +175,14 @@ class Outbox:
 
 
 def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
-    """Declare an outbox's tables on `metadata`; create them by your migrations or `metadata.create_all`."""
+    """Declare an outbox's tables on `metadata`; create them by your migrations or `metadata.create_all`.
+
+    Raises ValueError for a name of more than NAME_CHARS_MAX characters.
+    """
+    if len(name) > NAME_CHARS_MAX:
+        raise ValueError(
+            f"an outbox's name has {NAME_CHARS_MAX} characters at most, since its indexes have it too: {name}"
+        )
     events = Table(
         name,
         metadata,

@@ -78,8 +78,7 @@ def candidates(outbox: Outbox, kind: WindowKind, dialect_name: str, size: int, l
     on PostgreSQL `budget` (seconds after which nothing is taken) and `expensive` (EXPENSIVE); and, as the kind of
     window needs, `after` or `subjects`. Relies on ix_…_open, ix_…_open_subject and ix_…_below_floor.
     """
-    # Short names keep the statement within 4,096 characters (see `plan_hints`).
-    events = outbox.events.alias("e")
+    events = outbox.events.alias("event")
     runs = _runs(_WINDOWS[kind](outbox, events, dialect_name, literal_column(str(size), Integer))).cte("runs")
     limited = literal_column(str(limit), Integer)
     found = _heads(outbox, events, runs, dialect_name)
@@ -101,10 +100,10 @@ def candidates(outbox: Outbox, kind: WindowKind, dialect_name: str, size: int, l
             or_(runs.c.id == runs.c.head_id, is_follower_taken),
             is_among(runs.c.head_id, select(heads.c.id)),
         )
-        .cte("free")
+        .cte("takeable")
     )
     # A charged event may be one that kills its worker, so it takes no other subject along, and waits for its turn.
-    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(ONE).subquery("first")
+    oldest = select(heads.c.id, heads.c.attempt_count).order_by(heads.c.id).limit(ONE).subquery("oldest")
     uncharged = select(heads.c.id).where(heads.c.attempt_count == _ZERO)
     travels_now = case(
         (oldest.c.attempt_count > _ZERO, takeable.c.head_id == oldest.c.id),
@@ -196,14 +195,13 @@ def _is_due(events: FromClause, dialect_name: str) -> ColumnElement[bool]:
     return and_(c.claim_token.is_(None), is_time, is_known)
 
 
-def _runs(kind: Select[Any]) -> Select[Any]:
+def _runs(window: Select[Any]) -> Select[Any]:
     """Each event of the window with what precedes it of its subject there.
 
     `unbroken` is 1 up to the first event of the subject that is not due, and 0 from there on; `charged` is the number
     of charged events up to it.
     """
-    w = kind.subquery("w")
-    c = w.c
+    c = window.subquery("in_window").c
     return select(
         c.id,
         func.min(c.id).over(partition_by=c.subject).label("head_id"),
@@ -218,7 +216,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
     """The first due events of their subjects, to be locked. Rows that changed meanwhile are judged once more."""
     c = events.c
     first_of_window = select(runs.c.id).where(runs.c.id == runs.c.head_id, runs.c.unbroken == ONE)
-    claimed = outbox.events.alias("held")
+    claimed = outbox.events.alias("claimed")
     is_claimed = is_one_of(claimed.c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
     has_claimed = select(claimed.c.id).where(claimed.c.subject == c.subject, is_claimed, outbox.is_open(claimed))
     return (
@@ -237,7 +235,7 @@ def _heads(outbox: Outbox, events: FromClause, runs: CTE, dialect_name: str) -> 
 
 
 def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
-    c, earlier = events.c, outbox.events.alias("b")
+    c, earlier = events.c, outbox.events.alias("earlier")
     return looked_up(
         select(earlier.c.id).where(
             earlier.c.subject == c.subject,
@@ -251,7 +249,7 @@ def _has_earlier(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
 
 def _has_earlier_below_first_open(outbox: Outbox, events: FromClause) -> ColumnElement[bool]:
     """Events below the first open id: a person's retry opens one, and what is set apart is not counted as open."""
-    c, earlier = events.c, outbox.events.alias("r")
+    c, earlier = events.c, outbox.events.alias("earlier")
     return looked_up(
         select(earlier.c.id).where(
             earlier.c.subject == c.subject, earlier.c.id < c.id, outbox.may_lie_below_first_open(earlier)

@@ -194,13 +194,13 @@ def _claim(outbox: Outbox, kind: WindowKind, size: int, limit: int, dialect_name
     if dialect_name == "sqlite":
         taken = batch
     else:
-        events = cast("Alias", outbox.events.alias("t"))
+        events = cast("Alias", outbox.events.alias("event"))
         ids = is_one_of(events.c.id, select(batch.c.id), dialect_name)
         taken = _taking(outbox, events, ids).cte("taken")
     statement = reached.outerjoin(taken, true())
     if dialect_name == "sqlite":
         return statement.add_columns(*taken.c)
-    its_ids = select(_TOKEN.label("t"), _LEASE_END.label("u"), func.json_agg(taken.c.id).label("ids"))
+    its_ids = select(_TOKEN.label("token"), _LEASE_END.label("until"), func.json_agg(taken.c.id).label("event_ids"))
     lease = insert(outbox.leases).from_select(_LEASE_COLUMNS, its_ids.having(func.count() > literal_column("0")))
     encoded = func.convert_to(func.to_json(taken.table_valued()).cast(Text), literal_column("'UTF8'"))
     return statement.add_columns(encoded).add_cte(lease.cte("lease"))

@@ -9,8 +9,7 @@ from sqlalchemy.types import TypeEngine
 
 T = TypeVar("T")
 
-# Constants of a statement's text: psycopg keeps what it made of a statement of up to 4,096 characters, and each bound
-# parameter makes it longer.
+# Constants in a statement's text, for fewer parameters to bind.
 ONE: ColumnElement[int] = literal_column("1", Integer)
 # The rows that `expensive_if_known` binds as `expensive`: a plan costs about 20,000 by them. From 100,000 on PostgreSQL
 # would compile it (`jit_above_cost`).
