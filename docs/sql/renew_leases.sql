@@ -1,4 +1,12 @@
--- To be written.
+-- Extends a worker's leases, every five seconds, and returns the tokens that are still held.
+-- Built by sqlalchemy_outbox/settling/leases.py; decision 0012.
+--
+-- Reads: the primary key of the leases.
+--
+-- Why so:
+-- - SKIP LOCKED: a lease that is being settled at this moment is needed no more, and the others do not wait for it.
+-- - A row for each claim, and not an instant on each of its events: 1.28 to 1.36 times the events a second in batches
+--   of 500, since a claimed row changes in no index.
 
 WITH held AS (
   SELECT

@@ -1,4 +1,15 @@
--- To be written.
+-- Stores the outcomes of a claim and ends its lease: of those events that the token still holds.
+-- Built by sqlalchemy_outbox/settling/leases.py; decision 0012.
+--
+-- Reads: the lease by its token, the events by the primary key. `groups` has a row for each way in which events leave
+--   the claim, with their ids: almost always one.
+--
+-- Why so:
+-- - The lease is deleted first, which locks out who takes back leases that ran out: a worker that comes too late finds
+--   no lease and settles nothing.
+-- - One statement for all outcomes: a settle is one round trip.
+-- - Ids in an array: a connection keeps the plan that it made while the table was small, and read it whole then (24 ms
+--   against 1 ms after 200,000 events).
 
 SELECT
   outbox_events.id,

@@ -1,4 +1,12 @@
--- To be written.
+-- Locks leases that ran out. Their events are charged an attempt, so that one which kills its worker fails in the end.
+-- Built by sqlalchemy_outbox/settling/leases.py.
+--
+-- Reads: ix_…_leases_until, within a bounded time before now.
+--
+-- Why so:
+-- - SKIP LOCKED: every worker sweeps, and each lease is taken by one.
+-- - A lower bound: what ran out before it was taken before, and its dead rows would be read each time while an old
+--   transaction is open.
 
 SELECT
   outbox_events_leases.token,
