@@ -1,4 +1,13 @@
--- To be written.
+-- Deletes delivered events past their retention, and discarded ones, a bounded step at a time, while there is no work.
+-- Built by sqlalchemy_outbox/housekeeping/purge.py: where the step ends, the events up to there, discarded ones.
+--
+-- Reads: ix_…_delivered from where the last step ended; for each event ix_…_failed and ix_…_open_subject; then
+--   ix_…_discarded_at.
+--
+-- Why so:
+-- - An event stays while an older one of its subject is failed or open: a retry has to know what newer events set.
+-- - A step ends at a time, and not after "the first thousand that may go": with a million that have to stay, each step
+--   would read them all, 1.35 s once a minute; so it takes 10 ms.
 
 SELECT
   CAST((

@@ -1,4 +1,12 @@
--- To be written.
+-- Takes the next moment at which a request may leave, from all processes' one row; nothing where the gate is shut.
+-- Built by sqlalchemy_outbox/gate/row.py; decision 0005.
+--
+-- Reads: one row.
+--
+-- Why so:
+-- - One UPDATE whose WHERE says whether the slot may be taken: no lock is held between a reading and a writing.
+-- - A moment for each request, and not a bucket of tokens, which lets a burst through after a pause.
+-- - A next moment that is incredibly far ahead was stored by a wrong clock, and counts as now.
 
 UPDATE outbox_events_gate SET state = CASE
   WHEN (
