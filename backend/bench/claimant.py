@@ -22,8 +22,8 @@ from unittest.mock import patch
 from sqlalchemy import Connection, Engine, create_engine
 
 from bench import raw
-from bench.statements import Run, intercept
 from bench.worker import deliver_at_once, make_worker
+from instruments.statements import Run, intercept
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.outcome import Outcome

@@ -17,9 +17,9 @@ from sqlalchemy import Engine, text
 from bench import long_run
 from bench.figures import Demand, Figure, Rounds
 from bench.ground import Ground
-from bench.statements import Log, explain, watch
 from bench.table import OUTBOX, load, vacuum
 from bench.worker import deliver_at_once, in_thread, make_worker
+from instruments.statements import Log, explain, watch
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.outcome import Outcome

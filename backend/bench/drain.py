@@ -20,9 +20,9 @@ from bench.figures import Count, Demand, Figure, Rounds
 from bench.ground import Ground, sqlite_engine
 from bench.peers.client import Peer
 from bench.sampler import sample
-from bench.statements import Kind, watch
 from bench.table import count_open, reload
 from bench.worker import deliver_through_gate, make_worker
+from instruments.statements import Kind, watch
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.outcome import Outcome

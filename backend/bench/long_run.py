@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from bench.figures import Demand, Figure
 from bench.ground import Ground
-from bench.statements import Log, explain, watch
 from bench.table import EVENT_TYPE, OUTBOX, PAYLOAD, load, vacuum
 from bench.worker import deliver_at_once, in_thread, make_worker
+from instruments.statements import Log, explain, watch
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.gate.gate import Gate

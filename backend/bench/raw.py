@@ -16,9 +16,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.rows import args_row, scalar_row
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 
 from bench.table import EVENT_TYPE
+from instruments.urls import plain_url
 
 # The next open events by id. What lies before them in their subject must be among them, or another worker has it:
 # rows that someone else has locked or claimed are not in `window`, and so hold their followers back.
@@ -91,11 +92,6 @@ class Claimed(NamedTuple):
 
 
 Cursor = psycopg.Cursor[Claimed]
-
-
-def plain_url(url: URL) -> str:
-    """As libpq reads it."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def connect(url: str) -> psycopg.Connection[Claimed]:

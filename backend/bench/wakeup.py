@@ -17,8 +17,8 @@ from bench.claimant import CHANNEL, IN_HAND, Claimant
 from bench.enqueue import ours, throughput
 from bench.figures import Count, Demand, Figure, Rounds, percentile
 from bench.ground import Ground
-from bench.raw import plain_url
 from bench.table import EVENT_TYPE, ORDERS, OUTBOX, insert_event, load
+from instruments.urls import plain_url
 from sqlalchemy_outbox.delivering.worker import POLL_INTERVAL
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.payload import encode_payload

@@ -174,7 +174,7 @@ def purge(engine: Engine, outbox: Outbox, older_than: timedelta, *, by: str) -> 
     """Delete what was delivered or discarded longer ago, as workers do that have nothing else to do."""
     with engine.connect() as connection:
         total = count_purgeable(connection, outbox, older_than)
-    deleting = Purge(outbox, older_than, BATCH_SIZE)
+    deleting = Purge(outbox, older_than, at_once=BATCH_SIZE)
     entry_id: int | None = None
     done = 0
     yield Progress(done, total)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 
@@ -27,32 +28,42 @@ from sqlalchemy_outbox.database import transaction
 from sqlalchemy_outbox.model import Event, Outbox, State
 from sqlalchemy_outbox.settling.settlement import Settlement
 
-# Shorter than the poll, so that each poll of an idle worker is a full pass.
-FULL_PASS_EVERY = timedelta(seconds=9)
 # Events that a window holds beyond what may be claimed: enough to find others where subjects are busy.
 _WINDOW_SPARE = 50
 # The widest window, in events. Where one holds nothing to claim, the next one is twice as wide.
 _WINDOW_MAX = 10_000
-# How long followers wait while there are events ahead.
-_FOLLOWERS_WAIT = timedelta(seconds=1)
-# The most subjects that are remembered. Beyond them a full pass begins, which finds their followers too.
-_SUBJECTS_MAX = 10_000
-# How soon retries are read again after they were found to wait for others.
-_RETRY_PAUSE = timedelta(seconds=1)
 # The number of ids after which going back to the watermark costs more than reading it anew.
 _WATERMARK_IDS = 1000
 # The share of DEADLINE that all windows of a claim may take together.
-_BUDGET_SHARE = 0.8
+BUDGET_SHARE = 0.8
 _NEVER = float("inf")
 _NO_ID = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a scan turns to what it has skipped."""
+
+    full_pass_every: timedelta = timedelta(seconds=9)
+    """Shorter than the poll, so that each poll of an idle worker is a full pass."""
+    followers_wait: timedelta = timedelta(seconds=1)
+    """How long followers wait while there are events ahead."""
+    retry_pause: timedelta = timedelta(seconds=1)
+    """How soon retries are read again after they were found to wait for others."""
+    subjects_max: int = 10_000
+    """The most subjects that are remembered. Beyond them a full pass begins, which finds their followers too."""
+
+
+PACE = Pace()
 
 
 class Scan:
     """One worker's place in the outbox, or in the events of one `subject`."""
 
-    def __init__(self, outbox: Outbox, subject: str | None = None) -> None:
+    def __init__(self, outbox: Outbox, subject: str | None = None, pace: Pace = PACE) -> None:
         self._outbox = outbox
         self._subject = subject
+        self._pace = pace
         self._watermark = Watermark(outbox)
         self._watermark_position: int | None = None
         self._position = 0
@@ -82,7 +93,7 @@ class Scan:
             self.refresh_watermark(connection)
         self._set_out()
         for window in self._windows(connection, types, limit):
-            budget = _BUDGET_SHARE * transaction.DEADLINE - timedelta(seconds=time.monotonic() - began_at)
+            budget = BUDGET_SHARE * transaction.DEADLINE - timedelta(seconds=time.monotonic() - began_at)
             if budget <= timedelta(0):
                 raise DatabaseTimeout("claiming takes too long, or waits for a table that is locked")
             claimed = claims.claim(
@@ -115,7 +126,7 @@ class Scan:
         """Seconds until there may be an event to come back for; None when none is known."""
         seconds = retries.seconds_to_next_retry(connection, self._outbox)
         now = time.monotonic()
-        earliest = self._no_retry_at + _RETRY_PAUSE.total_seconds()
+        earliest = self._no_retry_at + self._pace.retry_pause.total_seconds()
         self._retry_at = _NEVER if seconds is None else max(now + seconds, earliest)
         return None if seconds is None else self._retry_at - now
 
@@ -135,7 +146,8 @@ class Scan:
             self._position = min(self._position, self._handed_back_id - 1)
             self._retry_at = min(self._retry_at, self._backs_off_until)
             self._handed_back_id, self._backs_off_until = _NO_ID, _NEVER
-            if now - self._full_pass_at > FULL_PASS_EVERY.total_seconds() or len(self._released) > _SUBJECTS_MAX:
+            is_due = now - self._full_pass_at > self._pace.full_pass_every.total_seconds()
+            if is_due or len(self._released) > self._pace.subjects_max:
                 self._full_pass_at = now
                 self._position = min(self._position, self._watermark.first_open_id - 1)
                 self._retry_at = 0.0
@@ -198,7 +210,7 @@ class Scan:
         return self._retry_at <= time.monotonic()
 
     def _has_followers_waiting(self) -> bool:
-        return time.monotonic() - self._released_at > _FOLLOWERS_WAIT.total_seconds()
+        return time.monotonic() - self._released_at > self._pace.followers_wait.total_seconds()
 
     def _forget_subjects(self, window: Window, claimed: Claimed) -> None:
         """Forget subjects whose window held nothing, and those claimed: their deliveries release them again."""

@@ -20,12 +20,12 @@ from sqlalchemy_outbox.model import Outbox
 EVERY = timedelta(minutes=1)
 # How often what had to stay is read again: its older events may have been delivered or discarded meanwhile.
 FULL_PASS_EVERY = timedelta(hours=1)
-# A delete of this size holds its locks for a moment only.
-_AT_ONCE = 1000
+# The most events that a step deletes: it holds its locks for a moment only.
+AT_ONCE = 1000
 # Delivered events that a step reads, however many of them have to stay; and those that were settled with the last.
-_WINDOW = 10_000
-# Of this many links at most are a step's events, unless one event alone has more.
-_LINKS_MAX = 10_000
+WINDOW = 10_000
+# The most links to requests that a step's events have together, unless one event alone has more.
+LINKS_MAX = 10_000
 
 
 class Purge:
@@ -35,13 +35,25 @@ class Purge:
     stay for as long as an event of theirs does.
     """
 
-    def __init__(self, outbox: Outbox, older_than: timedelta, at_once: int = _AT_ONCE) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        older_than: timedelta,
+        *,
+        at_once: int = AT_ONCE,
+        window: int = WINDOW,
+        links_max: int = LINKS_MAX,
+        full_pass_every: timedelta = FULL_PASS_EVERY,
+    ) -> None:
         self._outbox = outbox
         self._older_than = older_than
         self._at_once = at_once
+        self._window = window
+        self._links_max = links_max
+        self._full_pass_every = full_pass_every
         # What was delivered up to then has been read in this full pass.
         self._after: datetime | None = None
-        self._lap_at, self._over_at = time.monotonic(), float("-inf")
+        self._full_pass_at, self._over_at = time.monotonic(), float("-inf")
         self.is_over = False
 
     def is_due(self) -> bool:
@@ -70,18 +82,18 @@ class Purge:
 
     def failed(self) -> None:
         """Take note that the last step was not committed: after a while, begin a new full pass."""
-        self._lap_at = float("-inf")
+        self._full_pass_at = float("-inf")
         self.is_over, self._over_at = True, time.monotonic()
 
     def _begin(self) -> None:
         now = time.monotonic()
-        if self.is_over and now - self._lap_at >= FULL_PASS_EVERY.total_seconds():
-            self._lap_at, self._after = now, None
+        if self.is_over and now - self._full_pass_at >= self._full_pass_every.total_seconds():
+            self._full_pass_at, self._after = now, None
         self.is_over = False
 
     def _window_end(self) -> Select[Any]:
         at = self._outbox.events.c.processed_at
-        return select(at).where(*self._is_ahead()).order_by(at).offset(_WINDOW - 1).limit(1)
+        return select(at).where(*self._is_ahead()).order_by(at).offset(self._window - 1).limit(1)
 
     def _purgeable(self, window_end: datetime | None) -> Select[Any]:
         c = self._outbox.events.c
@@ -110,7 +122,7 @@ class Purge:
         """Delete the first of these, and what is told of them; how many, and whether there are no more."""
         if not chosen:
             return 0, True
-        ids = _of_few_links(connection, self._outbox, chosen)
+        ids = _of_few_links(connection, self._outbox, chosen, self._links_max)
         _forget(connection, self._outbox, ids)
         connection.execute(delete(events).where(events.c.id.in_(ids)))
         return len(ids), len(ids) == len(chosen) < limit
@@ -151,7 +163,7 @@ def _has_no_older(outbox: Outbox, events: Table) -> tuple[ColumnElement[bool], .
     return tuple(~looked_up(olders.where(condition), events) for condition in (is_failed, is_open))
 
 
-def _of_few_links(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> Sequence[int]:
+def _of_few_links(connection: Connection, outbox: Outbox, ids: Sequence[int], links_max: int) -> Sequence[int]:
     """The first of these events, as many as have few enough links to be deleted at once; one at least."""
     links = outbox.records.delivery_events.c
     counted = select(links.event_id, func.count()).where(links.event_id.in_(ids)).group_by(links.event_id)
@@ -159,7 +171,7 @@ def _of_few_links(connection: Connection, outbox: Outbox, ids: Sequence[int]) ->
     total = 0
     for position, id_ in enumerate(ids):
         total += counts.get(id_, 0)
-        if total > _LINKS_MAX and position:
+        if total > links_max and position:
             return ids[:position]
     return ids
 

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from bench.raw import plain_url
 from hubspot_sandbox import Sandbox
+from instruments.urls import plain_url
 from tests.hubspot.conftest import HubSpot, settings_for
 from tests.hubspot.test_command_line import run
 from tests.outbox.test_notification_queue import PAGES, fill

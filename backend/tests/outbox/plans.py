@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import RawCursor
 from sqlalchemy import Engine, text
 
-from bench.statements import Run, intercept
+from instruments.statements import Run, intercept
 
 Sent = tuple[str, Any]
 Plan = dict[str, Any]

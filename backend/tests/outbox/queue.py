@@ -109,7 +109,7 @@ class Queue:
 
     def purge(self, older_than: timedelta, limit: int = 1000) -> int:
         with self.engine.begin() as connection:
-            return Purge(self.outbox, older_than, limit).step(connection)
+            return Purge(self.outbox, older_than, at_once=limit).step(connection)
 
     def exists(self, id_: int) -> bool:
         with self.engine.connect() as connection:

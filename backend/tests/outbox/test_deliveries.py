@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, Row, create_engine, select
 
-from bench.statements import Kind, watch
+from instruments.statements import Kind, watch
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.model import Outbox

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from bench.raw import plain_url
+from instruments.urls import plain_url
 from sqlalchemy_outbox.database.engines import worker_engine
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from bench.statements import Run, intercept
+from instruments.statements import Run, intercept
 from sqlalchemy_outbox.database import postgresql
 from sqlalchemy_outbox.database.transaction import transact
 from sqlalchemy_outbox.destination import Claim

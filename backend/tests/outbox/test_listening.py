@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine, QueuePool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from bench.raw import plain_url
+from instruments.urls import plain_url
 from sqlalchemy_outbox.database.transaction import Source, for_single_statements
 from sqlalchemy_outbox.waking import wakeup
 from sqlalchemy_outbox.waking.listener import Listener

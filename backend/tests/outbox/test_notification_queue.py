@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from bench.raw import plain_url
+from instruments.urls import plain_url
 from sqlalchemy_outbox.waking.notifier import Notifier
 from sqlalchemy_outbox.waking.plain_notifier import PlainNotifier
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
@@ -90,17 +93,19 @@ def test_discarded_events_are_kept_as_long_as_delivered_ones(queue: Queue) -> No
     assert (rows_of(queue, "discarded"), kept(queue)) == (0, (0, 0, 0))
 
 
-def test_purge_of_events_with_many_requests_takes_fewer_of_them_at_once(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._LINKS_MAX", 5)
+def purge_once(queue: Queue, *, window: int) -> None:
+    with queue.engine.begin() as connection:
+        Purge(queue.outbox, RETENTION, window=window).step(connection)
+
+
+def test_purge_of_events_with_many_requests_takes_fewer_of_them_at_once(queue: Queue) -> None:
     ids = deliver(queue, "a", "b", "c")
     for _ in range(4):
         keep_delivery(queue, *ids)
     for _ in range(6):
         keep_delivery(queue, ids[2])
     queue.pass_time(BEYOND)
-    assert steps_of(Purge(queue.outbox, RETENTION), queue.engine) == [1, 1, 1]
+    assert steps_of(Purge(queue.outbox, RETENTION, links_max=5), queue.engine) == [1, 1, 1]
     assert kept(queue) == (0, 0, 0)
 
 
@@ -111,7 +116,7 @@ def test_purges_at_once_leave_no_delivery_without_events(outbox_postgres_url: st
     queue.pass_time(BEYOND)
     other = threading.Thread(target=queue.purge, args=(RETENTION, 1))
     with engine.begin() as connection:
-        assert Purge(outbox, RETENTION, 1).step(connection) == 1
+        assert Purge(outbox, RETENTION, at_once=1).step(connection) == 1
         other.start()
         waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
@@ -139,18 +144,14 @@ def deliver_behind_a_failed_one(queue: Queue, events: int) -> int:
     return failed
 
 
-def test_what_must_stay_is_passed_by_in_bounded_steps(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 4)
+def test_what_must_stay_is_passed_by_in_bounded_steps(queue: Queue) -> None:
     deliver_behind_a_failed_one(queue, 9)
     deliver(queue, "a", "b")
     queue.pass_time(BEYOND)
-    assert steps_of(Purge(queue.outbox, RETENTION), queue.engine) == [0, 0, 2]
+    assert steps_of(Purge(queue.outbox, RETENTION, window=4), queue.engine) == [0, 0, 2]
 
 
-def test_a_step_reads_no_more_however_much_has_to_stay(
-    outbox_postgres_url: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 100)
+def test_a_step_reads_no_more_however_much_has_to_stay(outbox_postgres_url: str, outbox: Outbox) -> None:
     engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     fail(queue, "driver-0")
@@ -159,53 +160,49 @@ def test_a_step_reads_no_more_however_much_has_to_stay(
         load(engine, events, 1, are_delivered=True)
         execute(engine, "VACUUM ANALYZE outbox_events")
         queue.pass_time(BEYOND)
-        sent = sent_by(engine, lambda: queue.purge(RETENTION))
+        sent = sent_by(engine, partial(purge_once, queue, window=100))
         needed.append(max(buffers(explain(engine, it)) for it in sent))
     few, many = needed
     assert many <= few * 1.1 + 20
     engine.dispose()
 
 
-def test_events_that_were_settled_together_are_all_looked_at(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_were_settled_together_are_all_looked_at(queue: Queue) -> None:
     """They have one instant, on which a window may end."""
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 3)
     fail(queue, "a")
     deliver(queue, *"aaaaabc")
     deliver(queue, "d")
     queue.pass_time(BEYOND)
-    assert sum(steps_of(Purge(queue.outbox, RETENTION), queue.engine)) == 3
+    assert sum(steps_of(Purge(queue.outbox, RETENTION, window=3), queue.engine)) == 3
 
 
 def test_later_steps_go_on_where_the_last_ended_and_begin_anew_once_in_a_while(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 2)
     failed = deliver_behind_a_failed_one(queue, 4)
     queue.pass_time(BEYOND)
-    purge = Purge(queue.outbox, RETENTION)
+    purge = Purge(queue.outbox, RETENTION, window=2)
     assert steps_of(purge, queue.engine) == [0, 0, 0]
     queue.discard(failed)
     deliver(queue, "a")
     queue.pass_time(BEYOND - timedelta(minutes=1))
     assert sum(steps_of(purge, queue.engine)) == 2  # The later one, and the discarded.
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.FULL_PASS_EVERY", timedelta(0))
+    an_hour_later = time.monotonic() + 3600
+    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.time", SimpleNamespace(monotonic=lambda: an_hour_later))
     assert sum(steps_of(purge, queue.engine)) == 4
 
 
-def test_lap_that_is_due_waits_for_the_end_of_the_last(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 4)
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge.FULL_PASS_EVERY", timedelta(0))
+def test_lap_that_is_due_waits_for_the_end_of_the_last(queue: Queue) -> None:
     deliver_behind_a_failed_one(queue, 9)
     deliver(queue, "a")
     queue.pass_time(BEYOND)
-    assert steps_of(Purge(queue.outbox, RETENTION), queue.engine) == [0, 0, 1]
+    assert steps_of(Purge(queue.outbox, RETENTION, window=4, full_pass_every=timedelta(0)), queue.engine) == [0, 0, 1]
 
 
-def test_what_a_step_deleted_that_did_not_commit_is_found_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.housekeeping.purge._WINDOW", 2)
+def test_what_a_step_deleted_that_did_not_commit_is_found_again(queue: Queue) -> None:
     deliver(queue, *"abc")
     queue.pass_time(BEYOND)
-    purge = Purge(queue.outbox, RETENTION)
+    purge = Purge(queue.outbox, RETENTION, window=2)
     with queue.engine.connect() as connection:
         purge.step(connection)
     purge.failed()

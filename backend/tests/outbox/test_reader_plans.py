@@ -116,7 +116,7 @@ COUNTS: dict[str, Call] = {
     "discard": in_transaction(
         lambda connection, outbox: moves.discard_failed(connection, outbox, [1, 100], by="ada", reason="none")
     ),
-    "purge": in_transaction(lambda connection, outbox: Purge(outbox, OLD, 100).step(connection)),
+    "purge": in_transaction(lambda connection, outbox: Purge(outbox, OLD, at_once=100).step(connection)),
 }
 
 

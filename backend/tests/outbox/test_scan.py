@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from sqlalchemy_outbox.claiming.scan import FULL_PASS_EVERY, Scan
+from sqlalchemy_outbox.claiming.scan import PACE, Pace, Scan
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.outcome import Delivered, FollowUp, Outcome, Postponed, Rejected, Retry
@@ -23,9 +24,9 @@ LONG = timedelta(minutes=10)
 class Walker:
     """One worker's walk, with the notes that the worker takes of how its deliveries end."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, pace: Pace = PACE) -> None:
         self.queue = queue
-        self.scan = Scan(queue.outbox)
+        self.scan = Scan(queue.outbox, pace=pace)
 
     def claim(self, limit: int = 50) -> tuple[str, list[Event]]:
         token = uuid4().hex
@@ -94,10 +95,8 @@ def test_event_of_a_blocked_subject_waits_wherever_the_walk_is(queue: Queue, wal
     assert walker.claimed_ids() == [first]
 
 
-def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
-    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._RETRY_PAUSE", timedelta(0))
+def test_event_that_a_person_retries_is_claimed_before_the_next_lap(queue: Queue) -> None:
+    walker = Walker(queue, Pace(retry_pause=timedelta(0)))
     failed, other = queue.put("a", "b")
     walker.settle(*walker.claim(limit=1), Rejected("never"))
     walker.settle(*walker.claim(), Delivered())
@@ -111,10 +110,8 @@ def test_event_that_a_person_retries_is_claimed_before_the_next_lap(
     assert queue.row(other).processed_at is not None
 
 
-def test_event_whose_backoff_is_over_is_claimed_before_the_next_lap(
-    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._RETRY_PAUSE", timedelta(0))
+def test_event_whose_backoff_is_over_is_claimed_before_the_next_lap(queue: Queue) -> None:
+    walker = Walker(queue, Pace(retry_pause=timedelta(0)))
     (first,) = queue.put("a")
     token, events = walker.claim()
     walker.settle(token, events, Retry("no"))
@@ -130,7 +127,7 @@ def test_event_that_comes_back_by_itself_is_claimed_before_the_next_lap(queue: Q
     token, events = walker.claim()
     assert walker.claimed_ids() == []
     walker.settle(token, events, Postponed("busy", timedelta(milliseconds=1)))
-    deadline = time.monotonic() + FULL_PASS_EVERY.total_seconds() / 2
+    deadline = time.monotonic() + PACE.full_pass_every.total_seconds() / 2
     while not (claimed := walker.claimed_ids()):
         assert time.monotonic() < deadline
     assert claimed == [id_]
@@ -154,14 +151,13 @@ def test_event_that_another_worker_hands_back_is_found_by_the_next_lap(
     assert len(walker.claimed_ids()) == 1
     queue.hand_back(others)
     assert walker.claimed_ids() == []
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan.FULL_PASS_EVERY", timedelta(0))
+    later = time.monotonic() + PACE.full_pass_every.total_seconds() + 1
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan.time", SimpleNamespace(monotonic=lambda: later))
     assert walker.claimed_ids() == [handed_back]
 
 
-def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
-    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._RETRY_PAUSE", timedelta(0))
+def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(queue: Queue) -> None:
+    walker = Walker(queue, Pace(retry_pause=timedelta(0)))
     charged = queue.put("a", "b", "c", "d")
     walker.settle(*walker.claim(), Retry("no"))
     assert walker.claimed_ids() == []
@@ -173,26 +169,23 @@ def test_neither_a_backlog_nor_what_comes_again_keeps_the_other_waiting(
     assert len(claimed & {*charged}) == len(claimed & {*backlog}) == 2
 
 
+@pytest.mark.parametrize(("followers_wait", "is_first"), [(LONG, False), (timedelta(0), True)])
 def test_events_behind_an_ended_delivery_wait_for_the_backlog_for_a_time_only(
-    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, followers_wait: timedelta, *, is_first: bool
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._FOLLOWERS_WAIT", LONG)
+    walker = Walker(queue, Pace(followers_wait=followers_wait))
     queue.put("a")
     token, events = walker.claim()
     (passed_by,) = queue.put("a")
     first, second, third = queue.put("c", "d", "e")
     assert walker.claimed_ids(limit=1) == [first]
     walker.settle(token, events, Delivered())
-    assert walker.claimed_ids(limit=1) == [second]
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._FOLLOWERS_WAIT", timedelta(0))
-    assert walker.claimed_ids(limit=1) == [passed_by]
-    assert walker.claimed_ids(limit=1) == [third]
+    claimed = [id_ for _ in range(3) for id_ in walker.claimed_ids(limit=1)]
+    assert claimed == ([passed_by, second, third] if is_first else [second, third, passed_by])
 
 
-def test_followers_of_more_subjects_than_a_worker_remembers_are_found_by_a_lap(
-    queue: Queue, walker: Walker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._SUBJECTS_MAX", 2)
+def test_followers_of_more_subjects_than_a_worker_remembers_are_found_by_a_lap(queue: Queue) -> None:
+    walker = Walker(queue, Pace(subjects_max=2))
     queue.put("a", "b", "c")
     token, events = walker.claim()
     passed_by = queue.put("a", "b", "c")

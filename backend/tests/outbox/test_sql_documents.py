@@ -18,7 +18,7 @@ from psycopg import _queries
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.schema import CreateSchema
 
-from bench.statements import Run, intercept
+from instruments.statements import Run, intercept
 from sqlalchemy_outbox.claiming import claims, retries
 from sqlalchemy_outbox.claiming.candidates import WindowKind
 from sqlalchemy_outbox.claiming.claims import Window

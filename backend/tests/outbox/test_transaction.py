@@ -96,7 +96,7 @@ async def test_what_a_claim_did_not_take_because_it_waited_is_taken_by_the_next(
     queue, claimer = Queue(postgres_engine, outbox), Claimer(postgres_engine, outbox)
     first, second, third, fourth = queue.put("a", "b", "c", "d")
     assert [await claimer.claimed_ids() for _ in range(2)] == [[first], [second]]
-    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan._BUDGET_SHARE", 0.05)
+    monkeypatch.setattr("sqlalchemy_outbox.claiming.scan.BUDGET_SHARE", 0.05)
     with postgres_engine.connect() as migration:
         migration.execute(text(f"LOCK TABLE {outbox.name} IN ACCESS EXCLUSIVE MODE"))
         late = asyncio.create_task(claimer.claimed_ids())

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from bench.statements import Run, intercept, watch
+from instruments.statements import Run, intercept, watch
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.destination import Claim, Deliver

@@ -13,8 +13,6 @@ from typing import Any, Self
 import psycopg
 from sqlalchemy import Connection, Engine, event
 
-from bench.table import OUTBOX
-
 # Longer than a worker takes from one statement to the next.
 _QUIET_SECONDS = 0.02
 
@@ -28,7 +26,7 @@ class Kind(StrEnum):
 
 def kind_of(statement: str) -> Kind:
     """Told by what only one of them says: settling sets `processed_at`, claiming sets a token and returns payloads."""
-    if OUTBOX.gate.name in statement:
+    if "outbox_events_gate" in statement:
         return Kind.GATE
     if "claim_token=" not in statement:
         return Kind.OTHER
