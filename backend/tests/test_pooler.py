@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine, make_url, text
@@ -18,7 +19,8 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.settings import Settings
 from hubspot_sync.integration import Integration
-from sqlalchemy_outbox.database.pooler import Pooler
+from sqlalchemy_outbox.database.pooler import Pooler, configure_engine
+from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.model import define_outbox
 from tests.conftest import missing_tool
 from tests.outbox.queue import Queue
@@ -121,6 +123,34 @@ def test_many_at_once_behind_a_pooler_fail_nowhere_and_read_their_own_answers(po
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(work, range(40))) == [[n + 1] * 20 for n in range(40)]
+
+
+@pytest.mark.parametrize("between", [None, Pooler.AUTO, Pooler.NONE])
+def test_events_behind_a_pooler_that_nobody_has_declared_are_those_of_the_rows(
+    pooled_url: str, pooled: Engine, between: Pooler | None
+) -> None:
+    """Nor with an engine that nothing was done to, and with a wrong word for the pooler."""
+    engine = create_engine(pooled_url, connect_args={"prepare_threshold": 1}, pool_size=8)
+    if between is not None:
+        configure_engine(engine, pooler=between)
+
+    def work(n: int) -> list[str]:
+        written = []
+        for _ in range(6):
+            with engine.begin() as connection:
+                # psycopg would prepare what it has seen before.
+                kept = connection.execute(text(f"SELECT pg_backend_pid() -- {uuid4()}")).scalar_one()
+                written.append(str(enqueue(connection, OUTBOX, "driver_signed_up", f"driver-{n}", {"kept": kept})))
+        return written
+
+    with ThreadPoolExecutor(8) as threads:
+        expected = [id_ for ids in threads.map(work, range(16)) for id_ in ids]
+    engine.dispose()
+    with pooled.connect() as connection:
+        found = connection.execute(text("SELECT event_id::text FROM outbox_events")).scalars().all()
+    assert sorted(found) == sorted(expected)
+    if between is not Pooler.NONE:
+        assert sessions(pooled_url, "SELECT count(*) FROM pg_prepared_statements") == [(0,)] * POOL_SIZE
 
 
 @pytest.mark.parametrize("between", Pooler)

@@ -59,10 +59,11 @@ def fetch_all(
         raise DBAPIError(statement.sql, None, error) from error
 
 
-def run_together(connection: Connection, sql: str, parameters: Mapping[str, object]) -> None:
+def run_together(connection: Connection, sql: str, parameters: Mapping[str, object]) -> bytes | None:
     """Run the statements of one text in one round trip, on psycopg, sync or async; raises psycopg's errors.
 
-    psycopg writes the parameters into the text, as literals: what travels apart from them can be one statement only.
+    Returns the first value of the first statement's answer, as the server wrote it. psycopg writes the parameters into
+    the text, as literals: what travels apart from them can be one statement only.
     """
     from psycopg import AsyncClientCursor, ClientCursor  # noqa: PLC0415  # Only PostgreSQL's users install it.
 
@@ -70,14 +71,21 @@ def run_together(connection: Connection, sql: str, parameters: Mapping[str, obje
     # Not to be prepared, or psycopg would remember each text, literals and all.
     if connection.dialect.is_async:
 
-        async def run(async_driver: Any) -> None:
+        async def run(async_driver: Any) -> bytes | None:
             async with AsyncClientCursor(async_driver) as cursor:
                 await cursor.execute(sql.encode(), parameters, prepare=False)
+                return _first_value(cursor.pgresult)
 
-        driver.run_async(run)
-        return
+        value: bytes | None = driver.run_async(run)
+        return value
     with ClientCursor(driver) as cursor:
         cursor.execute(sql.encode(), parameters, prepare=False)
+        return _first_value(cursor.pgresult)
+
+
+def _first_value(answer: Any) -> bytes | None:
+    value: bytes | None = answer.get_value(0, 0) if answer.ntuples else None
+    return value
 
 
 def driver_connection(connection: Connection) -> Any:

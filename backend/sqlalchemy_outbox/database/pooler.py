@@ -23,11 +23,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from sqlalchemy_outbox.database import postgresql
 from sqlalchemy_outbox.database.isolation import is_autocommit
+from sqlalchemy_outbox.database.prepared_statements import IS_POOLED, PROCESS
 from sqlalchemy_outbox.database.read_only import give_up_read_only_connections
 
-_IS_POOLED = "outbox.is_pooled"
-# Other schemas may come before the system's.
-_PROCESS = "SELECT pg_catalog.pg_backend_pid()"
 # One round trip: the settings are made where the session is ours, save for those that the client began with.
 _PREPARE_SESSION = """
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.count(pg_catalog.set_config(s.name, w.value, false))
@@ -71,9 +69,9 @@ def configure_engine(
 
 def is_pooled(connection: Connection) -> bool:
     """Whether the connection's session may be somebody else's after each transaction. On psycopg."""
-    if (known := connection.info.get(_IS_POOLED)) is None:
+    if (known := connection.info.get(IS_POOLED)) is None:
         driver: Any = connection.connection.dbapi_connection
-        known = connection.info[_IS_POOLED] = _server_process(driver) != driver.info.backend_pid
+        known = connection.info[IS_POOLED] = _server_process(driver) != driver.info.backend_pid
     return bool(known)
 
 
@@ -84,18 +82,18 @@ def prepare_nothing(driver: Any) -> None:
 
 def _server_process(driver: psycopg.Connection[Any]) -> int:
     try:
-        return int(postgresql.ask(driver, _PROCESS.encode(), postgresql.PING_DEADLINE))
+        return int(postgresql.ask(driver, PROCESS.encode(), postgresql.PING_DEADLINE))
     except psycopg.Error as error:
-        raise OperationalError(_PROCESS, None, error) from error
+        raise OperationalError(PROCESS, None, error) from error
 
 
 def _prepare_session(arrays: _Arrays, pooler: Pooler, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
     driver: Any = entry.driver_connection
-    told = driver.info.backend_pid
-    may_be_ours = told if pooler is Pooler.AUTO else None
+    said = driver.info.backend_pid
+    may_be_ours = said if pooler is Pooler.AUTO else None
     process, _ = _execute(connection, _PREPARE_SESSION, (*arrays, pooler is Pooler.NONE, may_be_ours))
-    entry.info[_IS_POOLED] = pooler is Pooler.TRANSACTION or (pooler is Pooler.AUTO and process != told)
-    if entry.info[_IS_POOLED]:
+    entry.info[IS_POOLED] = pooler is Pooler.TRANSACTION or (pooler is Pooler.AUTO and process != said)
+    if entry.info[IS_POOLED]:
         prepare_nothing(driver)
 
 
@@ -112,5 +110,5 @@ def _execute(connection: Any, sql: str, parameters: tuple[object, ...]) -> Any:
 
 
 def _prepare_transaction(arrays: _Arrays, connection: Connection) -> None:
-    if connection.info.get(_IS_POOLED) and not is_autocommit(connection):
+    if connection.info.get(IS_POOLED) and not is_autocommit(connection):
         connection.exec_driver_sql(_PREPARE_TRANSACTION, arrays)

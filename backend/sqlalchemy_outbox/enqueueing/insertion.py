@@ -29,8 +29,24 @@ from sqlalchemy import (
 from sqlalchemy.types import UserDefinedType
 
 from sqlalchemy_outbox.clock import DatabaseNow
-from sqlalchemy_outbox.database.driver import driver_sql, in_good_transaction, run_together
+from sqlalchemy_outbox.database.driver import (
+    ServerStatement,
+    driver_sql,
+    in_good_transaction,
+    run_together,
+    server_statement,
+)
 from sqlalchemy_outbox.database.json_rows import object_of, rows_of
+from sqlalchemy_outbox.database.prepared_statements import (
+    PROCESS,
+    Script,
+    Session,
+    is_out_of_step,
+    note_process,
+    script,
+    session_of,
+    statement,
+)
 from sqlalchemy_outbox.database.sqlite import begin_if_needed
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, EventId, Outbox
 
@@ -55,6 +71,9 @@ SET_LOCK_TIMEOUT = (
     f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
 )
 RESTORE_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('outbox.caller_lock_timeout'), true)"
+_SET_LOCK_TIMEOUT, _RESTORE_LOCK_TIMEOUT = (
+    statement(sql, ServerStatement(sql, ())) for sql in (SET_LOCK_TIMEOUT, RESTORE_LOCK_TIMEOUT)
+)
 
 # What PostgreSQL says, in words of its own around it, of an id that is not above all others.
 BEHIND = "outbox: a sequence is behind, at "
@@ -135,13 +154,38 @@ class _SavepointInOneQuery:
         self._has_begun = False
 
     def insert(self, outbox: Outbox, rows: list[Row], way: Way) -> None:
-        inserts = self._inserts(outbox, rows, way)
-        queries = [sql for sql, _ in inserts]
+        if len(rows) <= _FEW and way is not Way.CHOSEN and all(map(_is_plain, rows)):
+            self._insert_few(_script(self._connection, _insert_few(outbox, len(rows), way)), rows)
+            return
+        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name, way))
+        arrays = list(_arrays(rows))
+        queries = [sql for _ in arrays]
         queries[0] = f"SAVEPOINT {_SAVEPOINT}; {SET_LOCK_TIMEOUT}; {queries[0]}"
         queries[-1] = f"{queries[-1]}; {RESTORE_LOCK_TIMEOUT}; RELEASE SAVEPOINT {_SAVEPOINT}"
-        for query, (_, parameters) in zip(queries, inserts, strict=True):
-            run_together(self._connection, query, parameters)
+        for query, array in zip(queries, arrays, strict=True):
+            run_together(self._connection, query, {"rows": array})
             self._has_begun = True
+
+    def _insert_few(self, script: Script, rows: list[Row]) -> None:
+        values = {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT}
+        session = session_of(self._connection)
+        text = session.text_of(script)
+        try:
+            self._send(session, text, values)
+        except self._connection.dialect.loaded_dbapi.Error as error:
+            if text is script.plain or not is_out_of_step(error):
+                raise
+            self.roll_back()
+            session.give_up()
+            self._send(session, script.plain, values)
+        session.note_sent(script, text)
+
+    def _send(self, session: Session, text: str, values: dict[str, str | None]) -> None:
+        query = f"SAVEPOINT {_SAVEPOINT}; {text}; RELEASE SAVEPOINT {_SAVEPOINT}"
+        if session.is_own is None:
+            note_process(self._connection, session, run_together(self._connection, f"{PROCESS}; {query}", values))
+        else:
+            run_together(self._connection, query, values)
 
     def roll_back(self) -> None:
         if not self._has_begun and in_good_transaction(self._connection):
@@ -151,13 +195,10 @@ class _SavepointInOneQuery:
         self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
-    def _inserts(self, outbox: Outbox, rows: list[Row], way: Way) -> list[tuple[str, dict[str, str | None]]]:
-        """Almost always one; with its parameters."""
-        if len(rows) <= _FEW and way is not Way.CHOSEN and all(map(_is_plain, rows)):
-            sql = driver_sql(self._connection, _insert_few(outbox, len(rows), way))
-            return [(sql, {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT})]
-        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name, way))
-        return [(sql, {"rows": array}) for array in _arrays(rows)]
+
+def _script(connection: Connection, insert_few: Insert) -> Script:
+    insert_statement = statement(driver_sql(connection, insert_few), server_statement(connection, insert_few))
+    return script(_SET_LOCK_TIMEOUT, insert_statement, _RESTORE_LOCK_TIMEOUT)
 
 
 def _is_plain(row: Row) -> bool:

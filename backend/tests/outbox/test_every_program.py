@@ -84,6 +84,8 @@ class Machine(RuleBasedStateMachine):
         # Events whose row may be missing though their transaction committed.
         self.rowless: set[str] = set()
         self.has_failed = self.is_listening = False
+        if self.can_prepare:
+            self.have_session_prepare()
         with self.look.begin() as connection:
             connection.execute(delete(ORDERS))
             connection.execute(insert(ORDERS).values(item="taken"))
@@ -92,6 +94,14 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.finish()
         logging.getLogger("sqlalchemy_outbox.enqueue").removeHandler(self.losses)
+
+    def have_session_prepare(self) -> None:
+        """The first program's session executes what it keeps."""
+        with self.writer.connect() as connection:
+            for _ in range(2):
+                self.track(connection, "before")
+                connection.commit()
+        self.tracked.clear()
 
     # The steps that rules are made of.
 
@@ -391,6 +401,16 @@ class Machine(RuleBasedStateMachine):
 class Async(Machine):
     """The same, with each call awaited."""
 
+    def have_session_prepare(self) -> None:
+        async def write() -> None:
+            async with self.writer.connect() as connection:
+                for _ in range(2):
+                    self.track(connection, "before")
+                    await connection.commit()
+
+        self.run(write())
+        self.tracked.clear()
+
 
 def run_programs(machine: type[Machine]) -> None:
     run_state_machine(machine, examples=60, steps=20, variable="PROGRAM_EXAMPLES")
@@ -414,9 +434,11 @@ def check_programs(writer: str, reader: str, *, is_async: bool, can_prepare: boo
             return await awaitable
 
         def engine_for(url: str) -> Any:
+            # So that a session soon executes what it keeps, and a rollback always drops it.
+            soon = {"prepare_threshold": 0} if url.startswith("postgresql") else {}
             if not is_async:
-                return create_engine(url)
-            return create_async(async_url(url))
+                return create_engine(url, connect_args=soon)
+            return create_async(async_url(url), connect_args=soon)
 
         engines = [engine_for(writer), engine_for(reader)]
         for engine in engines:
