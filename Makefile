@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lowest soak bench check lock clean
+.PHONY: help demo run test lowest soak bench shots check lock clean
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -36,6 +36,9 @@ soak: .venv/dev ## The long proofs, up to ten minutes: planted faults are found,
 
 bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 30 minutes; QUICK=1 about 7, SECTIONS="drain live" some
 	@$(IN_BACKEND) $(BIN)/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
+
+shots: .venv/dev ## Pictures of every view of the operator's page into shots/; SCENES="401 down" some
+	@$(IN_BACKEND) $(BIN)/python -m tests.page.shots ../shots $(SCENES)
 
 check: .venv/dev ## Lint, types, and the arrows between the rooms
 	@$(IN_BACKEND) $(BIN)/ruff format --check . && $(BIN)/ruff check .

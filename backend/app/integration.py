@@ -16,7 +16,9 @@ def load_integration() -> Integration:
     settings = Settings()
     engine = create_database_engine(settings.database_url, settings.database_pooler)
     listen_engine = create_listen_engine(settings.database_listen_url)
-    return Integration(settings, OUTBOX, CATALOG, engine, _migration_missing, PRESENT_STATE, listen_engine)
+    return Integration(
+        settings, OUTBOX, CATALOG, engine, _migration_missing, PRESENT_STATE, listen_engine, settings.release
+    )
 
 
 def _migration_missing(connection: Connection) -> str | None:

@@ -71,7 +71,13 @@ def _lifespan(
         engine = create_database_engine(in_force.database_url, in_force.database_pooler)
         listen_engine = create_listen_engine(in_force.database_listen_url)
         integration = Integration(
-            in_force, OUTBOX, CATALOG, engine, present_state=PRESENT_STATE, listen_engine=listen_engine
+            in_force,
+            OUTBOX,
+            CATALOG,
+            engine,
+            present_state=PRESENT_STATE,
+            listen_engine=listen_engine,
+            version=in_force.release,
         )
         worker = WorkerHost(integration)
         try:

@@ -56,6 +56,13 @@ class Settings(HubSpotSettings):
         "characters: both are closed.",
     )
 
+    release: str = Field(
+        default="",
+        max_length=60,
+        description="What you deploy, a commit or a tag, as the operator's page and `workers` name it. Empty: a deploy "
+        "is not seen there.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _normalise_database_url(cls, text: str) -> str:

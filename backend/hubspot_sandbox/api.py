@@ -218,6 +218,11 @@ AREAS = (
         ),
     ),
     Area(
+        "Property validations",
+        _paths("/crm/v3/property-validations", "/crm/property-validations/{version}"),
+        (Endpoint("GET", "/{object_type}", property_calls.list_validations, Needs(), {200: "Validations"}),),
+    ),
+    Area(
         "Custom objects",
         (
             "/crm/v3/schemas",

@@ -187,6 +187,22 @@ ANSWERS: dict[str, JsonObject] = {
     "PropertyBatch": _batch(_ref("Property")),
     "Group": _object({"name": _TEXT, "label": _TEXT, "displayOrder": _COUNT, "archived": _FLAG}),
     "Groups": _object({"results": _list(_ref("Group"))}),
+    "Validations": _object(
+        {
+            "results": _list(
+                _object(
+                    {
+                        "propertyName": _TEXT,
+                        "propertyValidationRules": _list(
+                            _object(
+                                {"ruleType": _TEXT, "ruleArguments": _list(_TEXT), "shouldApplyNormalization": _FLAG}
+                            )
+                        ),
+                    }
+                )
+            )
+        }
+    ),
     "Quota": _object(
         {
             "overallLimit": _COUNT,

@@ -76,6 +76,24 @@ def list_of_other_object(_account: Account, call: Call) -> Answer:
     return Answer(200, {"results": []})
 
 
+def list_validations(account: Account, call: Call) -> Answer:
+    """The rules on the values of an object's properties; contacts are named by their number or their name."""
+    object_type = call.parameters["object_type"]
+    if object_type not in ("0-1", "contacts"):
+        return list_of_other_object(account, call)
+    results = [
+        {
+            "propertyName": name,
+            "propertyValidationRules": [
+                {"ruleType": rule_type, "ruleArguments": list(arguments), "shouldApplyNormalization": False}
+                for rule_type, arguments in rules.items()
+            ],
+        }
+        for name, rules in account.settings.rules.validations.items()
+    ]
+    return Answer(200, {"results": results})
+
+
 def list_schemas(_account: Account, _call: Call) -> Answer:
     """Of custom objects: none."""
     return Answer(200, {"results": []})

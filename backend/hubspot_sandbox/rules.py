@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hubspot_sandbox import errors
 
@@ -23,6 +23,8 @@ class AccountRules(BaseModel):
     required: tuple[str, ...] = ()
     """What a new contact must have a value in."""
     conditional: tuple[ConditionalRule, ...] = ()
+    validations: dict[str, dict[str, tuple[str, ...]]] = Field(default={})
+    """Of a property, the arguments of each rule on its values by the rule's type; to be read, none is enforced."""
 
     def properties(self) -> set[str]:
         """Every property that a rule names."""

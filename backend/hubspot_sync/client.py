@@ -86,6 +86,10 @@ class HubSpotClient:
     async def list_groups(self) -> Answer:
         return await self._call("GET", "properties/groups", bytes_max=LIST_BYTES_MAX)
 
+    async def validation_rules(self) -> Answer:
+        """Rules on the values of contacts' properties; HubSpot names contacts by a number here."""
+        return await self._call("GET", "property-validations/0-1", bytes_max=LIST_BYTES_MAX)
+
     async def create_property(self, definition: Mapping[str, object]) -> Answer:
         return await self._call("POST", "properties", definition)
 
@@ -150,6 +154,9 @@ class _Paths:
         self._roots = {
             "contacts": f"/crm/objects/{version}/contacts" if is_dated else "/crm/v3/objects/contacts",
             "properties": f"/crm/properties/{version}/contacts" if is_dated else "/crm/v3/properties/contacts",
+            "property-validations": (
+                f"/crm/property-validations/{version}" if is_dated else "/crm/v3/property-validations"
+            ),
             "account": f"/account-info/{version}",
             "private-apps": "/oauth/v2/private-apps",
         }

@@ -22,6 +22,7 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
+from hubspot_sync.validation_rules import check_rules
 from sqlalchemy_outbox.clock import Instant, SecondsUntil
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
 from sqlalchemy_outbox.model import GateState
@@ -186,6 +187,7 @@ class _HubSpotSide:
                 await self._asked("scopes", self._client.token_scopes, _scopes),
                 await self._asked("daily limit", self._client.daily_usage, lambda it: self._daily(it, account)),
                 await self._properties(),
+                *await check_rules(self._client, self._gate, self._integration),
             ]
         except NoAnswer as error:
             return [failed("hubspot", f"no answer ({error})", "is the network up? see HubSpot's status page")]

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import re
 import select
+import socket
 import ssl
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -47,8 +48,23 @@ _NETWORK_ERRORS = (
 )
 
 
+# For whoever reads why the gate is shut; the first that fits.
+_IN_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (ssl.SSLCertVerificationError, "nobody vouches for the certificate"),
+    (ssl.SSLError, "no TLS could be agreed on"),
+    (socket.gaierror, "the host's name could not be looked up"),
+    ((httpcore2.ConnectTimeout, httpcore2.PoolTimeout), "no connection in time"),
+    (httpcore2.ConnectError, "no connection"),
+    ((httpcore2.TimeoutException, TimeoutError), "no answer in time"),
+    (httpcore2.NetworkError, "the connection was cut off"),
+    (httpcore2.ProxyError, "the proxy refused the connection"),
+    (httpcore2.ProtocolError, "the answer was cut off, or is no HTTP"),
+    (httpcore2.UnsupportedProtocol, "HUBSPOT_BASE_URL is no address of http or https"),
+)
+
+
 class Unanswered(Exception):
-    """No status came, or the body of a success was cut off on the way. Its text names the kind of error."""
+    """No status came, or the body of a success was cut off on the way. Its text says how that was."""
 
 
 class _TooLong(Exception):
@@ -150,8 +166,23 @@ def _what_came(watch: _Watch, headers: httpx2.Headers, error: Exception) -> RawA
     """The answer without its body, where the status is enough; raise Unanswered where it is not."""
     is_too_long = isinstance(error, _TooLong) and watch.has_head_ended
     if watch.status is None or (watch.status < 300 and not is_too_long):
-        raise Unanswered("its head is too long" if isinstance(error, _TooLong) else type(error).__name__) from error
+        raise Unanswered(_in_words(error)) from error
     return RawAnswer(watch.status, headers, None, is_too_long)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, _TooLong):
+        return "its head is too long"
+    causes = list(_causes(error))
+    found = (words for kinds, words in _IN_WORDS if any(isinstance(cause, kinds) for cause in causes))
+    return next(found, "the network failed")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from, which says more of a connection that was never made."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class _Watch:

@@ -43,7 +43,8 @@ class Integration:
 
     `migration_missing` says in words which of its migrations a database lacks, for `doctor`; None when none.
     `present_state` is what `resync` asks how subjects stand; without it nothing can be sent anew.
-    `listen_engine` is a way to the same database that tells a worker of commits, where `engine`'s does not.
+    `listen_engine` is a way to the same database that tells a worker of commits, where `engine`'s does not. `version`
+    is what a worker tells people that it is.
     """
 
     settings: HubSpotSettings
@@ -53,6 +54,7 @@ class Integration:
     migration_missing: Callable[[Connection], str | None] = _nothing_is_missing
     present_state: PresentState | None = None
     listen_engine: Engine | None = None
+    version: str = ""
 
     @property
     def types(self) -> list[str]:
@@ -127,4 +129,5 @@ class Integration:
             on_settled=telemetry.note_settled(self.outbox),
             is_over=is_over,
             listen_engine=self.listen_engine,
+            version=self.version,
         )

@@ -65,6 +65,7 @@ async def keep_pace(headers: Mapping[str, str], gate: Gate) -> None:
     if limit is None:
         return
     rate = limit.maximum / limit.window.total_seconds()
+    gate.allowed_per_second = rate
     if gate.keep_below(rate * SHARE_OF_WINDOW):
         log.info("Keeping below the account's limit of %g requests a second.", rate)
     if limit.remaining < limit.maximum * SHARE_LEFT_MIN:

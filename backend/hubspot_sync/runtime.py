@@ -77,7 +77,7 @@ class WorkerHost:
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self._status = WorkerStatus(WorkerState.DEAD, f"it ended by {type(error).__name__}; see the log")
+        self._status = WorkerStatus(WorkerState.DEAD, "an error ended it; the log has it")
         log.critical("HubSpot sync worker ended; events wait until the application restarts.", exc_info=error)
 
 

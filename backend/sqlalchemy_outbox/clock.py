@@ -6,7 +6,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Float, Text, case, cast, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    DateTime,
+    Dialect,
+    Float,
+    Integer,
+    Text,
+    case,
+    cast,
+    literal_column,
+    select,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement
@@ -99,6 +111,16 @@ class SecondsUntil(FunctionElement[float]):
     type = Float()
 
 
+class StartOf(FunctionElement[int]):
+    """The start of the span of so many seconds that an instant lies in, in whole seconds since 1970 (UTC)."""
+
+    inherit_cache = True
+    type = BigInteger()
+
+    def __init__(self, instant: ColumnElement[datetime], seconds: int) -> None:
+        super().__init__(instant, literal_column(str(int(seconds)), Integer))
+
+
 @compiles(_Readable, "postgresql")
 def _readable_postgresql(element: _Readable, compiler: SQLCompiler, **kw: Any) -> str:
     return f"(extract(epoch FROM {compiler.process(element.clauses, **kw)}) * 1000000)::int8"
@@ -161,3 +183,15 @@ def _seconds_until_postgresql(element: SecondsUntil, compiler: SQLCompiler, **kw
 def _seconds_until_sqlite(element: SecondsUntil, compiler: SQLCompiler, **kw: Any) -> str:
     instant = compiler.process(element.clauses, **kw)
     return f"((julianday({instant}) - julianday('now')) * 86400.0)"
+
+
+@compiles(StartOf, "postgresql")
+def _start_of_postgresql(element: StartOf, compiler: SQLCompiler, **kw: Any) -> str:
+    instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(CAST(floor(extract(epoch FROM {instant}) / {seconds}) AS bigint) * {seconds})"
+
+
+@compiles(StartOf, "sqlite")
+def _start_of_sqlite(element: StartOf, compiler: SQLCompiler, **kw: Any) -> str:
+    instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(CAST(strftime('%s', {instant}) AS INTEGER) / {seconds} * {seconds})"

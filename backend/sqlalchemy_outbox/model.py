@@ -31,6 +31,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Dialect,
+    Float,
     FromClause,
     Identity,
     Index,
@@ -269,6 +270,17 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         # The event types that it claims.
         Column("types", JSON, nullable=False),
         Column("seen_at", Instant, nullable=False),
+        # What it said of itself when it was seen; NULL of a worker of an earlier release.
+        Column("started_at", Instant),
+        Column("stopped_at", Instant),
+        Column("machine", Text),
+        Column("process", Integer),
+        Column("version", Text),
+        Column("in_flight", Integer),
+        Column("events_per_second", Float),
+        Column("requests_per_second", Float),
+        # What the destination allows, as far as it has said so.
+        Column("requests_allowed_per_second", Float),
     )
     return Outbox(events, leases, waits, gate, workers, declare_records(metadata, events))
 

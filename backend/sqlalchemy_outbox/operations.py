@@ -19,15 +19,19 @@ from sqlalchemy_outbox.claiming import newer
 from sqlalchemy_outbox.claiming.newer import Newer
 from sqlalchemy_outbox.gate import row as gate_row
 from sqlalchemy_outbox.gate.row import GateStatus
+from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.housekeeping.purge import Purge, count_purgeable
+from sqlalchemy_outbox.housekeeping.workers import KnownWorker
 from sqlalchemy_outbox.model import Event, Outbox
-from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search
+from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series
 from sqlalchemy_outbox.operating import selection as selections
 from sqlalchemy_outbox.operating.audit import Action, AuditEntry
 from sqlalchemy_outbox.operating.history import Discarded, History, KeptDelivery
 from sqlalchemy_outbox.operating.search import EventSummary, FailureReason
 from sqlalchemy_outbox.operating.selection import EventFilter, EventIds, Selection
+from sqlalchemy_outbox.operating.series import Range, Series
 from sqlalchemy_outbox.operating.status import Pulse, Status, read_pulse, read_status
+from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.waking import wakeup
 
 __all__ = [
@@ -39,9 +43,12 @@ __all__ = [
     "FailureReason",
     "History",
     "KeptDelivery",
+    "KnownWorker",
     "Progress",
     "Pulse",
+    "Range",
     "Selection",
+    "Series",
     "Status",
     "count",
     "discard",
@@ -51,16 +58,21 @@ __all__ = [
     "find_events",
     "hold",
     "is_session_ended",
+    "note_provision",
     "pulse",
     "purge",
     "read_audit",
     "read_events",
     "read_history",
     "read_newer",
+    "read_payloads",
+    "read_series",
+    "read_workers",
     "release",
     "retry",
     "reveal",
     "status",
+    "try_now",
 ]
 
 log = logging.getLogger(__name__)
@@ -89,6 +101,18 @@ def pulse(engine: Engine, outbox: Outbox) -> Pulse:
         return read_pulse(connection, outbox)
 
 
+def read_series(engine: Engine, outbox: Outbox, range_: Range) -> Series:
+    """What happened over a range of time: figures, closures of the gate, deploys and what people did."""
+    with engine.connect() as connection:
+        return series.read_series(connection, outbox, range_)
+
+
+def read_workers(engine: Engine, outbox: Outbox) -> list[KnownWorker]:
+    """The workers that live, and those that have within a week."""
+    with engine.connect() as connection:
+        return workers.read_workers(connection, outbox)
+
+
 def find_events(
     engine: Engine, outbox: Outbox, filter_: EventFilter, *, before: int | None = None, limit: int = 50
 ) -> list[EventSummary]:
@@ -101,6 +125,12 @@ def read_events(engine: Engine, outbox: Outbox, event_ids: Iterable[UUID]) -> li
     """Those of the events that exist, in order; discarded ones do not."""
     with engine.connect() as connection:
         return search.read_events(connection, outbox, event_ids)
+
+
+def read_payloads(engine: Engine, outbox: Outbox, events: Iterable[EventSummary]) -> dict[int, str]:
+    """What these events say, by `id`: with personal data, which is to be masked before anybody sees it."""
+    with engine.connect() as connection:
+        return search.read_payloads(connection, outbox, [event.id for event in events])
 
 
 def events_of(engine: Engine, outbox: Outbox, subject: str, *, limit: int = 50) -> list[EventSummary]:
@@ -210,6 +240,30 @@ def release(engine: Engine, outbox: Outbox, *, by: str) -> GateStatus:
     log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})
     wakeup.wake(engine, outbox)
     return before
+
+
+def try_now(engine: Engine, outbox: Outbox, *, by: str) -> bool:
+    """Let the next delivery find out whether what shut the gate is over; false where it is open, or a person's hold."""
+    with engine.begin() as connection:
+        before = gate_row.read_gate(connection, outbox)
+        is_tried = gate_row.end_wait(connection, outbox)
+        if is_tried:
+            detail = {"state": before.state.value, "was": before.reason}
+            audit.record(connection, outbox, Action.TRY_NOW, by=by, detail=detail)
+    if is_tried:
+        log.info("Deliveries are tried again at once, by %s.", by, extra={"by": by})
+        wakeup.wake(engine, outbox)
+    return is_tried
+
+
+def note_provision(engine: Engine, outbox: Outbox, done: Sequence[str], *, by: str) -> None:
+    """Record what somebody had created at the destination, and let what waits for it be tried at once."""
+    with engine.begin() as connection:
+        audit.record(connection, outbox, Action.PROVISION, by=by, detail={"done": "; ".join(done)})
+        gate_row.end_wait_for_probe(connection, outbox)
+        waits.hurry(connection, outbox)
+    log.info("Provisioned by %s: %d.", by, len(done), extra={"by": by})
+    wakeup.wake(engine, outbox)
 
 
 def reveal(engine: Engine, outbox: Outbox, subject: str, *, by: str) -> None:

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Identity, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.types import TypeEngine
 
 from sqlalchemy_outbox.clock import Instant
@@ -21,7 +34,8 @@ _ID: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 class Records:
     """`deliveries` are linked to their events by `delivery_events`, and `audit` by `audit_events`.
 
-    `ended_sessions` are those of operators who signed out.
+    `ended_sessions` are those of operators who signed out. `figures` are what happened by minutes and hours, `counted`
+    says up to which event they count what was enqueued, and `closures` are the times for which the gate was shut.
     """
 
     deliveries: Table
@@ -30,6 +44,9 @@ class Records:
     audit: Table
     audit_events: Table
     ended_sessions: Table
+    figures: Table
+    counted: Table
+    closures: Table
 
 
 def declare_records(metadata: MetaData, events: Table) -> Records:
@@ -73,6 +90,53 @@ def declare_records(metadata: MetaData, events: Table) -> Records:
         _declare_discarded(metadata, events),
         *_declare_audit(metadata, name),
         ended_sessions,
+        *_declare_figures(metadata, name),
+        _declare_closures(metadata, name),
+    )
+
+
+def _declare_figures(metadata: MetaData, name: str) -> tuple[Table, Table]:
+    def count(column: str) -> Column[int]:
+        return Column(column, BigInteger, nullable=False, server_default="0")
+
+    figures = Table(
+        f"{name}_figures",
+        metadata,
+        # The span that it is about: a minute, an hour or a day from `at` on (UTC), in minutes.
+        Column("minutes", SmallInteger, primary_key=True, autoincrement=False),
+        Column("at", Instant, primary_key=True),
+        # Empty for what concerns all types. That row says that a worker lived.
+        Column("event_type", AnyText, primary_key=True),
+        *map(count, ("enqueued", "delivered", "failed")),
+        # Requests, by what they came to.
+        *map(count, ("answered", "refused", "throttled", "unanswered")),
+        # The highest that was seen.
+        Column("lag_seconds", Float, nullable=False, server_default="0"),
+        count("waiting"),
+    )
+    counted = Table(
+        f"{name}_counted",
+        metadata,
+        Column("id", SmallInteger, primary_key=True, autoincrement=False),
+        Column("up_to", BigInteger, nullable=False),
+        Column("at", Instant, nullable=False),
+        CheckConstraint("id = 1", name=f"ck_{name}_counted_is_one_row"),
+    )
+    return figures, counted
+
+
+def _declare_closures(metadata: MetaData, name: str) -> Table:
+    return Table(
+        f"{name}_closures",
+        metadata,
+        Column("began_at", Instant, primary_key=True),
+        # NULL while nobody knows; it may lie ahead, where the gate opens by itself.
+        Column("ended_at", Instant),
+        Column("state", Text, nullable=False),
+        Column("reason", AnyText),
+        Column("held_by", AnyText),
+        # Short ones that followed each other closely are one.
+        Column("times", Integer, nullable=False, server_default="1"),
     )
 
 

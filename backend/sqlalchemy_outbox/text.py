@@ -40,8 +40,9 @@ class AnyText(TypeDecorator[str]):
         return None if dialect.name == "sqlite" else _decode
 
 
-def _decode(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+def _decode(value: bytes | memoryview | None) -> str | None:
+    # psycopg2 gives a view of the bytes.
+    return None if value is None else str(value, "utf-8")
 
 
 class _FromJson(FunctionElement[str]):

@@ -3,6 +3,7 @@
     running   worker, status, hold, release
     events    events, reasons, retry, discard, purge, audit
     history   show
+    fleet     history, workers
     contacts  contact, resync
     account   provision, doctor
 
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hubspot_sync.cli import account, contacts, events, history, running
+from hubspot_sync.cli import account, contacts, events, fleet, history, running
 from hubspot_sync.cli.command_line import CommandLine
 
 if TYPE_CHECKING:
     from hubspot_sync.integration import Integration
 
 _PANELS = {
-    "Deliveries": (running.worker, running.status, running.hold, running.release),
+    "Deliveries": (running.worker, running.status, fleet.history, fleet.workers, running.hold, running.release),
     "Events": (events.events, events.reasons, history.show, events.retry, events.discard, events.purge, events.audit),
     "Contacts": (contacts.contact, contacts.resync),
     "The account": (account.provision, account.doctor),

@@ -18,6 +18,7 @@ from hubspot_sync.moves import claimed_types
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.jobs import Job, TooManyJobs
+from hubspot_sync.page.masks import masked_addresses
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.selection import fields_of, in_words, selection_of
 from hubspot_sync.page.sign_in import session_of
@@ -59,6 +60,7 @@ class Actions:
     def _preview(self, request: Request, verb: Verb) -> Response:
         selection = selection_of(Form.of(request.url.query))
         count = self._count(verb, selection)
+        examples = self._examples(selection) if count else []
         return self._desk.show(
             request,
             "preview.html",
@@ -67,7 +69,8 @@ class Actions:
             left_alone=self._count(DISCARD, selection) - count,
             words=in_words(selection),
             fields=fields_of(selection),
-            examples=self._examples(selection) if count else [],
+            examples=examples,
+            masked=masked_addresses(self._desk, examples),
             is_of_one_reason=isinstance(selection, EventFilter) and selection.reason is not None,
             key=secrets.token_urlsafe(18),
         )

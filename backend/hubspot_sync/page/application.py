@@ -18,6 +18,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hubspot_sync.integration import Integration
+from hubspot_sync.page.account import AccountViews
 from hubspot_sync.page.actions import Actions
 from hubspot_sync.page.contacts import Contacts
 from hubspot_sync.page.desk import Desk
@@ -31,6 +32,7 @@ from hubspot_sync.page.pulses import Pulses
 from hubspot_sync.page.rendering import Static, Templates
 from hubspot_sync.page.sessions import Seal
 from hubspot_sync.page.sign_in import SignedIn, SignIn
+from hubspot_sync.page.workers import Workers
 from hubspot_sync.runtime import WorkerStatus
 from sqlalchemy_outbox import operations
 
@@ -84,7 +86,7 @@ class OperatorPage:
 
 
 def _open(desk: Desk, door: Door) -> ASGIApp:
-    views = (Overview(desk), Events(desk), Contacts(desk), Actions(desk))
+    views = (Overview(desk), Events(desk), Contacts(desk), Workers(desk), AccountViews(desk), Actions(desk))
     signed_in = [route for view in views for route in view.routes()]
     behind = Middleware(SignedIn, desk.seal, desk.templates, desk.is_ended)
     return Guard(

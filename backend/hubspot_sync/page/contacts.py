@@ -14,6 +14,7 @@ from starlette.routing import Route
 from hubspot_sync.contact import EVENTS_MAX, ContactView, HubSpotContact, look_at_contact
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
+from hubspot_sync.page.masks import masked_addresses
 from hubspot_sync.page.sign_in import session_of
 from hubspot_sync.resync import EventsLost, Resync
 from hubspot_sync.settings import HubSpotSettings
@@ -73,13 +74,15 @@ class Contacts:
         if view is not None and not is_revealed:
             view = view.redacted()
         query = {"subject": subject} | ({"reveal": reveal} if is_revealed else {})
+        events = operations.events_of(desk.engine, desk.outbox, subject, limit=EVENTS_MAX)
         return desk.show(
             request,
             "contact.html",
             subject=subject,
             is_revealed=is_revealed,
             query=urlencode(query),
-            events=operations.events_of(desk.engine, desk.outbox, subject, limit=EVENTS_MAX),
+            events=events,
+            masked=masked_addresses(desk, events),
             events_shown_max=EVENTS_MAX,
             view=view,
             values=[it for it in view.values if it.sent is not None or it.found is not None] if view else [],

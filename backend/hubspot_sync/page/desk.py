@@ -14,9 +14,11 @@ from starlette.routing import Route
 
 from hubspot_sync.event import Catalog
 from hubspot_sync.integration import Integration
+from hubspot_sync.page.fleet import Fleet
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.jobs import Jobs
-from hubspot_sync.page.notices import Notice, mark_of, notices
+from hubspot_sync.page.notice import Notice
+from hubspot_sync.page.notices import mark_of, notices
 from hubspot_sync.page.pulses import Pulses
 from hubspot_sync.page.rendering import Templates
 from hubspot_sync.page.sessions import Seal, Session
@@ -71,6 +73,7 @@ class Desk:
             session=session,
             form_token=self.seal.form_token(session),
             pulse=pulse,
+            fleet=Fleet.of(pulse.workers or ()),
             notices=shown,
             notices_mark=mark_of(shown),
             **context,

@@ -16,6 +16,7 @@ from hubspot_sync.inspection import inspect
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.forms import Form
+from hubspot_sync.page.masks import masked_address, masked_addresses
 from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.selection import AGES, fields_of, filter_of
 from hubspot_sync.page.sign_in import session_of
@@ -49,6 +50,7 @@ class Events:
             request,
             "events.html",
             events=events,
+            masked=masked_addresses(desk, events),
             asked=asked,
             asked_fields=dict(fields_of(asked)),
             query=query,
@@ -71,6 +73,7 @@ class Events:
             "event.html",
             history=history,
             steps=steps_of(history),
+            masked=masked_address(history.event.payload, desk.catalog.email_field),
             is_revealed=is_revealed,
             payload=_pretty(inspection.payload),
             request_now="" if inspection.request is None else _pretty(inspection.request),

@@ -1,49 +1,33 @@
-"""What stands on top of the page: how gate and worker are, and what to do about it. Pure."""
+"""What stands on top of the page: what is wrong, since when, what it costs, and what to do about it. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from datetime import UTC, datetime, timedelta
 
+from hubspot_sync.page.notice import Act, Level, Notice
+from hubspot_sync.page.shut_gate import about_gate
 from hubspot_sync.runtime import WorkerState, WorkerStatus
 from hubspot_sync.settings import HubSpotSettings
-from hubspot_sync.weather import ONE_CONTACT
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operations import Pulse
+from sqlalchemy_outbox.operations import KnownWorker, Pulse
 
 # A worker that is awake takes what is due within its poll of ten seconds; three of them leave room for a slow one.
 STALLED_AFTER_SECONDS = 30.0
+# After that nobody asks any more why a worker ended.
+_DEAD_TOLD_FOR = timedelta(hours=1)
 
 
-class Level(StrEnum):
-    GOOD = "good"
-    INFO = "info"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """`words` say what is the matter, `remedy` what a person should do."""
-
-    level: Level
-    title: str
-    words: str = ""
-    remedy: str = ""
-    can_release: bool = False
+_RANKS = (Level.BAD, Level.WARNING, Level.GOOD, Level.INFO)
 
 
 def notices(pulse: Pulse, worker: WorkerStatus, settings: HubSpotSettings) -> list[Notice]:
-    """At least one: that all is well, if nothing else is to be said."""
-    found = [*_about_gate(pulse), *_about_waits(pulse), *_about_worker(pulse, worker), *_about_settings(settings)]
-    if all(it.level is Level.INFO for it in found):
-        words = "The gate is open, and a worker runs here."
-        if worker.state is WorkerState.ELSEWHERE:
-            words = "The gate is open. Workers run apart from this process."
-        found.insert(0, Notice(Level.GOOD, "Deliveries go on", words))
-    return found
+    """The worst first; at least one: that all is well, if nothing else is to be said."""
+    found = [*about_gate(pulse.gate), *_about_waits(pulse), *_about_worker(pulse, worker), *_about_settings(settings)]
+    if all(notice.level is Level.INFO for notice in found):
+        found.append(Notice(Level.GOOD, "Deliveries go on", _who_works(pulse, worker)))
+    return sorted(found, key=lambda notice: _RANKS.index(notice.level))
 
 
 def mark_of(shown: list[Notice]) -> str:
@@ -51,80 +35,107 @@ def mark_of(shown: list[Notice]) -> str:
     return hashlib.sha256(repr(shown).encode()).hexdigest()[:12]
 
 
-def _about_gate(pulse: Pulse) -> Iterator[Notice]:
-    gate = pulse.gate
-    reason = gate.reason or ""
-    if gate.state is GateState.HELD and gate.held_by is not None:
-        yield Notice(
-            Level.WARNING,
-            f"{gate.held_by.partition(':')[2] or gate.held_by} holds deliveries",
-            reason,
-            "Events wait, and none loses an attempt. Nothing but a release lets them go on.",
-            can_release=True,
-        )
-    elif gate.state is GateState.HELD:
-        yield Notice(
-            Level.BAD,
-            "Deliveries are held",
-            reason,
-            "Once that is mended, restart the worker, or wait: it tries again every 60 s. No event loses an attempt.",
-        )
-    elif gate.state is GateState.THROTTLED and reason.startswith("outage"):
-        yield Notice(
-            Level.WARNING,
-            "One contact's requests get no answer" if ONE_CONTACT in reason else "HubSpot does not answer",
-            reason,
-            "Nothing to do here: it is tried again, at most 60 s apart, and no event loses an attempt.",
-        )
-    elif gate.state is GateState.THROTTLED:
-        until = f" until {gate.until:%H:%M:%S} UTC" if gate.until else ""
-        yield Notice(
-            Level.WARNING,
-            f"Deliveries are throttled{until}",
-            reason,
-            "They go on by themselves. If it comes again and again, lower HUBSPOT_REQUESTS_PER_SECOND.",
-        )
+def _who_works(pulse: Pulse, worker: WorkerStatus) -> str:
+    if pulse.workers is None:
+        is_apart = worker.state is WorkerState.ELSEWHERE
+        return f"The gate is open, and {'workers run apart from this process' if is_apart else 'a worker runs here'}."
+    alive = [known for known in pulse.workers if known.is_alive]
+    if not alive:
+        return "The gate is open, and a worker is starting." if worker.state is WorkerState.RUNNING else ""
+    return f"The gate is open, and {len(alive)} worker{' lives' if len(alive) == 1 else 's live'}."
 
 
 def _about_waits(pulse: Pulse) -> Iterator[Notice]:
     for wait in pulse.waiting:
+        one = wait.events == 1
+        names_remedy = "provision" in wait.reason
         yield Notice(
             Level.WARNING,
-            f"{wait.events} event{'' if wait.events == 1 else 's'} wait{'s' if wait.events == 1 else ''}",
+            f"{wait.events:,} event{' waits' if one else 's wait'} for what the account lacks",
             wait.reason,
-            "Once that is mended, they go on by themselves within a minute. Other events are delivered meanwhile.",
+            f"{'Provision it' if names_remedy else 'Mend it in HubSpot'}; then "
+            f"{'it goes' if one else 'they go'} on within a minute. Others are delivered meanwhile.",
+            (Act.PROVISION, Act.DOCTOR) if names_remedy else (Act.DOCTOR,),
+            since=wait.since,
         )
 
 
 def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
     match worker.state:
         case WorkerState.DEAD:
-            yield Notice(Level.BAD, "The worker has ended", worker.reason, "Restart the application.")
+            yield Notice(
+                Level.BAD, "The worker has ended", worker.reason, "Restart the application.", (Act.DOCTOR,), costs=True
+            )
         case WorkerState.NOT_CONFIGURED:
-            yield Notice(Level.BAD, "The worker did not start", worker.reason, "Then restart the application.")
-        case WorkerState.DISABLED:
+            yield Notice(
+                Level.BAD,
+                "The worker did not start",
+                worker.reason,
+                "Set what is missing, and restart the application.",
+                costs=True,
+            )
+        case WorkerState.DISABLED if not _has_living(pulse):
             yield Notice(
                 Level.WARNING,
                 "No worker runs here",
                 worker.reason,
-                "Events are stored and wait. Set HUBSPOT_ENABLED=true and restart.",
+                "Set HUBSPOT_ENABLED=true and restart; until then events are stored and wait.",
+                costs=True,
             )
         case WorkerState.STOPPED:
-            yield Notice(Level.WARNING, "The worker is stopped", worker.reason)
-        case WorkerState.ELSEWHERE if _is_stalled(pulse):
+            yield Notice(Level.WARNING, "The worker is stopped", worker.reason, costs=True)
+        case WorkerState.ELSEWHERE if pulse.workers is not None and not _has_living(pulse):
+            yield Notice(
+                Level.BAD,
+                "No worker lives",
+                _last_sign(pulse.workers),
+                "Start a worker: `python -m app.cli worker`.",
+                (Act.DOCTOR,),
+                since=max((known.seen_at for known in pulse.workers), default=None),
+                costs=True,
+            )
+        case WorkerState.ELSEWHERE if _is_stalled(pulse) and not _has_living(pulse):
             yield Notice(
                 Level.BAD,
                 "Events wait, and no worker takes them",
                 worker.reason,
                 "Start a worker, or look at the log of the one that should run.",
+                (Act.DOCTOR,),
+                costs=True,
             )
-        case WorkerState.RUNNING if _is_stalled(pulse):
+        case WorkerState.RUNNING | WorkerState.ELSEWHERE if _is_stalled(pulse):
             yield Notice(
                 Level.WARNING,
                 "Events wait, and nothing is delivered",
-                "The worker runs, and the gate is open.",
-                "Look at the application's log. Events of a type that it does not know wait for one that does.",
+                "A worker runs, and the gate is open. Events of a type that it does not know wait for one that does.",
+                "Look at the worker's log.",
+                (Act.DOCTOR,),
+                costs=True,
             )
+    yield from _about_the_dead(pulse.workers or ())
+
+
+def _about_the_dead(workers: tuple[KnownWorker, ...]) -> Iterator[Notice]:
+    if not any(worker.is_alive for worker in workers):
+        return
+    now = datetime.now(UTC)
+    for worker in workers:
+        if worker.is_dead and now - worker.seen_at < _DEAD_TOLD_FOR:
+            version = f" of version {worker.version}" if worker.version else ""
+            yield Notice(
+                Level.INFO,
+                f"Worker {worker.name} ended without a word",
+                f"It was one{version}. What it had in hand was taken over.",
+                "Look at its log, or at why its machine ended it.",
+                since=worker.seen_at,
+            )
+
+
+def _last_sign(workers: tuple[KnownWorker, ...]) -> str:
+    last = max(workers, key=lambda worker: worker.seen_at, default=None)
+    if last is None:
+        return "None has been seen within a week."
+    return f"{last.name} was the last one, and {'stopped in order' if last.stopped_at else 'ended without a word'}."
 
 
 def _about_settings(settings: HubSpotSettings) -> Iterator[Notice]:
@@ -135,6 +146,10 @@ def _about_settings(settings: HubSpotSettings) -> Iterator[Notice]:
             "Events are marked delivered, and nothing is sent to HubSpot, now or later.",
             "Set HUBSPOT_SEND_LIVE=true to send.",
         )
+
+
+def _has_living(pulse: Pulse) -> bool:
+    return any(worker.is_alive for worker in pulse.workers or ())
 
 
 def _is_stalled(pulse: Pulse) -> bool:

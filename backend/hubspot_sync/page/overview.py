@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hubspot_sync.page.desk import Desk
@@ -27,6 +27,7 @@ from hubspot_sync.page.rendering import query_number
 from hubspot_sync.page.sessions import Session
 from hubspot_sync.page.sign_in import session_of, signed_out
 from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.operations import Range
 
 AUDIT_SHOWN = 50
 # Seconds since 1970, as the stream gave them.
@@ -45,6 +46,8 @@ class Overview:
             Route("/audit", self.audit, methods=["GET"]),
             self._desk.action("/hold", self.hold),
             self._desk.action("/release", self.release),
+            self._desk.action("/try-now", self.try_now),
+            Route("/series", self.series, methods=["GET"]),
             self._desk.action("/sign-out", self.sign_out),
         ]
 
@@ -54,8 +57,14 @@ class Overview:
             request,
             "overview.html",
             reasons=operations.failure_reasons(desk.engine, desk.outbox),
-            seconds_kept=BEATS_KEPT,
+            ranges=list(Range),
+            range=_range(request),
         )
+
+    def series(self, request: Request) -> Response:
+        """What the charts are made of."""
+        series = operations.read_series(self._desk.engine, self._desk.outbox, _range(request))
+        return JSONResponse(series.as_json())
 
     def look_up(self, request: Request) -> Response:
         """What a person typed leads to an event if it is the id of one, else to the contact of that subject."""
@@ -87,6 +96,10 @@ class Overview:
 
     def release(self, request: Request, _form: Form) -> Response:
         operations.release(self._desk.engine, self._desk.outbox, by=session_of(request).by)
+        return RedirectResponse(self._desk.place(request, "/"), 303)
+
+    def try_now(self, request: Request, _form: Form) -> Response:
+        operations.try_now(self._desk.engine, self._desk.outbox, by=session_of(request).by)
         return RedirectResponse(self._desk.place(request, "/"), 303)
 
     def sign_out(self, request: Request, _form: Form) -> Response:
@@ -139,6 +152,13 @@ class Overview:
         mark = mark_of(self._desk.notices(pulse)) if pulse is not None else None
         data = json.dumps({"beats": [_as_json(it) for it in beats], "notices": mark})
         return f"event: beats\nid: {beats[-1].at}\ndata: {data}\n\n"
+
+
+def _range(request: Request) -> Range:
+    text = request.query_params.get("range", Range.DAY)
+    if text not in set(Range):
+        raise HTTPException(400, "There is no such range.")
+    return Range(text)
 
 
 def _as_json(beat: Beat) -> dict[str, float | None]:

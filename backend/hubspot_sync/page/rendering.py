@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -50,7 +51,12 @@ class Templates:
             "iso": lambda instant: instant.astimezone(UTC).isoformat(timespec="seconds"),
             # A clock that ran ahead may have dated it.
             "ago": lambda instant: f"{duration_in_words(max(timedelta(0), datetime.now(UTC) - instant))} ago",
+            # The day is told where it is another one.
+            "clock": clock_in_words,
+            "ahead": lambda instant: f"in {duration_in_words(max(timedelta(0), instant - datetime.now(UTC)))}",
             "duration": duration_in_words,
+            "with_code": with_code,
+            "sentence": lambda words: f"{words[:1].upper()}{words[1:]}{'' if words.endswith('.') else '.'}",
         }
         sums = {str(it.relative_to(STATIC)): _sum(it) for it in STATIC.rglob("*") if it.is_file()}
         self._environment.globals["asset"] = lambda path: f"static/{path}?v={sums[path]}"
@@ -75,6 +81,20 @@ def duration_in_words(duration: timedelta | float | None) -> str:
         elif words:
             break
     return " ".join(words[:2]) or "0 s"
+
+
+def with_code(words: str) -> Markup:
+    """What stands between backticks as code; everything is escaped."""
+    parts = words.split("`")
+    if len(parts) % 2 == 0:
+        return escape(words)
+    shown = (Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts))
+    return Markup("").join(shown)
+
+
+def clock_in_words(instant: datetime) -> str:
+    at, now = instant.astimezone(UTC), datetime.now(UTC)
+    return f"{at:%H:%M} UTC" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def query_number(request: Request, name: str) -> int | None:

@@ -130,6 +130,11 @@ class Scan:
         self._retry_at = _NEVER if seconds is None else max(now + seconds, earliest)
         return None if seconds is None else self._retry_at - now
 
+    @property
+    def settled_to(self) -> int:
+        """No id up to it may still appear, as far as is known."""
+        return self._watermark.settled_to
+
     def refresh_watermark(self, connection: Connection) -> None:
         """Read the watermark. The older it is, the more ids each claim goes over again."""
         self._watermark.refresh(connection)

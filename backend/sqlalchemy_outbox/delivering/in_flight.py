@@ -17,10 +17,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy_outbox.claiming import newer
 from sqlalchemy_outbox.claiming.newer import Newer
 from sqlalchemy_outbox.database.transaction import for_single_statements, transact
-from sqlalchemy_outbox.delivering import workers
 from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, RetryWhileUnavailable
 from sqlalchemy_outbox.destination import Claim, Deliver
 from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
+from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.lease import LEASE, RENEW_EVERY
 from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.outcome import Outcome, Postponed, Retry, Waiting
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 STOP_DEADLINE = timedelta(seconds=10)
 
-OnSettled = Callable[[Sequence[Event], Sequence[Settlement], Ended], None]
-"""Told of a claim's events, how each was to be settled, and which were."""
+OnSettled = Callable[[Claim, Sequence[Settlement], Ended], None]
+"""Told of a claim, how each of its events was to be settled, and which were."""
 
 
 class InFlight:
@@ -69,6 +69,11 @@ class InFlight:
     def count(self) -> int:
         """Of claims that were begun and have not ended."""
         return len(self._claims)
+
+    @property
+    def event_count(self) -> int:
+        """Of the events of those claims."""
+        return sum(len(claim.events) for claim in list(self._claims.values()))
 
     @property
     def is_delivering(self) -> bool:
@@ -121,7 +126,7 @@ class InFlight:
             # Stopped while the database was away: the claim is handed back, if it comes in time.
             return
         del self._claims[claim.lease.token]
-        self._on_settled(claim.events, settlements, ended)
+        self._on_settled(claim, settlements, ended)
         if lost := len(settlements) - len(ended.ids):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 

@@ -20,19 +20,19 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.database.read_only import give_up_read_only_connections
 from sqlalchemy_outbox.database.transaction import for_single_statements, transact, transact_while
-from sqlalchemy_outbox.delivering import workers
 from sqlalchemy_outbox.delivering.failure_log import FailureLog
 from sqlalchemy_outbox.delivering.in_flight import InFlight
 from sqlalchemy_outbox.delivering.releases import Releases
+from sqlalchemy_outbox.delivering.reports import Reports
 from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, RetryWhileUnavailable, first_line
 from sqlalchemy_outbox.destination import Claim, Deliver, IsOver
-from sqlalchemy_outbox.enqueueing import sequences
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.housekeeping.purge import Purge
 from sqlalchemy_outbox.housekeeping.sweep import Sweep
 from sqlalchemy_outbox.lease import LEASE, Lease
-from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.model import Outbox
 from sqlalchemy_outbox.settling import leases
+from sqlalchemy_outbox.settling.deliveries import Delivery
 from sqlalchemy_outbox.settling.settlement import Ended, Settled, Settlement, settled
 from sqlalchemy_outbox.waking import wakeup
 from sqlalchemy_outbox.waking.wake_event import WakeEvent
@@ -45,8 +45,6 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL = timedelta(seconds=10)
 # What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
-# How often it says that it lives, and which event types it knows.
-_ALIVE_EVERY = timedelta(seconds=30)
 # So long a thread claims full batches before the worker looks to other things.
 _TURN = timedelta(seconds=1)
 
@@ -63,7 +61,7 @@ class Worker:
     `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
     that left their claims; it must not raise. `is_over` is asked about what events were set apart for; without it they
     stay so. `listen_engine` leads to the same database by a way that tells of commits, past a pooler say; the worker
-    claims by it as well.
+    claims by it as well. `version` is what is told to people of the release that this worker is.
     """
 
     def __init__(
@@ -81,6 +79,7 @@ class Worker:
         on_settled: OnSettled = _tell_nobody,
         is_over: IsOver | None = None,
         listen_engine: Engine | None = None,
+        version: str = "",
     ) -> None:
         if not isinstance(engine, Engine):
             raise TypeError(
@@ -118,6 +117,9 @@ class Worker:
             on_settled=self._note_end,
             on_over=self._wake_event.set,
         )
+        self._reports = Reports(
+            outbox, engine, self._id, types, version, gate, self._in_flight, lambda: self._scan.settled_to
+        )
         self._releases = Releases(outbox, engine, gate, is_over, self._note_release)
         # The token of a claim that has not been answered.
         self._unheard: str | None = None
@@ -130,7 +132,7 @@ class Worker:
             wakeup.subscribe(self._outbox, wake_event)
         # The token may be new.
         await self._retry.run(self._gate.probe_hold)
-        works = (self._in_flight.keep_leases(), self._tell_alive(), self._releases.keep_looking())
+        works = (self._in_flight.keep_leases(), self._reports.keep_telling(), self._releases.keep_looking())
         background = [asyncio.create_task(work) for work in works]
         try:
             listen_engine = await self._retry.run(self._find_way_to_listen)
@@ -290,26 +292,17 @@ class Worker:
             await transact(self._engine, leases.hand_back, self._outbox, self._unheard)
             self._unheard = None
 
-    async def _tell_alive(self) -> None:
-        while True:
-            try:
-                await transact(self._engine, workers.note_alive, self._outbox, self._id, self._types)
-                # What a worker and a person write has ids too; a server may be another one from one moment to the next.
-                await transact(self._engine, sequences.move, self._outbox)
-            except DATABASE_ERRORS as error:
-                log.debug("Could not say that this worker lives: %s", first_line(error))
-            await asyncio.sleep(_ALIVE_EVERY.total_seconds())
-
     def _note_release(self) -> None:
         self._scan.restart()
         self._wake_event.set()
 
-    def _note_end(self, events: Sequence[Event], settlements: Sequence[Settlement], ended: Ended) -> None:
-        self._scan.ended(events, settlements)
-        self._tell_of(settled(events, settlements, ended))
+    def _note_end(self, claim: Claim, settlements: Sequence[Settlement], ended: Ended) -> None:
+        self._scan.ended(claim.events, settlements)
+        self._tell_of(settled(claim.events, settlements, ended), claim.noted)
 
-    def _tell_of(self, events: Sequence[Settled]) -> None:
+    def _tell_of(self, events: Sequence[Settled], noted: Sequence[Delivery] = ()) -> None:
         self._failures.note(events)
+        self._reports.note(events, noted)
         self._on_settled(events)
 
     async def _finish(self, background: Sequence[asyncio.Task[None]]) -> None:
@@ -324,6 +317,8 @@ class Worker:
             await self._hand_back_unheard()
         except DATABASE_ERRORS as error:
             log.warning("Could not hand events back (%s); their leases will run out.", first_line(error))
+        else:
+            await self._reports.finish()
 
     def _may_claim(self) -> bool:
         return not self._retry.is_over and self._has_room() and self._gate.shut_for() <= timedelta(0)

@@ -69,6 +69,8 @@ class Gate:
         self._statement_engine = for_single_statements(engine)
         self._interval_seconds_min = 1 / requests_per_second
         self._interval_seconds = self._interval_seconds_min
+        # What the destination allows all that ask it, where it has said so.
+        self.allowed_per_second: float | None = None
         self._round_trip = RoundTrip()
         self._shuts = 0
         self._shut_until = 0.0

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
+from sqlalchemy_outbox.gate import closures
 from sqlalchemy_outbox.lease import REQUEST_DEADLINE
 from sqlalchemy_outbox.model import GateState, Outbox
 
@@ -41,17 +42,22 @@ _INTERVALS_AHEAD_MAX = 2
 
 @dataclass(frozen=True, slots=True)
 class GateStatus:
-    """`until` is when the gate opens by itself, or lets the next probe pass; `held_by` the person who holds it."""
+    """`until` is when the gate opens by itself, or lets the next probe pass; `held_by` the person who holds it.
+
+    `since` is for who looks (see `closures`).
+    """
 
     state: GateState
     until: datetime | None = None
     reason: str | None = None
     wait_seconds: float = 0.0
     held_by: str | None = None
+    since: datetime | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        until = None if self.until is None else self.until.isoformat()
-        return {"state": self.state.value, "until": until, "reason": self.reason, "held_by": self.held_by}
+        since, until = (None if instant is None else instant.isoformat() for instant in (self.since, self.until))
+        told = {"state": self.state.value, "until": until, "reason": self.reason, "held_by": self.held_by}
+        return told if since is None else told | {"since": since}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ def hold(connection: Connection, outbox: Outbox, reason: str, by: str) -> None:
     make_row(connection, outbox)
     held = {"state": GateState.HELD.value, "until": null(), "reason": reason, "held_by": by}
     connection.execute(update(outbox.gate).values(**held))
+    closures.note_shut(connection, outbox, GateState.HELD, reason, by, None)
 
 
 def release(connection: Connection, outbox: Outbox) -> None:
@@ -91,6 +98,7 @@ def release(connection: Connection, outbox: Outbox) -> None:
     is_far = slot > DatabaseNow(SLOTS_AHEAD_MAX.total_seconds())
     opened = {"state": GateState.OPEN.value, "until": null(), "reason": null(), "held_by": null(), "outages": 0}
     connection.execute(update(outbox.gate).values(**opened, next_slot_at=case((is_far, DatabaseNow()), else_=slot)))
+    closures.note_open(connection, outbox)
 
 
 def make_row(connection: Connection, outbox: Outbox) -> None:
@@ -127,6 +135,13 @@ def end_wait_for_probe(connection: Connection, outbox: Outbox) -> None:
     connection.execute(update(outbox.gate).where(is_probed).values(**_ending(DatabaseNow())))
 
 
+def end_wait(connection: Connection, outbox: Outbox) -> bool:
+    """Let the next request find out whether it is over, what shut the gate; false when only a person can open it."""
+    g = outbox.gate.c
+    is_waited_for = and_(g.state != GateState.OPEN.value, g.held_by.is_(None))
+    return connection.execute(update(outbox.gate).where(is_waited_for).values(**_ending(DatabaseNow()))).rowcount > 0
+
+
 def shut(
     connection: Connection, outbox: Outbox, state: GateState, wait: timedelta, reason: str, *, is_answer: bool
 ) -> bool:
@@ -140,12 +155,15 @@ def shut(
     is_weaker = and_(gate.c.state == GateState.HELD.value, literal(state is not GateState.HELD))
     # A throttle of this moment cannot shorten one that lasts longer, as a daily limit does.
     is_shorter = and_(gate.c.state == state.value, gate.c.until > until, gate.c.outages < OUTAGES_TO_CLOSE)
-    connection.execute(
+    is_shut = connection.execute(
         update(gate)
         .where(gate.c.held_by.is_(None), ~is_weaker, or_(gate.c.until.is_(None), ~is_shorter))
         .values(state=state.value, reason=reason, **_ending(until), **({"outages": 0} if is_answer else {}))
-    )
+    ).rowcount
     after = read_gate(connection, outbox)
+    if is_shut:
+        opens_by_itself = is_answer and state is GateState.THROTTLED
+        closures.note_shut(connection, outbox, state, reason, None, after.until if opens_by_itself else None)
     return before.state != after.state or (after.state is GateState.HELD and before.reason != after.reason)
 
 
@@ -165,7 +183,10 @@ def forget_outages(connection: Connection, outbox: Outbox, *, is_probe: bool) ->
         return False
     opened = update(gate).values(state=GateState.OPEN.value, until=null(), reason=null())
     is_shut = and_(gate.c.state != GateState.OPEN.value, gate.c.held_by.is_(None))
-    return connection.execute(opened.where(is_shut)).rowcount > 0
+    has_opened = connection.execute(opened.where(is_shut)).rowcount > 0
+    if has_opened:
+        closures.note_open(connection, outbox)
+    return has_opened
 
 
 @lru_cache(maxsize=16)

@@ -26,6 +26,8 @@ class Action(StrEnum):
     PURGE = "purge"
     HOLD = "hold"
     RELEASE = "release"
+    TRY_NOW = "try now"
+    PROVISION = "provision"
     REVEAL = "reveal"
     RESYNC = "resync"
 

@@ -45,6 +45,9 @@ DEFINITIONS: Mapping[str, str] = {
     "{0}_audit_pkey": "(id)",
     "{0}_audit_events_pkey": "(event_id, audit_id)",
     "{0}_ended_sessions_pkey": "(session)",
+    "{0}_figures_pkey": "(minutes, at, event_type)",
+    "{0}_counted_pkey": "(id)",
+    "{0}_closures_pkey": "(began_at)",
 }
 _BTREE = "USING btree "
 _FOUND = text(

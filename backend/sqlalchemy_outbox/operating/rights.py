@@ -32,6 +32,9 @@ RIGHTS: Mapping[Job, Mapping[str, str]] = {
         "_delivery_events": "SELECT, INSERT, DELETE",
         "_discarded": "SELECT, UPDATE, DELETE",
         "_audit_events": "SELECT, DELETE",
+        "_figures": _ALL,
+        "_counted": "SELECT, INSERT, UPDATE",
+        "_closures": _ALL,
     },
     Job.OPERATOR: {
         "": _ALL,
@@ -45,6 +48,8 @@ RIGHTS: Mapping[Job, Mapping[str, str]] = {
         "_audit": "SELECT, INSERT, UPDATE",
         "_audit_events": "SELECT, INSERT, DELETE",
         "_ended_sessions": "SELECT, INSERT, DELETE",
+        "_figures": "SELECT",
+        "_closures": "SELECT, INSERT, UPDATE",
     },
 }
 # A delivery's id is drawn before it is written.

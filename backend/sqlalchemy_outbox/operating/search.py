@@ -107,6 +107,12 @@ def ids_of(connection: Connection, outbox: Outbox, event_ids: Collection[UUID]) 
     return list(connection.execute(select(c.id).where(c.event_id.in_(event_ids)).order_by(c.id)).scalars())
 
 
+def read_payloads(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> dict[int, str]:
+    """The payloads of those of the events that exist, by `id`. They hold personal data."""
+    c = outbox.events.c
+    return {row.id: row.payload for row in connection.execute(select(c.id, c.payload).where(c.id.in_(ids)))}
+
+
 def failure_reasons(connection: Connection, outbox: Outbox) -> list[FailureReason]:
     """The reasons for which events have failed, the most frequent first. Relies on ix_…_failed_reason."""
     c = outbox.events.c

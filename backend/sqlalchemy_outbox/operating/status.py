@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     func,
     or_,
@@ -15,12 +14,12 @@ from sqlalchemy import (
 
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
 from sqlalchemy_outbox.enqueueing import sequences
+from sqlalchemy_outbox.gate.closures import shut_since
 from sqlalchemy_outbox.gate.row import GateStatus, read_gate
-from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.housekeeping.backlog import count, count_open, oldest_seconds
+from sqlalchemy_outbox.housekeeping.workers import KnownWorker, read_workers
+from sqlalchemy_outbox.model import GateState, Outbox
 from sqlalchemy_outbox.settling.waits import Wait, read_waits
-
-# Of so many first open events the oldest is told: a clock that was wrong for a moment has dated some of them falsely.
-_OLDEST_OF = 100
 
 
 def longest_due_seconds(connection: Connection, outbox: Outbox, types: Sequence[str]) -> float:
@@ -66,7 +65,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """How the outbox moves, for a chart: `requests_last_minute` carried events."""
+    """How the outbox is: `requests_last_minute` carried events. `workers` are those that live or have within a week."""
 
     pending: int
     claimed: int
@@ -76,9 +75,7 @@ class Pulse:
     requests_last_minute: int
     gate: GateStatus
     waiting: tuple[Wait, ...] = ()
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
+    workers: tuple[KnownWorker, ...] | None = None
 
 
 def read_status(connection: Connection, outbox: Outbox) -> Status:
@@ -86,12 +83,12 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
     c = outbox.events.c
     claimed = _count_claimed(connection, outbox)
     return Status(
-        pending=max(0, _count_open(connection, outbox) - claimed),
+        pending=max(0, count_open(connection, outbox) - claimed),
         claimed=claimed,
-        delivered=_count(connection, outbox, c.processed_at.is_not(None)),
-        failed=_count(connection, outbox, c.failed_at.is_not(None)),
-        oldest_pending_seconds=_oldest_seconds(connection, outbox),
-        gate=read_gate(connection, outbox),
+        delivered=count(connection, outbox, c.processed_at.is_not(None)),
+        failed=count(connection, outbox, c.failed_at.is_not(None)),
+        oldest_pending_seconds=oldest_seconds(connection, outbox),
+        gate=_gate_since(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
         behind=tuple(str(found) for found in sequences.behind(connection, outbox)),
     )
@@ -105,49 +102,23 @@ def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     # Up to now: what a clock that ran ahead has dated would count until then.
     requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at.between(a_minute_ago, now))
     return Pulse(
-        pending=max(0, _count_open(connection, outbox) - claimed),
+        pending=max(0, count_open(connection, outbox) - claimed),
         claimed=claimed,
-        failed=_count(connection, outbox, c.failed_at.is_not(None)),
-        oldest_pending_seconds=_oldest_seconds(connection, outbox),
-        delivered_last_minute=_count(connection, outbox, c.processed_at.between(a_minute_ago, now)),
+        failed=count(connection, outbox, c.failed_at.is_not(None)),
+        oldest_pending_seconds=oldest_seconds(connection, outbox),
+        delivered_last_minute=count(connection, outbox, c.processed_at.between(a_minute_ago, now)),
         requests_last_minute=connection.execute(requests).scalar_one(),
-        gate=read_gate(connection, outbox),
+        gate=_gate_since(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
+        workers=tuple(read_workers(connection, outbox)),
     )
 
 
-def _count(connection: Connection, outbox: Outbox, condition: ColumnElement[bool]) -> int:
-    return connection.execute(select(func.count()).select_from(outbox.events).where(condition)).scalar_one()
-
-
-def _count_open(connection: Connection, outbox: Outbox) -> int:
-    """By the indexes of those in line and of those set apart."""
-    return sum(_count(connection, outbox, is_open) for is_open in (outbox.is_in_line(), outbox.is_set_apart()))
+def _gate_since(connection: Connection, outbox: Outbox) -> GateStatus:
+    gate = read_gate(connection, outbox)
+    return gate if gate.state is GateState.OPEN else replace(gate, since=shut_since(connection, outbox))
 
 
 def _count_claimed(connection: Connection, outbox: Outbox) -> int:
     count = func.sum(func.json_array_length(outbox.leases.c.event_ids))
     return int(connection.execute(select(count)).scalar_one() or 0)
-
-
-def _oldest_seconds(connection: Connection, outbox: Outbox) -> float | None:
-    """How long ago the oldest of the first open events was enqueued; if all seem to have been later than now, how much.
-
-    Something waits, and 0 would hide it. What is set apart counts once it is released. Relies on ix_…_open and
-    ix_…_backing_off.
-    """
-    c = outbox.events.c
-    in_line = select(c.created_at).where(outbox.is_in_line()).order_by(c.id).limit(_OLDEST_OF)
-    released = (
-        select(c.created_at)
-        .where(outbox.is_pushed_back(), c.waits_for.is_not(None), ~outbox.is_due_after_any_wait())
-        .order_by(c.available_at)
-        .limit(1)
-    )
-    found = (
-        connection.execute(select(SecondsUntil(func.min(first.c.created_at)))).scalar_one()
-        for first in (in_line.subquery("first"), released.subquery("first"))
-    )
-    # The longest ago; if none is, the farthest ahead.
-    seconds = min((seconds for seconds in found if seconds is not None), default=None)
-    return None if seconds is None else round(abs(seconds), 3)

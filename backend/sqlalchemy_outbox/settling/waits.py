@@ -49,6 +49,11 @@ def note(connection: Connection, outbox: Outbox, reasons: Mapping[str, str]) -> 
         connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"reason": reason}))
 
 
+def hurry(connection: Connection, outbox: Outbox) -> None:
+    """Let all be looked at by the next look: a person has done something about it."""
+    connection.execute(update(outbox.waits).values(look_at=DatabaseNow()))
+
+
 def take_due(connection: Connection, outbox: Outbox, *, is_hurried: bool = False) -> Sequence[str]:
     """The keys to be looked at now, by nobody else for LOOK_EVERY; all of them in a hurry."""
     c = outbox.waits.c

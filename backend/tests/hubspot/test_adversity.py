@@ -194,7 +194,7 @@ def test_account_that_is_asked_for_in_vain_once_costs_nothing(hubspot: HubSpot) 
 @pytest.mark.parametrize(
     ("fault", "state", "says"),
     [
-        ({"kind": "down"}, GateState.THROTTLED, "ReadError"),
+        ({"kind": "down"}, GateState.THROTTLED, "the connection was cut off"),
         ({"kind": "html_body"}, GateState.THROTTLED, "no JSON that names the portal"),
         ({"kind": "custom", "status": 423}, GateState.HELD, "423"),
         ({"kind": "custom", "status": 409}, GateState.HELD, "409"),

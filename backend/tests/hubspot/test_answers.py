@@ -95,7 +95,7 @@ ROWS = [
     row("empty_body", OUTAGE, "no JSON"),
     row("html_body", OUTAGE, "no JSON"),
     row("malformed_body", OUTAGE, "no JSON"),
-    row("truncated_body", OUTAGE, "RemoteProtocolError"),
+    row("truncated_body", OUTAGE, "the answer was cut off, or is no HTTP"),
     row("huge_body", DELIVERED, requests=1),
     answer(204, OUTAGE, "no JSON"),
     answer(200, OUTAGE, "names none", body={}),
@@ -168,8 +168,8 @@ ROWS = [
     row("server_error", OUTAGE, "500"),
     *(row("cdn_page", OUTAGE, str(it), status=it) for it in (502, 503, 504, 520, 521, 522, 523, 525, 526)),
     row("gateway_timeout_after_applying", OUTAGE, "524"),
-    row("down", OUTAGE, "ReadError"),
-    row("reset_after_applying", OUTAGE, "ReadError"),
+    row("down", OUTAGE, "the connection was cut off"),
+    row("reset_after_applying", OUTAGE, "the connection was cut off"),
 ]
 
 

@@ -11,7 +11,12 @@ from sqlalchemy import Engine, text
 from typer.testing import CliRunner, Result
 
 from app.cli import cli
+from app.events import CATALOG
+from app.models import OUTBOX
 from hubspot_sandbox import Sandbox
+from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.housekeeping import workers
+from sqlalchemy_outbox.housekeeping.workers import Sign
 from tests.hubspot.conftest import HubSpot, settings_for
 
 
@@ -121,7 +126,7 @@ def test_unreachable_hubspot_ends_provisioning_with_one_line(live: Sandbox) -> N
     live.faults.add("down")
     result = run("provision")
     assert result.exit_code == 1
-    assert result.output.strip().splitlines()[-1] == "GET /account-info/2026-09/details: ReadError"
+    assert result.output.strip().splitlines()[-1] == "GET /account-info/2026-09/details: the connection was cut off"
     assert "Traceback" not in result.output
 
 
@@ -209,3 +214,25 @@ def test_hold_of_a_person_outlasts_a_worker_until_its_release(live: Sandbox, hub
     assert run("release").exit_code == 0
     assert run("worker", "--once").exit_code == 0
     assert hubspot.is_delivered(event_id)
+
+
+def test_history_and_workers_say_what_happened_and_who_did_it(hubspot: HubSpot) -> None:
+    hubspot.provision()
+    hubspot.sign_up("driver-1")
+    hubspot.deliver()
+    operations.hold(hubspot.engine, OUTBOX, "import until noon", by="cli:ada")
+    *_, now = run("history", "--range", "1h").stdout.splitlines()
+    fields = now.split("\t")
+    assert fields[2:4] == ["1", "0"]
+    assert "gate held: import until noon; hold by ada: import until noon" in fields[-1]
+    told = json.loads(run("history", "--range", "24h", "--json").stdout)
+    assert (len(told["points"]), told["span_seconds"]) == (144, 600)
+    assert told["points"][-1]["by_type"]["driver_signed_up"]["delivered"] == 1
+    assert told["points"][0]["delivered"] is None
+    assert "no worker lived" in run("history", "--range", "7d").stdout
+    with hubspot.engine.begin() as connection:
+        workers.note_alive(connection, OUTBOX, "w1", CATALOG.types, Sign("1.1", in_flight=3))
+    (row,) = run("workers").stdout.splitlines()
+    assert row.split("\t")[1:3] == ["1.1", "alive"]
+    (worker,) = json.loads(run("workers", "--json").stdout)["workers"]
+    assert (worker["version"], worker["in_flight"], worker["is_dead"]) == ("1.1", 3, False)

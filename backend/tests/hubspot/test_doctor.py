@@ -140,3 +140,22 @@ def test_doctor_looks_at_indexes_and_at_the_queue_of_notifications(
             assert "pg_stat_activity" in checks["notifications"]["remedy"]
     with psycopg.connect(url, autocommit=True) as freeing:
         freeing.execute("SELECT pg_notification_queue_usage()")
+
+
+def test_rules_on_the_values_of_our_properties_are_told_before_an_event_breaks_one(hubspot: HubSpot) -> None:
+    rules = {"ALPHANUMERIC": ["NUMERIC_ONLY"], "MAX_LENGTH": ["5"]}
+    hubspot.sandbox.change(rules={"validations": {"nerava_user_id": rules, "zip": {"MAX_LENGTH": ["5"]}}})
+    code, checks = examine()
+    check = checks["validation rules"]
+    assert (code, check["finding"]) == (0, "warn")
+    assert check["detail"] == "nerava_user_id: ALPHANUMERIC (NUMERIC_ONLY), MAX_LENGTH (5)"
+    assert "an event that breaks one fails" in check["remedy"]
+
+
+def test_rules_that_cannot_be_read_are_unknown_and_those_of_older_versions_are_no_matter(
+    hubspot: HubSpot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hubspot.sandbox.faults.add("no_such_path", path="property-validations")
+    assert examine()[1]["validation rules"]["finding"] == "warn"
+    monkeypatch.setenv("HUBSPOT_API_VERSION", "2026-03")
+    assert "validation rules" not in examine()[1]

@@ -47,10 +47,10 @@ from hubspot_sync.provisioning import carry_out, plan_provisioning
 from sqlalchemy_outbox.claiming import newer
 from sqlalchemy_outbox.database.sqlite import configure_engine
 from sqlalchemy_outbox.database.transaction import transact
-from sqlalchemy_outbox.delivering import workers
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.lease import LEASE, Lease
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event
 from sqlalchemy_outbox.outcome import Outcome, Postponed

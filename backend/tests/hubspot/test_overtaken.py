@@ -16,8 +16,8 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.event import DROPPED
 from sqlalchemy_outbox.clock import DatabaseNow
-from sqlalchemy_outbox.delivering import workers
-from sqlalchemy_outbox.delivering.workers import REMEMBERED_FOR
+from sqlalchemy_outbox.housekeeping import workers
+from sqlalchemy_outbox.housekeeping.workers import REMEMBERED_FOR
 from tests.hubspot.conftest import HubSpot
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

@@ -12,10 +12,11 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, create_engine, text
 
 from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.housekeeping.figures import count_enqueued
 from sqlalchemy_outbox.housekeeping.purge import Purge
 from sqlalchemy_outbox.model import Outbox, State
 from sqlalchemy_outbox.operating import moves
-from sqlalchemy_outbox.operations import EventFilter, EventIds
+from sqlalchemy_outbox.operations import EventFilter, EventIds, Range
 from tests.outbox.conftest import OUTBOX
 from tests.outbox.plans import buffers, execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES
@@ -23,6 +24,8 @@ from tests.outbox.queue import TYPES
 EVENTS = 100_000
 # Of a page of 50: its rows may lie in as many blocks, each found by a few blocks of an index; three such looks at most.
 PAGE_BUFFERS_MAX = 600
+# Of a year's or a week's figures; each block is read once.
+SERIES_BUFFERS_MAX = 2_000
 OLD = timedelta(hours=1)
 
 Call = Callable[[Engine], object]
@@ -61,6 +64,15 @@ _FILL = (
     "attempt_count, dry_run, discarded_at, discarded_by, reason) "
     "SELECT :events + n, gen_random_uuid(), :type, 'driver-' || n, '{}', now(), now(), 3, false, now(), 'ada', 'none' "
     "FROM generate_series(1, :events / 100) n",
+    # A year of days and hours and a week of minutes, of all types together and of two.
+    "INSERT INTO outbox_events_figures (minutes, at, event_type, delivered) "
+    "SELECT minutes, date_trunc('hour', now()) - n * minutes * interval '1 minute', type, n "
+    "FROM (VALUES (1, 10080), (60, 8760), (1440, 365)) AS spans (minutes, count), generate_series(0, count) n, "
+    "unnest(ARRAY['', :type, 'other']) AS type",
+    "INSERT INTO outbox_events_closures (began_at, ended_at, state) "
+    "SELECT now() - n * interval '2 hours', now() - n * interval '2 hours' + interval '1 minute', 'throttled' "
+    "FROM generate_series(1, 4000) n",
+    "INSERT INTO outbox_events_counted (id, up_to, at) SELECT 1, :events - 1000, now() - interval '1 hour'",
 )
 
 
@@ -108,6 +120,12 @@ COUNTS: dict[str, Call] = {
     "of a reason": find(EventFilter(reason="reason 3")),
     "status": lambda engine: operations.status(engine, OUTBOX),
     "pulse": lambda engine: operations.pulse(engine, OUTBOX),
+    **{
+        f"series of {range_}": lambda engine, range_=range_: operations.read_series(engine, OUTBOX, range_)
+        for range_ in Range
+    },
+    "workers": lambda engine: operations.read_workers(engine, OUTBOX),
+    "figures": in_transaction(lambda connection, outbox: count_enqueued(connection, outbox, TYPES, 2**62)),
     "reasons": lambda engine: operations.failure_reasons(engine, OUTBOX),
     "count of a reason": lambda engine: operations.count(engine, OUTBOX, EventFilter(reason="reason 3"), TYPES),
     "count of all failed": lambda engine: operations.count(engine, OUTBOX, EventFilter()),
@@ -121,9 +139,9 @@ COUNTS: dict[str, Call] = {
 
 
 def cost_of(engine: Engine, call: Call) -> int:
-    """The buffers that the dearest statement of the call needs; none may scan a table, save for three of a few rows."""
+    """The buffers that the dearest statement of the call needs; none may scan a table, save for those of a few rows."""
     costs = []
-    few_rows = {"outbox_events_gate", "outbox_events_leases", "outbox_events_waits"}
+    few_rows = {f"outbox_events_{name}" for name in ("gate", "leases", "waits", "workers", "counted")}
     if engine.dialect.server_version_info < (17,):
         # It looks into an index once for each of many ids, so a table of 5,000 rows is cheaper read whole.
         few_rows.add("outbox_events_audit_events")
@@ -138,6 +156,7 @@ def cost_of(engine: Engine, call: Call) -> int:
 def assert_read_by_index(engine: Engine, events: int) -> None:
     costs = {name: cost_of(engine, call) for name, call in (PAGES | COUNTS).items()}
     assert {name: cost for name, cost in costs.items() if name in PAGES and cost > PAGE_BUFFERS_MAX} == {}
+    assert {name: cost for name, cost in costs.items() if "series" in name and cost > SERIES_BUFFERS_MAX} == {}
     for filter_ in DEEP:
         first, deep = (cost_of(engine, find(filter_, before)) for before in (None, events // 50))
         assert deep <= first * 1.5 + 20, filter_

@@ -28,7 +28,17 @@ from tests.page.conftest import TOKEN, fail, serving, settings_for, track
 
 SCRIPT = "<script>alert(1)</script>"
 VIEWS = ["/", "/events", "/audit", "/contact?subject=d", "/contact/comparison?subject=d", "/look-up?what=d"]
-ACTIONS = ["/hold", "/release", "/retry", "/discard", "/contact/reveal", "/contact/resync", "/sign-out"]
+ACTIONS = [
+    "/hold",
+    "/release",
+    "/try-now",
+    "/provision",
+    "/retry",
+    "/discard",
+    "/contact/reveal",
+    "/contact/resync",
+    "/sign-out",
+]
 AN_EVENT = "/events/00000000-0000-0000-0000-000000000000"
 
 

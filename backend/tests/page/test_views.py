@@ -14,7 +14,8 @@ from sqlalchemy import text
 from app.events import CATALOG
 from app.models import OUTBOX
 from hubspot_sync.page.forms import Form
-from hubspot_sync.page.notices import Level, notices
+from hubspot_sync.page.notice import Level
+from hubspot_sync.page.notices import notices
 from hubspot_sync.page.rendering import STATIC, duration_in_words
 from hubspot_sync.page.selection import fields_of, selection_of
 from hubspot_sync.page.sessions import REVEAL_LENGTH, Seal

@@ -172,7 +172,7 @@ FAULTS = {
         found_by=(CLOCKS,),
     ),
     "what waits is hidden by a clock that ran ahead": Fault(
-        "operating/status.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
+        "housekeeping/backlog.py", "round(abs(seconds), 3)", "round(max(0.0, -seconds), 3)", found_by=(CLOCKS,)
     ),
     "events of a savepoint that the commit finds open are dropped": Fault(
         "enqueueing/sessions.py",

@@ -1,133 +1,160 @@
-// The overview's figures and charts, moved by server-sent events.
+// The overview's figures: stored ones by range, and the newest by server-sent events.
 "use strict";
 
 const live = document.getElementById("live");
 const state = document.getElementById("live-state");
-const seconds = Number(live.dataset.seconds);
-const beats = [];
-const charts = new Map();
-const minutes = [4, 2];
+const readout = document.getElementById("readout");
+const byType = document.getElementById("by-type");
+const range = live.dataset.range;
+// What is stored grows by the minute.
+const RELOAD_MS = range === "1h" || range === "24h" ? 30_000 : 300_000;
+const charts = [];
+let series = null;
+let columns = null;
+let beat = null;
+let type = "";
 let source = null;
+let reloading = null;
 
-const whole = new Intl.NumberFormat("en");
-
-function inWords(name, value) {
-  if (value === null || value === undefined) return "?";
-  if (name === "requests") return value.toFixed(1);
-  if (name !== "lag") return whole.format(value);
-  if (value < 60) return `${Math.floor(value)} s`;
-  if (value < 3600) return `${Math.floor(value / 60)} min ${Math.floor(value % 60)} s`;
-  return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
+function draw() {
+  if (!series) return;
+  columns = columnsOf(series, type);
+  const now = Math.max(Date.parse(series.until) / 1000, beat?.at ?? 0);
+  if (beat && beat.pending !== null && (range === "1h" || range === "24h")) addNewest();
+  const bands = [
+    ...gapsOf(series).map((gap) => ["gap", ...gap]),
+    ...closuresOf(series).map((closure) => [closure.state, closure.from, closure.ended_at === null ? now : closure.to]),
+  ];
+  const marks = series.marks.map((mark) => Date.parse(mark.at) / 1000);
+  for (const chart of charts) chart.show([Date.parse(series.since) / 1000, now], columns, bands, marks);
 }
 
-function short(name, value) {
-  if (name === "lag" && value >= 60) return value < 3600 ? `${Math.round(value / 6) / 10} min` : `${Math.round(value / 360) / 10} h`;
-  if (name === "lag") return `${value} s`;
-  return new Intl.NumberFormat("en", { notation: "compact" }).format(value);
+// What is now, and the last minute, which is not stored yet.
+function addNewest() {
+  columns.at.push(beat.at);
+  columns.pending[0].push(beat.pending);
+  columns.lag[0].push(beat.lag);
+  // A minute beside means of ten would seem to be a peak.
+  const isMinute = range === "1h";
+  columns.delivered[0].push(type || !isMinute ? null : beat.delivered);
+  columns.delivered[1].push(null);
+  columns.delivered[2].push(null);
+  columns.requests[0].push(isMinute ? beat.requests : null);
+  columns.requests[1].push(null);
 }
 
-// Clocks differ: what counts is the server's.
-function now() {
-  return beats.at(-1)?.at ?? Date.now() / 1000;
-}
-
-function color(element, name) {
-  return getComputedStyle(element.querySelector(`.ink-${name}`) ?? element).color;
-}
-
-// From nothing to a little above the highest, and never so near that noise fills the chart.
-function span(name) {
-  const least = { pending: 10, delivered: 10, lag: 10, requests: 2 }[name];
-  return (_, __, highest) => [0, Math.max(least, (highest ?? 0) * 1.15)];
-}
-
-function draw(figure) {
-  const name = figure.dataset.figure;
-  const place = figure.querySelector(".chart");
-  for (const ink of ["line", "area", "grid", "text"]) {
-    const probe = document.createElement("i");
-    probe.className = `ink-${ink}`;
-    place.append(probe);
+function showNewest() {
+  if (!beat || readout.textContent) return;
+  for (const place of document.querySelectorAll("[data-live]")) {
+    place.textContent = inWords(place.dataset.live, beat[place.dataset.live]);
   }
-  const axis = { stroke: () => color(place, "text"), font: "11px system-ui, sans-serif", ticks: { show: false } };
-  const chart = new uPlot(
-    {
-      width: place.clientWidth,
-      height: place.clientHeight,
-      legend: { show: false },
-      cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, sync: { key: "overview" } },
-      padding: [8, 4, 0, 0],
-      scales: { x: { time: true, range: () => [now() - seconds, now()] }, y: { range: span(name) } },
-      axes: [
-        {
-          ...axis,
-          size: 18,
-          gap: 2,
-          grid: { show: false },
-          splits: () => minutes.map((minute) => now() - minute * 60),
-          values: () => minutes.map((minute) => `−${minute} min`),
-        },
-        {
-          ...axis,
-          size: 44,
-          gap: 6,
-          space: 34,
-          grid: { stroke: () => color(place, "grid"), width: 1 },
-          values: (_, values) => values.map((value) => short(name, value)),
-        },
-      ],
-      series: [
-        {},
-        {
-          stroke: () => color(place, "line"),
-          fill: () => color(place, "area"),
-          width: 1.5,
-          points: { show: false },
-          spanGaps: false,
-        },
-      ],
-      hooks: { setCursor: [(chart) => show(figure, chart.cursor.idx)] },
-    },
-    [[], []],
-    place,
-  );
-  new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: place.clientHeight })).observe(place);
-  charts.set(name, chart);
 }
 
-// The value under the pointer, else the newest.
-function show(figure, index) {
-  const name = figure.dataset.figure;
-  const beat = beats[index ?? beats.length - 1];
-  if (beat) figure.querySelector("[data-value]").textContent = inWords(name, beat[name]);
+// What stood at the instant under the pointer.
+function showPast(index, at) {
+  if (index == null || at === null || !series) {
+    if (readout.textContent) {
+      readout.textContent = "";
+      showNewest();
+    }
+    return;
+  }
+  const values = Object.fromEntries(charts.map(({ name }) => [name, columns[name].map((line) => line[index])]));
+  const [delivered, enqueued, failed] = values.delivered;
+  const [answered, inVain] = values.requests;
+  const rate = (value) => (value == null ? "?" : value < 10 ? value.toFixed(1) : whole.format(value));
+  const span = series.span_seconds / 2;
+  const words = [instantInWords(columns.at[index])];
+  if (delivered == null && enqueued == null && values.pending[0] == null) words.push("no worker lived");
+  else words.push(`a minute: ${rate(enqueued)} enqueued, ${rate(delivered)} delivered, ${rate(failed)} failed`);
+  if (values.pending[0] != null) words.push(`${whole.format(values.pending[0])} waiting, lag ${inDuration(values.lag[0])}`);
+  if (answered != null) words.push(`${answered.toFixed(2)} requests/s answered, ${(inVain ?? 0).toFixed(2)} in vain`);
+  for (const closure of closuresOf(series)) {
+    if (closure.from <= columns.at[index] + span && closure.to >= columns.at[index] - span) {
+      words.push(`${closure.state} since ${instantInWords(closure.from)}${closure.reason ? `: ${closure.reason}` : ""}`);
+    }
+  }
+  for (const mark of series.marks) {
+    if (Math.abs(Date.parse(mark.at) / 1000 - columns.at[index]) <= span) words.push(`${mark.kind} ${mark.words}`);
+  }
+  readout.textContent = words.join(" · ");
+}
+
+function showTypes() {
+  const sums = new Map();
+  for (const point of series.points) {
+    for (const [name, counts] of Object.entries(point.by_type)) {
+      const sum = sums.get(name) ?? { enqueued: 0, delivered: 0, failed: 0 };
+      for (const key of Object.keys(sum)) sum[key] += counts[key];
+      sums.set(name, sum);
+    }
+  }
+  byType.hidden = !sums.size;
+  const rows = [...sums].sort().map(([name, sum]) => {
+    const row = document.createElement("tr");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "link";
+    button.textContent = name;
+    button.setAttribute("aria-pressed", String(type === name));
+    button.addEventListener("click", () => {
+      type = type === name ? "" : name;
+      for (const other of byType.querySelectorAll("button")) {
+        other.setAttribute("aria-pressed", String(type === other.textContent));
+      }
+      draw();
+    });
+    const cells = [button, sum.enqueued, sum.delivered, sum.failed].map((value, position) => {
+      const cell = document.createElement("td");
+      cell.className = position ? "number" : "id";
+      cell.append(position ? whole.format(value) : value);
+      return cell;
+    });
+    row.append(...cells);
+    return row;
+  });
+  byType.querySelector("tbody").replaceChildren(...rows);
+}
+
+async function load() {
+  clearTimeout(reloading);
+  if (document.hidden) return;
+  try {
+    const answer = await fetch(`${live.dataset.series}?range=${range}`, { redirect: "error" });
+    if (answer.ok) {
+      series = await answer.json();
+      draw();
+      // What has the focus stays where it is.
+      if (!byType.contains(document.activeElement)) showTypes();
+    }
+  } catch {
+    // The stream says so too; the charts stay as they were.
+  }
+  reloading = setTimeout(load, RELOAD_MS);
+}
+
+function unknownPast() {
+  const isKnown = !series || series.points.some((point) => point.delivered !== null);
+  return isKnown ? "" : "No worker lived in this time, so nothing is known of it but what was enqueued.";
 }
 
 function take(message) {
-  for (const beat of message.beats) {
-    const last = beats.at(-1);
-    // Where nobody watched, nothing is known: the line has a gap.
-    if (last && beat.at - last.at > 5) beats.push({ at: last.at + 1 });
-    beats.push(beat);
-  }
-  while (beats.length && beats[0].at < now() - seconds) beats.shift();
-  const at = beats.map((beat) => beat.at);
-  for (const [name, chart] of charts) {
-    chart.setData([at, beats.map((beat) => beat[name] ?? null)]);
-    show(chart.root.closest("figure"), chart.cursor.idx);
-  }
-  const newest = beats.at(-1);
-  state.textContent = newest && newest.pending === null ? "The database does not answer; the figures wait for it." : "";
+  beat = message.beats.at(-1);
+  showNewest();
+  draw();
+  state.textContent = beat.pending === null ? "The database does not answer; the figures wait for it." : unknownPast();
   if (message.notices && message.notices !== document.getElementById("notices").dataset.mark) {
     htmx.trigger(document.body, "notices-changed");
   }
   const reasons = document.getElementById("reasons");
-  if (newest?.failed != null && Number(reasons.dataset.failed) !== newest.failed) {
+  if (beat.failed != null && Number(reasons.dataset.failed) !== beat.failed) {
     htmx.trigger(document.body, "failed-changed");
   }
 }
 
 function watch() {
   if (source || document.hidden) return;
+  load();
   source = new EventSource(live.dataset.stream);
   source.addEventListener("beats", (event) => take(JSON.parse(event.data)));
   source.addEventListener("over", () => location.reload());
@@ -145,13 +172,14 @@ function watch() {
 function unwatch() {
   source?.close();
   source = null;
+  clearTimeout(reloading);
 }
 
-for (const figure of live.querySelectorAll("[data-figure]")) draw(figure);
+for (const figure of live.querySelectorAll("[data-figure]")) charts.push(new Chart(figure, showPast));
 document.addEventListener("visibilitychange", () => (document.hidden ? unwatch() : watch()));
 window.addEventListener("pagehide", unwatch);
 window.addEventListener("pageshow", watch);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  for (const chart of charts.values()) chart.redraw(false, true);
+  for (const chart of charts) chart.plot.redraw(false, true);
 });
 watch();
