@@ -30,6 +30,13 @@ RETRY_AFTER_MAX = timedelta(hours=24)
 ENTRIES_MAX = 2000
 MESSAGE_CHARS_MAX = 1000
 NAME_CHARS_MAX = 100
+# Longer bodies are read in a thread.
+BYTES_READ_AT_ONCE = 128 * 1024
+# Longer ones whose words are looked into are judged in a thread. Taking a hundred drivers' addresses and phone numbers,
+# as long as they may be, out of so much text holds the event loop for some 20 ms.
+BYTES_JUDGED_AT_ONCE = 32 * 1024
+# Record ids are that short together, or words.
+_IDS_CHARS_MAX = 8 * 1024
 # A list of problems in a message that is longer is not read.
 _LISTED_CHARS_MAX = 64 * 1024
 
@@ -175,8 +182,8 @@ class BatchBody:
 class Answer:
     """What came back: `body` is parsed JSON, or None when it was no JSON (a CDN's page, or nothing) or was not read.
 
-    `is_cut` says that it was longer than is read, and `is_large` that reading it takes a thread. `is_hubspots` is false
-    of what somebody between HubSpot and us said.
+    `is_cut` says that it was longer than is read; `bytes_read` is how long its body was. `is_hubspots` is false of what
+    somebody between HubSpot and us said.
     """
 
     status: int
@@ -184,7 +191,7 @@ class Answer:
     body: Any = field(repr=False)
     redaction: Redaction = field(default=redact, repr=False)
     is_cut: bool = False
-    is_large: bool = False
+    bytes_read: int = 0
     is_hubspots: bool = True
 
     @property
@@ -195,6 +202,16 @@ class Answer:
     def is_too_long(self) -> bool:
         """In bytes or in entries. It is judged by its status and its headers."""
         return self.is_cut or _entries(self.body, self.redaction) > ENTRIES_MAX
+
+    @cached_property
+    def is_large(self) -> bool:
+        """Whether judging it takes a thread. Of a success with nothing but results only their ids are looked into."""
+        if self.bytes_read <= BYTES_JUDGED_AT_ONCE:
+            return False
+        if self.bytes_read > BYTES_READ_AT_ONCE or not self.is_success or self._batch is None:
+            return True
+        ids = sum(len(result.raw_id) for result in self._batch.results)
+        return bool(self._batch.errors) or ids > _IDS_CHARS_MAX
 
     def error(self) -> ErrorDetail:
         return self._error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from types import TracebackType
@@ -15,10 +15,10 @@ from typing import Any, Self
 import httpx2
 from pydantic import SecretStr
 
-from hubspot_sync import telemetry
-from hubspot_sync.answer import Answer, is_hubspots_own
+from hubspot_sync.answer import BYTES_READ_AT_ONCE, Answer, is_hubspots_own
 from hubspot_sync.errors import NoAnswer
 from hubspot_sync.exchange import Exchange, RawAnswer, Unanswered
+from hubspot_sync.json_text import read_json, write_json
 from hubspot_sync.redaction import Redaction
 from sqlalchemy_outbox.lease import REQUEST_DEADLINE
 
@@ -28,9 +28,6 @@ REFUSAL_BYTES_MAX = 256 * 1024
 ANSWER_BYTES_MAX = 1024 * 1024
 # All of an account's properties, with their options:
 LIST_BYTES_MAX = 4 * 1024 * 1024
-# Longer JSON is read, judged and redacted in a thread. Taking a hundred drivers' addresses and phone numbers, as long
-# as they may be, out of so much text holds the event loop for some 20 ms.
-JSON_BYTES_AT_ONCE = 32 * 1024
 
 _HEADERS = {
     "Accept": "application/json",
@@ -40,10 +37,33 @@ _HEADERS = {
 }
 
 
-class HubSpotClient:
-    """An async context manager over one connection pool. Redirects are not followed; TLS is verified."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that has ended: `endpoint` is a template of few values, `answer` is None where no usable one came."""
 
-    def __init__(self, base_url: str, token: SecretStr, api_version: str, *, connections: int) -> None:
+    method: str
+    endpoint: str
+    duration: timedelta
+    answer: Answer | None
+
+
+OnCall = Callable[[Call], None]
+
+
+def _tell_nobody(_: Call) -> None:
+    pass
+
+
+class HubSpotClient:
+    """An async context manager over one connection pool. Redirects are not followed; TLS is verified.
+
+    `on_call` is told of each call; it must not raise.
+    """
+
+    def __init__(
+        self, base_url: str, token: SecretStr, api_version: str, *, connections: int, on_call: OnCall = _tell_nobody
+    ) -> None:
+        self._on_call = on_call
         self._token = token
         self._paths = _Paths(api_version)
         self._exchange = Exchange(base_url, _tls_context(), connections=connections, deadline=REQUEST_DEADLINE)
@@ -109,20 +129,22 @@ class HubSpotClient:
         name: str = "",
         bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Answer:
-        """Make a call to the endpoint, which is a template of few values: what is measured carries it."""
         began_at = time.monotonic()
         try:
             answer = await self._ask(method, self._paths.of(endpoint).format(name=name), body, personal, bytes_max)
         except NoAnswer:
-            telemetry.note_no_answer(method, endpoint, timedelta(seconds=time.monotonic() - began_at))
+            self._tell(method, endpoint, began_at, None)
             raise
-        telemetry.note_answer(method, endpoint, answer, timedelta(seconds=time.monotonic() - began_at))
+        self._tell(method, endpoint, began_at, answer)
         return answer
+
+    def _tell(self, method: str, endpoint: str, began_at: float, answer: Answer | None) -> None:
+        self._on_call(Call(method, endpoint, timedelta(seconds=time.monotonic() - began_at), answer))
 
     async def _ask(
         self, method: str, path: str, body: Mapping[str, object] | None, personal: Collection[str], bytes_max: int
     ) -> Answer:
-        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        content = None if body is None else write_json(body)
         headers = _HEADERS if body is None else _HEADERS | {"Content-Type": "application/json"}
         # Put on right before it leaves, so that no value on the way there shows it.
         headers = headers | {"Authorization": f"Bearer {self._token.get_secret_value()}"}
@@ -137,7 +159,7 @@ class HubSpotClient:
             await _as_json(raw),
             redaction,
             is_cut=raw.is_too_long,
-            is_large=_is_large(raw.body),
+            bytes_read=len(raw.body or b""),
             is_hubspots=is_hubspots_own(raw.headers, raw.body),
         )
 
@@ -176,15 +198,12 @@ async def _as_json(raw: RawAnswer) -> Any:
     """The parsed body; None when it is no JSON."""
     if raw.body is None:
         return None
-    return await asyncio.to_thread(_parsed, raw.body) if _is_large(raw.body) else _parsed(raw.body)
-
-
-def _is_large(content: bytes | None) -> bool:
-    return content is not None and len(content) > JSON_BYTES_AT_ONCE
+    is_long = len(raw.body) > BYTES_READ_AT_ONCE
+    return await asyncio.to_thread(_parsed, raw.body) if is_long else _parsed(raw.body)
 
 
 def _parsed(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return read_json(content)
     except (ValueError, RecursionError):
         return None

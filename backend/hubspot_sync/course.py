@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -11,18 +11,15 @@ from hubspot_sync.lack import Lack
 from hubspot_sync.translation import ContactUpsert, Contribution, Translation
 from sqlalchemy_outbox.model import Event
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
-from sqlalchemy_outbox.settling.deliveries import Delivery
+
+_DELIVERED = Delivered()
 
 
 class Course:
-    """A subject's inputs are sent one after the other: what is behind one that did not get through goes back.
+    """A subject's inputs are sent one after the other: what is behind one that did not get through goes back."""
 
-    `note` keeps what became of each request.
-    """
-
-    def __init__(self, events: Iterable[Event], translation: Translation, note: Callable[[Delivery], None]) -> None:
-        self.note = note
-        self._outcomes: dict[int, Outcome] = {it.id: Postponed() for it in events}
+    def __init__(self, events: Iterable[Event], translation: Translation) -> None:
+        self._outcomes: dict[int, Outcome] = dict.fromkeys([event.id for event in events], Postponed())
         self._outcomes |= translation.not_sent
         self._in_doubt: set[int] = set()
         self.has_accepted = False
@@ -50,15 +47,16 @@ class Course:
 
     def deliver(self, upsert: ContactUpsert) -> None:
         """HubSpot has confirmed the input."""
-        self.conclude(upsert, Delivered())
-        for said in upsert.contributions:
-            if said.is_carried and said.then:
+        self.conclude(upsert, _DELIVERED)
+        for said in upsert.carried:
+            if said.then:
                 then = tuple(move.follow_up(upsert.catalog) for move in said.then)
                 self._outcomes[said.event.id] = Delivered(then=then)
 
     def conclude(self, upsert: ContactUpsert, outcome: Outcome) -> None:
         """Give the input's events their outcome; those behind it follow only if it is out of the way."""
-        self._outcomes |= {event.id: outcome for event in upsert.events}
+        for event in upsert.events:
+            self._outcomes[event.id] = outcome
         if isinstance(outcome, Delivered | Rejected):
             self.replace(upsert)
         else:
@@ -66,9 +64,10 @@ class Course:
 
     def replace(self, upsert: ContactUpsert, *inputs: ContactUpsert) -> None:
         """Send these inputs in its place, in order."""
-        left = self._left[upsert.subject]
-        left[:1] = inputs
-        if not left:
+        left = [*inputs, *self._left[upsert.subject][1:]]
+        if left:
+            self._left[upsert.subject] = left
+        else:
             del self._left[upsert.subject]
 
     def hand_back(self, upserts: Iterable[ContactUpsert]) -> None:
@@ -86,7 +85,9 @@ class Course:
         return [self._left[upsert.subject][0] for upsert in upserts if upsert.subject in self._left]
 
     def sets_any_of(self, names: AbstractSet[str]) -> bool:
-        return any(names & upsert.properties.keys() for inputs in self._left.values() for upsert in inputs)
+        return bool(names) and any(
+            names & upsert.properties.keys() for inputs in self._left.values() for upsert in inputs
+        )
 
     def set_apart(self, lack: Lack) -> None:
         """Events that set what the account lacks wait, with those behind them; what precedes them is still sent."""

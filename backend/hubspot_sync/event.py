@@ -3,137 +3,47 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from decimal import Decimal
-from enum import StrEnum
 from functools import cache, cached_property
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from hubspot_sync.contact_property import (
+    TEXT_LENGTH_MAX,
+    ContactProperty,
+    PropertyGroup,
+    PropertyType,
+    UnwritableValue,
+    writer_of,
+    written,
+)
+from hubspot_sync.field_types import EmailAddress, Instant, Reference, WholeNumber, is_blank, trimmed
+from hubspot_sync.json_text import read_json
+from hubspot_sync.plain_payload import PlainFields, plain_fields_of
 from sqlalchemy_outbox.model import Event
 
+__all__ = [
+    "DROPPED",
+    "TEXT_LENGTH_MAX",
+    "Catalog",
+    "ContactProperty",
+    "EmailAddress",
+    "Instant",
+    "LifecycleEvent",
+    "PropertyGroup",
+    "PropertyType",
+    "Reference",
+    "UnreadableEvent",
+    "UnwritableValue",
+    "WholeNumber",
+    "written",
+]
 
-class PropertyType(StrEnum):
-    """HubSpot's property types, as far as we set them."""
-
-    STRING = "string"
-    NUMBER = "number"
-    DATE = "date"
-    DATETIME = "datetime"
-    BOOL = "bool"
-    ENUMERATION = "enumeration"
-
-
-@dataclass(frozen=True, slots=True)
-class ContactProperty:
-    """A property of HubSpot contacts. Annotate an event's field with it, and the field sets it.
-
-    `is_standard`: every account has it, so it is never provisioned. `is_unique` can only be chosen at creation.
-    `is_personal`: its values name a person, so they are kept out of logs and errors.
-    """
-
-    name: str
-    label: str
-    type: PropertyType
-    options: tuple[str, ...] = ()
-    is_unique: bool = False
-    is_standard: bool = False
-    is_personal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PropertyGroup:
-    """Where HubSpot shows the properties."""
-
-    name: str
-    label: str
-
-
-# Blanks, and what is as invisible and comes along when text is copied: a zero-width space, a byte order mark.
-_BLANK = r"[\s\u180e\u200b-\u200d\u2060\ufeff]+"
-_BLANK_AROUND = re.compile(rf"\A{_BLANK}|{_BLANK}\Z")
-
-
-def _trimmed(value: object) -> object:
-    """The one rule of trimming, for subjects and properties: pydantic's own leaves U+001C to U+001F, which HubSpot's
-    key would then have and the subject would not.
-    """
-    return _BLANK_AROUND.sub("", value) if isinstance(value, str) else value
-
-
-def _is_blank(value: object) -> bool:
-    # Most texts show by their first letter that they are none.
-    return isinstance(value, str) and not value[:1].isalnum() and _trimmed(value) == ""
-
-
-def _has_no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain NUL")
-    return text
-
-
-_EMAIL_ADDRESS = re.compile(r"[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+")
-
-
-def _may_be_an_email_address(text: str) -> str:
-    if not _EMAIL_ADDRESS.fullmatch(text):
-        raise ValueError("is no email address")
-    return text
-
-
-# Without an offset too: that it is missing is told in pydantic's words.
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)?", re.ASCII)
-
-_WHOLE_HOURS = re.compile(r":\d\d([.,]\d+)?[+-]\d\d\Z", re.ASCII)
-
-
-def _may_be_an_instant(value: object) -> object:
-    """Numbers and digits, which pydantic takes for seconds or milliseconds since 1970, are no instants here."""
-    if not isinstance(value, datetime) and not (isinstance(value, str) and _INSTANT.fullmatch(value)):
-        raise ValueError("is no instant in ISO 8601, like 2026-11-24T18:00:00Z")
-    # PostgreSQL writes an offset of whole hours without minutes, which pydantic does not read.
-    return f"{value}:00" if isinstance(value, str) and _WHOLE_HOURS.search(value) else value
-
-
-def _is_a_number(value: object) -> object:
-    if isinstance(value, bool | str):
-        raise ValueError("is no number")
-    return value
-
-
-TEXT_LENGTH_MAX = 65_536
 # Where a stored payload names the fields that it has lost, such as a person's address.
 DROPPED = "_dropped"
-
-# HubSpot stores longer texts; what identifies things is far shorter.
-Reference = Annotated[
-    str, StringConstraints(min_length=1, max_length=255), BeforeValidator(_trimmed), AfterValidator(_has_no_nul)
-]
-# Only what cannot be an address is refused here: HubSpot is the judge of the rest.
-EmailAddress = Annotated[
-    str,
-    StringConstraints(to_lower=True, max_length=254),
-    BeforeValidator(_trimmed),
-    AfterValidator(_may_be_an_email_address),
-]
-Instant = Annotated[AwareDatetime, BeforeValidator(_may_be_an_instant)]
-# A JSON number without a fraction: 12 and 12.0, but neither "12" nor true.
-WholeNumber = Annotated[int, BeforeValidator(_is_a_number)]
 
 
 class LifecycleEvent(BaseModel):
@@ -154,7 +64,7 @@ class LifecycleEvent(BaseModel):
         """A text without a word, in a field that may be missing, says as much as if it were."""
         if not isinstance(payload, dict):
             return payload
-        blank = [name for name in _plan_of(cls).optional_fields if _is_blank(payload.get(name))]
+        blank = [name for name in _plan_of(cls).optional_fields if is_blank(payload.get(name))]
         return {name: value for name, value in payload.items() if name not in blank} if blank else payload
 
     def contact_properties(self) -> dict[str, str]:
@@ -162,13 +72,12 @@ class LifecycleEvent(BaseModel):
 
         An empty string would clear the property. Raises UnwritableValue for what HubSpot could not take.
         """
-        plan = _plan_of(type(self))
         properties = {property_.name: written(property_, value) for property_, value in self.sets.items()}
         values = self.__dict__
-        for name, property_ in plan.fields:
+        for name, property_name, write in _plan_of(type(self)).writers:
             value = values[name]
             if value is not None and value != "":
-                properties[property_.name] = written(property_, value)
+                properties[property_name] = write(value)
         return properties
 
 
@@ -176,20 +85,26 @@ class LifecycleEvent(BaseModel):
 class _Plan:
     """What an event class says of contacts, read from its annotations once.
 
-    `fields` set properties, in the order of declaration; `optional_fields` are the names in a payload of fields that
-    may be missing.
+    `fields` set properties, in the order of declaration; `writers` are the same with the property's name and how its
+    values are written. `optional_fields` are the names in a payload of fields that may be missing. `plain_fields` is
+    None where only the class itself can read a payload.
     """
 
     fields: tuple[tuple[str, ContactProperty], ...]
+    writers: tuple[tuple[str, str, Callable[[object], str]], ...]
     optional_fields: tuple[str, ...]
+    plain_fields: PlainFields | None
 
 
 @cache
 def _plan_of(event: type[LifecycleEvent]) -> _Plan:
     fields = event.model_fields.items()
+    setting = [(name, said) for name, info in fields for said in info.metadata if isinstance(said, ContactProperty)]
     return _Plan(
-        tuple((name, said) for name, info in fields for said in info.metadata if isinstance(said, ContactProperty)),
+        tuple(setting),
+        tuple((name, property_.name, writer_of(property_)) for name, property_ in setting),
         tuple(_name_in_payload(name, info) for name, info in fields if not info.is_required()),
+        plain_fields_of(event, LifecycleEvent, event.sets),
     )
 
 
@@ -199,13 +114,6 @@ def _name_in_payload(name: str, info: FieldInfo) -> str:
 
 class UnreadableEvent(Exception):
     """The payload does not fit its event type; a repeat would not mend that."""
-
-
-class UnwritableValue(Exception):
-    """HubSpot could not take this value for the property."""
-
-    def __init__(self, property_: ContactProperty, objection: str) -> None:
-        super().__init__(f"{property_.name}: {objection}")
 
 
 @dataclass(frozen=True)
@@ -260,7 +168,7 @@ class Catalog:
     def subject_of(self, payload: object) -> str | None:
         """Who the payload is about, written as in HubSpot; None when it does not say."""
         subject = payload.get(self.subject_field) if isinstance(payload, Mapping) else None
-        return str(_trimmed(subject)) if isinstance(subject, str) else None
+        return str(trimmed(subject)) if isinstance(subject, str) else None
 
     def objection_to(self, event_type: str, payload: object) -> str | None:
         """Why this event could never be delivered, in words; None when it can."""
@@ -277,7 +185,7 @@ class Catalog:
     def properties_of(self, event: Event) -> dict[str, str]:
         """Return what the stored event sets, as HubSpot wants it written, or raise UnreadableEvent."""
         try:
-            payload = json.loads(event.payload)
+            payload = read_json(event.payload)
         except (ValueError, RecursionError) as error:
             raise UnreadableEvent(f"payload is no JSON: {error}") from None
         return self._properties(event.event_type, payload)
@@ -285,13 +193,16 @@ class Catalog:
     def said_by(self, event: Event) -> dict[str, str | None]:
         """Like `properties_of`, for who must not undo it: None where the payload's value was dropped since."""
         said: dict[str, str | None] = {**self.properties_of(event)}
-        dropped = json.loads(event.payload).get(DROPPED, [])
+        dropped = read_json(event.payload).get(DROPPED, [])
         fields = _plan_of(self._by_type[event.event_type]).fields
         return said | {property_.name: None for name, property_ in fields if name in dropped}
 
     def _properties(self, event_type: str, payload: object) -> dict[str, str]:
         if (model := self._by_type.get(event_type)) is None:
             raise UnreadableEvent(f"unknown event type {event_type!r}; known are {', '.join(self._by_type)}")
+        plain_fields = _plan_of(model).plain_fields
+        if plain_fields is not None and (properties := plain_fields.properties_of(payload)) is not None:
+            return properties
         try:
             return model.model_validate(payload).contact_properties()
         except ValidationError as error:
@@ -301,61 +212,6 @@ class Catalog:
 
     def _property_of(self, field_name: str) -> ContactProperty:
         return next(it for name, it in _plan_of(self.events[0]).fields if name == field_name)
-
-
-def written(property_: ContactProperty, value: object) -> str:
-    """The value in HubSpot's notation, where everything is a text; raise UnwritableValue when it has none."""
-    try:
-        text = _NOTATIONS[property_.type](value)
-    except (TypeError, ValueError, OverflowError):
-        text = None
-    if text is None:
-        raise UnwritableValue(
-            property_, f"HubSpot's type {property_.type} cannot hold a {type(value).__name__} like this"
-        )
-    if property_.options and text not in property_.options:
-        raise UnwritableValue(property_, f"not one of its options {', '.join(property_.options)}")
-    if len(text) > TEXT_LENGTH_MAX:
-        raise UnwritableValue(property_, f"has {len(text)} characters, and HubSpot stores {TEXT_LENGTH_MAX}")
-    return text
-
-
-def _bool_notation(value: object) -> str | None:
-    return str(value).lower() if isinstance(value, bool) else None
-
-
-def _number_notation(value: object) -> str | None:
-    if isinstance(value, int):
-        return None if isinstance(value, bool) else str(value)
-    # Neither exponents nor thousands separators.
-    return f"{Decimal(str(value)):f}" if isinstance(value, float | Decimal) and math.isfinite(value) else None
-
-
-def _datetime_notation(value: object) -> str | None:
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        return None
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _date_notation(value: object) -> str | None:
-    return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else None
-
-
-def _text_notation(value: object) -> str | None:
-    if isinstance(value, str):
-        return str(value)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-# How a value of each type is written; None where it has no notation.
-_NOTATIONS: Mapping[PropertyType, Callable[[object], str | None]] = {
-    PropertyType.STRING: _text_notation,
-    PropertyType.NUMBER: _number_notation,
-    PropertyType.DATE: _date_notation,
-    PropertyType.DATETIME: _datetime_notation,
-    PropertyType.BOOL: _bool_notation,
-    PropertyType.ENUMERATION: _text_notation,
-}
 
 
 def _in_words(event_type: str, error: ValidationError) -> str:

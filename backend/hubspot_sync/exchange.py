@@ -14,10 +14,11 @@ import re
 import select
 import socket
 import ssl
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,7 +78,9 @@ class _Stale(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """`body` is None when it could not be read to its end; `is_too_long` when that was for its length."""
+    """`headers` are named in lower case. `body` is None when it could not be read to its end; `is_too_long` when that
+    was for its length.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -93,6 +96,8 @@ class Exchange:
 
     def __init__(self, base_url: str, tls: ssl.SSLContext, *, connections: int, deadline: timedelta) -> None:
         self._base_url = httpx2.URL(base_url)
+        # Most requests go to one path, and to make its URL takes as long as to write the request.
+        self._url_of = lru_cache(maxsize=32)(self._make_url)
         self._deadline = deadline
         seconds = deadline.total_seconds()
         connect = CONNECT_TIMEOUT.total_seconds()
@@ -121,13 +126,13 @@ class Exchange:
         request = self._request(method, path, headers, body)
         watch = _Watch(bytes_max)
         watching = _WATCH.set(watch)
-        received = httpx2.Headers()
+        received: Mapping[str, str] = {}
         try:
             async with asyncio.timeout(self._deadline.total_seconds()):
                 response = await self._pool.handle_async_request(request)
                 try:
                     watch.expect(response.status)
-                    received = httpx2.Headers(response.headers)
+                    received = dict(httpx2.Headers(response.headers).items())
                     content = await _read(response)
                 finally:
                     await response.aclose()
@@ -140,17 +145,19 @@ class Exchange:
         return RawAnswer(response.status, received, content)
 
     def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> httpcore2.Request:
-        url = self._base_url.copy_with(raw_path=self._base_url.raw_path.rstrip(b"/") + path.encode("ascii"))
-        request = httpx2.Request(method, url, headers=headers, content=body)
-        stream = request.stream
-        assert isinstance(stream, AsyncIterable)
+        said = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        length = [] if body is None else [(b"Content-Length", b"%d" % len(body))]
         return httpcore2.Request(
             method,
-            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=request.headers.raw,
-            content=stream,
+            self._url_of(path),
+            headers=[(b"Host", self._base_url.netloc), *said, *length],
+            content=body,
             extensions={"timeout": self._timeouts},
         )
+
+    def _make_url(self, path: str) -> httpcore2.URL:
+        url = self._base_url.copy_with(raw_path=self._base_url.raw_path.rstrip(b"/") + path.encode("ascii"))
+        return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 async def _read(response: httpcore2.Response) -> bytes:
@@ -162,7 +169,7 @@ async def _read(response: httpcore2.Response) -> bytes:
     return b"".join(parts)
 
 
-def _what_came(watch: _Watch, headers: httpx2.Headers, error: Exception) -> RawAnswer:
+def _what_came(watch: _Watch, headers: Mapping[str, str], error: Exception) -> RawAnswer:
     """The answer without its body, where the status is enough; raise Unanswered where it is not."""
     is_too_long = isinstance(error, _TooLong) and watch.has_head_ended
     if watch.status is None or (watch.status < 300 and not is_too_long):

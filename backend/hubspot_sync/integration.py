@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -55,6 +55,11 @@ class Integration:
     present_state: PresentState | None = None
     listen_engine: Engine | None = None
     version: str = ""
+    _gate: Gate = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        gate = Gate(self.outbox, self.engine, self.settings.hubspot_requests_per_second)
+        object.__setattr__(self, "_gate", gate)
 
     @property
     def types(self) -> list[str]:
@@ -63,13 +68,15 @@ class Integration:
 
     def client(self) -> HubSpotClient:
         """HubSpot as the settings say; use it as an async context manager."""
-        from hubspot_sync.client import HubSpotClient  # noqa: PLC0415  # As above.
+        from hubspot_sync import telemetry  # noqa: PLC0415  # As above.
+        from hubspot_sync.client import HubSpotClient  # noqa: PLC0415
 
         return HubSpotClient(
             self.settings.hubspot_base_url,
             self.settings.hubspot_private_app_token,
             self.settings.hubspot_api_version,
             connections=self.settings.hubspot_concurrency,
+            on_call=telemetry.note_call,
         )
 
     @asynccontextmanager
@@ -99,7 +106,8 @@ class Integration:
                     log.error("The look at the account failed.", exc_info=error)
 
     def gate(self) -> Gate:
-        return Gate(self.outbox, self.engine, self.settings.hubspot_requests_per_second)
+        """The one of this process: whoever asks HubSpot by it learns the account's pace for all."""
+        return self._gate
 
     async def _look_at_account(self, delivery: LiveDelivery) -> None:
         """Find out at start, and not with the first event, that a token is wrong. The worker does not wait for it."""

@@ -35,8 +35,8 @@ class WindowLimit:
 
     @classmethod
     def read(cls, headers: Mapping[str, str]) -> Self | None:
-        maximum, remaining = _number(headers, "Max"), _number(headers, "Remaining")
-        window_ms = _number(headers, "Interval-Milliseconds")
+        maximum, remaining = _number(headers, "max"), _number(headers, "remaining")
+        window_ms = _number(headers, "interval-milliseconds")
         if not maximum or remaining is None or not window_ms or window_ms > WINDOW_MAX / timedelta(milliseconds=1):
             return None
         return cls(maximum, remaining, timedelta(milliseconds=window_ms))
@@ -51,7 +51,7 @@ class DailyLimit:
 
     @classmethod
     def read(cls, headers: Mapping[str, str]) -> Self | None:
-        maximum, remaining = _number(headers, "Daily"), _number(headers, "Daily-Remaining")
+        maximum, remaining = _number(headers, "daily"), _number(headers, "daily-remaining")
         return None if not maximum or remaining is None else cls(maximum, remaining)
 
     def leaves(self, reserve: float) -> bool:

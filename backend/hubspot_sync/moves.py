@@ -9,12 +9,12 @@ The newest event that claimed an address has it in the end. No subject's events 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
 from hubspot_sync.event import Catalog, UnreadableEvent
+from hubspot_sync.json_text import read_json
 from sqlalchemy_outbox.model import Event
 from sqlalchemy_outbox.outcome import FollowUp
 
@@ -52,7 +52,7 @@ class Move:
         if event.event_type not in MOVE_TYPES:
             return None
         try:
-            payload = json.loads(event.payload)
+            payload = read_json(event.payload)
             address, claimed_by = payload[catalog.email_field], payload["claimed_by"]
             claimant, tries = payload["claimant"], payload["tries"]
         except (ValueError, KeyError, TypeError) as error:

@@ -49,7 +49,7 @@ def read_names(body: BatchBody, upserts: Sequence[ContactUpsert]) -> Naming:
     for trace_id, found in results.items():
         if trace_id in wrong or trace_id in doubted:
             doubted[trace_id] = "names the input both as done and as wrong"
-        elif len({result.raw_id for result in found}) > 1:
+        elif len(found) > 1 and len({result.raw_id for result in found}) > 1:
             doubted[trace_id] = "names several contacts for the input"
         elif any(inputs.is_anothers(result, trace_id) for result in found):
             doubted[trace_id] = "names another's contact for the input"
@@ -107,7 +107,9 @@ class _Inputs:
         """Whether the contact has our id of somebody else. Its email may differ: ours may be a secondary address."""
         written = result.properties.get(self._our_id_property)
         ours = _our_id(self._by_trace_id[trace_id])
-        return isinstance(written, str) and bool(written) and written.strip().casefold() != ours.casefold()
+        if written == ours or not isinstance(written, str):
+            return False
+        return bool(written) and written.strip().casefold() != ours.casefold()
 
 
 def _our_id(upsert: ContactUpsert) -> str:

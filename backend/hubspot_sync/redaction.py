@@ -39,9 +39,13 @@ class Redaction:
     def __call__(self, text: str) -> str:
         if self._token:
             text = _without_pieces(text.replace(self._token, TOKEN), self._token)
-        text = _TOKENS.sub(TOKEN, text)
-        text = _ADDRESSES.sub(ADDRESS, text)
-        text = _PHONES.sub(PHONE, text)
+        # A search for a few letters costs a hundredth of looking for what may be around them.
+        if "pat-" in text or "Bearer " in text:
+            text = _TOKENS.sub(TOKEN, text)
+        if "@" in text:
+            text = _ADDRESSES.sub(ADDRESS, text)
+        if "+" in text:
+            text = _PHONES.sub(PHONE, text)
         # Most values are told to be absent by their first character, which is looked up and not searched for.
         characters = set(text)
         for value in self._values:
@@ -81,17 +85,20 @@ class Redaction:
 
 
 @lru_cache(maxsize=4)
-def _pieces_of(token: str) -> re.Pattern[str]:
-    """Matches wherever a piece begins, without taking it: they overlap."""
+def _pieces_of(token: str) -> tuple[list[str], re.Pattern[str]]:
+    """The pieces, and what matches wherever one begins, without taking it: they overlap."""
     starts = range(len(token) - _PIECE_LENGTH + 1)
-    pieces = {re.escape(token[start : start + _PIECE_LENGTH]) for start in starts}
-    return re.compile(f"(?=({'|'.join(sorted(pieces))}))" if pieces else "(?!)")
+    pieces = sorted({token[start : start + _PIECE_LENGTH] for start in starts})
+    return pieces, re.compile(f"(?=({'|'.join(map(re.escape, pieces))}))" if pieces else "(?!)")
 
 
 def _without_pieces(text: str, token: str) -> str:
+    pieces, beginnings = _pieces_of(token)
+    if not any(piece in text for piece in pieces):
+        return text
     kept: list[str] = []
     end = 0
-    for piece in _pieces_of(token).finditer(text):
+    for piece in beginnings.finditer(text):
         if piece.start() > end or not kept:
             kept += [text[end : piece.start()], TOKEN]
         end = piece.start() + _PIECE_LENGTH

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hubspot_sync.answer import Answer
+from hubspot_sync.client import Call
 from hubspot_sync.limits import DailyLimit
 from sqlalchemy_outbox.database.server import limit_time
 from sqlalchemy_outbox.model import GateState, Outbox, State
@@ -116,6 +117,14 @@ def note_settled(outbox: Outbox) -> Callable[[Sequence[Settled]], None]:
                 latency.observe(event.age.total_seconds())
 
     return note
+
+
+def note_call(call: Call) -> None:
+    """For a client's `on_call`: count what its calls came to."""
+    if call.answer is None:
+        note_no_answer(call.method, call.endpoint, call.duration)
+    else:
+        note_answer(call.method, call.endpoint, call.answer, call.duration)
 
 
 def note_answer(method: str, endpoint: str, answer: Answer, duration: timedelta) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from operator import attrgetter
+from typing import TYPE_CHECKING, Self, cast
 
 from hubspot_sync.event import Catalog, UnreadableEvent
 from hubspot_sync.moves import Move, MoveType
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # HubSpot's own limit on the inputs of a batch.
 INPUTS_MAX = 100
+_event_id = attrgetter("event.id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Contribution:
         return [name for name, value in self.properties.items() if value is not None]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, which would take as long for each of its fields as for all of them now; nothing changes one all the same.
+@dataclass(slots=True)
 class ContactUpsert:
     """One input: the contact whose `key_property` is `key` gets `properties`, as one subject's events say, in order.
 
@@ -74,34 +77,40 @@ class ContactUpsert:
     # it.
     carried: tuple[Contribution, ...] = field(init=False, repr=False, compare=False)
     events: tuple[Event, ...] = field(init=False, repr=False, compare=False)
+    subject: str = field(init=False, compare=False)
     trace_id: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        carried = tuple([contribution for contribution in self.contributions if contribution.is_carried])
-        object.__setattr__(self, "carried", carried)
-        object.__setattr__(self, "events", tuple([contribution.event for contribution in carried]))
-        object.__setattr__(self, "trace_id", str(carried[0].event.event_id))
+        self.carried = tuple([contribution for contribution in self.contributions if contribution.is_carried])
+        self.events = tuple([contribution.event for contribution in self.carried])
+        self.subject = self.events[0].subject
+        self.trace_id = str(self.events[0].event_id)
 
     @classmethod
     def of(cls, contributions: Iterable[Contribution], catalog: Catalog) -> Self:
-        in_order = tuple(sorted(contributions, key=lambda contribution: contribution.event.id))
+        in_order = tuple(sorted(contributions, key=_event_id))
+        key = catalog.key.name
+        if len(in_order) == 1 and None not in in_order[0].properties.values():
+            properties = cast("dict[str, str]", in_order[0].properties)
+            return cls(catalog, in_order, key, properties[key], properties)
         merged: dict[str, str | None] = {}
         ids: list[str] = []
         # An address that is taken away is taken by any that comes in its place.
         for contribution in sorted(in_order, key=lambda said: not said.is_release):
             merged |= contribution.properties
             # All of them name the same subject; what is left alone names it by None.
-            ids += [id_ for id_ in [contribution.properties.get(catalog.key.name)] if id_ is not None]
-        properties = {name: value for name, value in merged.items() if value is not None} | {catalog.key.name: ids[-1]}
-        return cls(catalog, in_order, catalog.key.name, ids[-1], properties)
+            ids += [id_ for id_ in [contribution.properties.get(key)] if id_ is not None]
+        properties = {name: value for name, value in merged.items() if value is not None} | {key: ids[-1]}
+        return cls(catalog, in_order, key, ids[-1], properties)
 
     @property
     def heeded(self) -> list[Contribution]:
         return [contribution for contribution in self.contributions if not contribution.is_carried]
 
     @property
-    def subject(self) -> str:
-        return self.contributions[0].event.subject
+    def is_moving(self) -> bool:
+        """Whether any of its events is the move of an address."""
+        return any(contribution.move is not None for contribution in self.contributions)
 
     @property
     def personal_values(self) -> list[str]:
@@ -220,14 +229,21 @@ def _contribution(event: Event, catalog: Catalog) -> Contribution:
     return Contribution(event, {catalog.key.name: event.subject, catalog.email.name: address}, move=move)
 
 
+def halves_of(upserts: Sequence[ContactUpsert]) -> tuple[Sequence[ContactUpsert], Sequence[ContactUpsert]]:
+    middle = len(upserts) // 2
+    return upserts[:middle], upserts[middle:]
+
+
 def requests(upserts: Iterable[ContactUpsert], inputs_max: int = INPUTS_MAX) -> list[list[ContactUpsert]]:
     """Divide upserts into requests that HubSpot accepts: one key property each, no key twice, at most 100 inputs."""
     divided: list[_Request] = []
     for upsert in upserts:
-        request = next((some for some in divided if len(some.upserts) < inputs_max and some.has_room_for(upsert)), None)
-        if request is None:
+        for request in divided:
+            if len(request.upserts) < inputs_max and request.takes(upsert):
+                break
+        else:
             divided.append(request := _Request(upsert.key_property))
-        request.add(upsert)
+            request.takes(upsert)
     return [request.upserts for request in divided]
 
 
@@ -240,14 +256,13 @@ class _Request:
     _keys: set[str] = field(default_factory=set)
     _emails: set[str] = field(default_factory=set)
 
-    def has_room_for(self, upsert: ContactUpsert) -> bool:
-        """Of two who claim one address, the first has it when the second comes, as with addresses of others."""
-        if upsert.key_property != self.key_property or upsert.key in self._keys:
+    def takes(self, upsert: ContactUpsert) -> bool:
+        """Take it along if there is room; of two who claim one address, the first has it when the second comes."""
+        email = upsert.email
+        if upsert.key_property != self.key_property or upsert.key in self._keys or (email and email in self._emails):
             return False
-        return not upsert.email or upsert.email not in self._emails
-
-    def add(self, upsert: ContactUpsert) -> None:
         self.upserts.append(upsert)
         self._keys.add(upsert.key)
-        if upsert.email:
-            self._emails.add(upsert.email)
+        if email:
+            self._emails.add(email)
+        return True

@@ -62,6 +62,8 @@ class Weather:
 
     def by_size(self, upserts: Iterable[ContactUpsert]) -> list[tuple[int, list[ContactUpsert]]]:
         """The upserts by the number of inputs that may share a request, those in no trouble first."""
+        if not self._troubles:
+            return [(INPUTS_MAX, [*upserts])]
         sizes: dict[int, list[ContactUpsert]] = {}
         for upsert in upserts:
             trouble = self._troubles.get(upsert.subject)
@@ -70,7 +72,7 @@ class Weather:
 
     def note_answer(self, upserts: Iterable[ContactUpsert]) -> None:
         """HubSpot digested the request, whatever it said of the inputs."""
-        troubles = [self._troubles.pop(it.subject, None) for it in upserts]
+        troubles = [self._troubles.pop(it.subject, None) for it in upserts] if self._troubles else []
         self._answers += 1
         self._unanswered.clear()
         if any(it is not None and it.tries_alone for it in troubles):

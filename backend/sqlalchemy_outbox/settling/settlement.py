@@ -15,6 +15,7 @@ from sqlalchemy_outbox.reason import reason_of
 from sqlalchemy_outbox.settling.backoff import WAIT_MAX, backoff
 
 _ERROR_CHARS_MAX = 2000
+_NO_TIME = timedelta(0)
 _NO_OUTCOME = Retry("the destination gave no outcome for this event")
 
 
@@ -54,7 +55,7 @@ class Settled(NamedTuple):
     @property
     def age(self) -> timedelta:
         """How long ago it was enqueued when it left."""
-        return max(timedelta(0), self.at - self.event.created_at)
+        return max(_NO_TIME, self.at - self.event.created_at)
 
     @property
     def is_charged(self) -> bool:

@@ -41,3 +41,9 @@ def test_status_imports_nothing_that_only_other_commands_need(migrated_sqlite_ur
 
 def test_help_imports_nothing_that_only_commands_need(migrated_sqlite_url: str) -> None:
     assert heavy_imports_of("--help", migrated_sqlite_url) == []
+
+
+def test_client_is_importable_without_the_database_and_the_metrics() -> None:
+    script = "import hubspot_sync.client, sys; print(*{'sqlalchemy', 'prometheus_client'} & sys.modules.keys())"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=BACKEND, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []

@@ -87,7 +87,7 @@ def sandbox(_sandbox: Sandbox) -> Sandbox:
 
 @pytest.fixture(autouse=True)
 def _concurrent_writes_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("classification.CONFLICT_WAIT", "classification.LOCK_WAIT", "delivery.CONFLICT_WAIT"):
+    for place in ("classification.CONFLICT_WAIT", "classification.LOCK_WAIT", "claim_delivery.CONFLICT_WAIT"):
         monkeypatch.setattr(f"hubspot_sync.{place}", timedelta(milliseconds=1))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.events import CATALOG
-from hubspot_sync.answer import Answer
+from hubspot_sync.answer import BYTES_JUDGED_AT_ONCE, Answer
 from hubspot_sync.classification import Settled, Written, classify
 from hubspot_sync.record import record_upsert
 from hubspot_sync.redaction import Redaction
@@ -83,6 +83,35 @@ def test_record_id_that_holds_what_names_a_person_is_redacted_alone() -> None:
     assert isinstance(verdict, Settled)
     findings = [verdict.findings[upsert.trace_id] for upsert in upserts]
     assert findings == [Written("70000000"), Written("[personal]"), Written("70000002")]
+
+
+def success(results: int, *, id_chars: int = 11, **besides: object) -> Answer:
+    found = [
+        {"id": "1" * id_chars, "objectWriteTraceId": f"t{n}", "properties": {"p": "v" * 700}} for n in range(results)
+    ]
+    body = {"status": "COMPLETE", "results": found, **besides}
+    return Answer(200, {}, body, bytes_read=len(json.dumps(body)))
+
+
+def test_honest_answer_to_a_full_batch_is_judged_without_a_thread() -> None:
+    answer = success(100)
+    assert answer.bytes_read > BYTES_JUDGED_AT_ONCE
+    assert not answer.is_large
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        success(100, errors=[{"category": "VALIDATION_ERROR"}]),
+        success(100, id_chars=100),
+        success(200),
+        Answer(400, {}, {"message": "word " * 8000}, bytes_read=40_000),
+        Answer(200, {}, ["no batch"], bytes_read=40_000),
+    ],
+    ids=["errors", "long ids", "too long to be read at once", "a refusal", "no batch"],
+)
+def test_answer_whose_words_are_looked_into_is_judged_in_a_thread(answer: Answer) -> None:
+    assert answer.is_large
 
 
 WHOLE = ("ada@example.com", "pat-na1-secret", "+49 30", " 123456", "Bearer ", "[personal]", "9" * 4000, "\0", "\ud800")

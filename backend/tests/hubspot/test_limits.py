@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from hubspot_sandbox import Sandbox
 from hubspot_sync.limits import DailyLimit, WindowLimit, until_midnight
 from sqlalchemy_outbox.model import GateState
 from tests.hubspot.conftest import HubSpot, settings_for
+from tests.hubspot.test_telemetry import eventually
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -47,6 +49,28 @@ def test_rate_above_the_accounts_is_lowered_to_it_and_nothing_is_refused(engine:
         assert all(hubspot.is_delivered(it) for it in events)
         assert time.monotonic() - began > 1.5
         assert all(it["status"] != 429 for it in strict.requests())
+
+
+def test_pace_that_the_look_at_start_learns_holds_for_the_first_events(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sandbox(seed=1, rate_max=100) as strict:
+        hubspot = HubSpot(engine, strict, settings_for(strict, hubspot_batch_size=1))
+        hubspot.provision()
+        strict.run(lambda account: account.rolling_limit("pat-na1-0").__init__(80))
+        for n in range(4):
+            hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com")
+        with caplog.at_level("INFO"):
+            asyncio.run(_deliver_once_the_pace_is_known(hubspot, caplog))
+        arrived = [datetime.fromisoformat(upsert["time"]) for upsert in hubspot.upserts()]
+        # The first may come late by an eighth of a second, as may each.
+        assert max(arrived) - min(arrived) > timedelta(seconds=0.2), "the account's pace is a request in an eighth"
+
+
+async def _deliver_once_the_pace_is_known(hubspot: HubSpot, caplog: pytest.LogCaptureFixture) -> None:
+    async with hubspot.integration.worker() as worker:
+        await asyncio.to_thread(eventually, lambda: "Keeping below the account's limit" in caplog.text)
+        await worker.drain()
 
 
 def test_reserve_of_the_daily_limit_is_left_to_others_until_the_accounts_midnight(engine: Engine) -> None:

@@ -96,6 +96,20 @@ def test_cut_of_a_long_text_lets_no_part_of_what_names_a_person_through(
         assert words in ("", "[address]", "[phone]", "[token]", "[personal]", "Bearer", "Bearer [token]"), words
 
 
+@pytest.mark.parametrize(
+    ("secret", "stands_for_it"),
+    [
+        ("ada@example.com", "[address]"),
+        ("+49 (30) 123-456", "[phone]"),
+        ("pat-na1-0123-4567", "[token]"),
+        ("Bearer of-no-known-form", "Bearer [token]"),
+    ],
+)
+def test_what_names_a_person_is_taken_out_where_it_stands_alone(secret: str, stands_for_it: str) -> None:
+    assert Redaction()(secret) == stands_for_it
+    assert Redaction()(f"refused: {secret} again") == f"refused: {stands_for_it} again"
+
+
 def test_text_without_a_space_is_not_shown_beyond_what_is_read() -> None:
     assert Redaction().shown("a" * 9000 + "@example.com", 1000) == ""
 

@@ -15,6 +15,8 @@ FACTOR = int(os.environ.get("PROPERTY_FACTOR", "1"))
 PROPERTIES = {
     "tests/hubspot/test_any_answer.py": ("ANY_ANSWER_EXAMPLES", 60),
     "tests/hubspot/test_reads.py": ("ANY_ANSWER_EXAMPLES", 60),
+    "tests/hubspot/test_json_text.py": ("JSON_TEXT_EXAMPLES", 1000),
+    "tests/hubspot/test_plain_payload.py": ("PLAIN_PAYLOAD_EXAMPLES", 1000),
     "tests/hubspot/test_never_backwards.py": ("STATE_MACHINE_EXAMPLES", 30),
     "tests/hubspot/test_addresses.py": ("ADDRESS_EXAMPLES", 15),
     "tests/outbox/test_every_program.py": ("PROGRAM_EXAMPLES", 60),
