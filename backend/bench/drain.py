@@ -103,6 +103,9 @@ def _measure_postgresql(ground: Ground) -> list[Figure]:
         best = rounds.best([it.name for it in _CONTESTANTS])
         peers = ", ".join(f"{it.name} {median(rounds[it.name]):,.0f} ({notes[it.name]})" for it in _CONTESTANTS)
         profiles = {size: _profile(engine, events, size) for size in _BATCH_SIZES}
+    of_peers = (
+        f"peers' medians, to the last handler's call: {peers}; as run here, only txoutbox keeps the order of a key"
+    )
     return (
         [
             Figure(
@@ -112,9 +115,7 @@ def _measure_postgresql(ground: Ground) -> list[Figure]:
                 rounds[f"outbox {size}"],
                 rounds[best],
                 Demand(at_least=2, aim="aim 3") if size == max(_BATCH_SIZES) else Demand(),
-                note=f"peers' medians, to the last handler's call: {peers}; only txoutbox keeps the order of a key"
-                if size == max(_BATCH_SIZES)
-                else "",
+                note=of_peers if size == max(_BATCH_SIZES) else "",
                 evidence=profiles[size],
             )
             for size in _BATCH_SIZES

@@ -1,4 +1,4 @@
-"""txoutbox at work: `python -m bench.peers.with_txoutbox URL`."""
+"""txoutbox at work: `python -m bench.peers.with_txoutbox URL`; README.md says what it guarantees."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ async def _drain(events: int, batch_size: int, relays: int, delete_on_ack: bool)
             ended_at = time.perf_counter()
             is_done.set()
 
-    # What keeps a key's order beyond a lease is that no round outlasts it: `publish_timeout` stays on, and the lease is
-    # as long as that asks for.
+    # A round that outlasts its lease can break the order: `publish_timeout` stays on, and the lease exceeds the longest
+    # round that it allows, 250 s.
     config = RelayConfig(batch_size=batch_size, concurrency=10, lease=timedelta(minutes=5), poll_min=0.001)
     async with _pool(relays) as pool:
         # Strict ordering is its default, and is what keeps the order of a key.
