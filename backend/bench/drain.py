@@ -65,7 +65,16 @@ _FASTSTREAM = Contestant(
         for driver in ("asyncpg", "psycopg")
     ],
 )
-_CONTESTANTS = (_PGQUEUER, _PROCRASTINATE, _FASTSTREAM)
+_TXOUTBOX = {
+    size: Contestant(
+        f"txoutbox at {size}",
+        "with_txoutbox",
+        20_000,
+        [{"batch_size": size, "relays": n, "delete_on_ack": delete} for n in (1, 2, 4) for delete in (False, True)],
+    )
+    for size in _BATCH_SIZES
+}
+_CONTESTANTS = (_PGQUEUER, _PROCRASTINATE, _FASTSTREAM, *_TXOUTBOX.values())
 
 Drain = Callable[[], float]
 """Drain a fresh backlog; events a second."""
@@ -94,33 +103,49 @@ def _measure_postgresql(ground: Ground) -> list[Figure]:
         best = rounds.best([it.name for it in _CONTESTANTS])
         peers = ", ".join(f"{it.name} {median(rounds[it.name]):,.0f} ({notes[it.name]})" for it in _CONTESTANTS)
         profiles = {size: _profile(engine, events, size) for size in _BATCH_SIZES}
-    return [
-        Figure(
-            f"drain, batches of {size}, against {best}, the fastest peer",
-            best,
-            "events/s",
-            rounds[f"outbox {size}"],
-            rounds[best],
-            Demand(at_least=2, aim="aim 3") if size == max(_BATCH_SIZES) else Demand(),
-            note=f"peers' medians, to the last handler's call: {peers}; none of them keeps an order"
-            if size == max(_BATCH_SIZES)
-            else "",
-            evidence=profiles[size],
-        )
-        for size in _BATCH_SIZES
-    ] + [
-        Figure(
-            f"drain, batches of {size}, against raw",
-            "raw",
-            "events/s",
-            rounds[f"outbox {size}"],
-            rounds[f"raw {size}"],
-            Demand(at_least=0.6),
-            note=f"raw with {notes[f'raw {size}']}",
-            evidence=profiles[size],
-        )
-        for size in _BATCH_SIZES
-    ]
+    of_peers = (
+        f"peers' medians, to the last handler's call: {peers}; as run here, only txoutbox keeps the order of a key"
+    )
+    return (
+        [
+            Figure(
+                f"drain, batches of {size}, against {best}, the fastest peer",
+                best,
+                "events/s",
+                rounds[f"outbox {size}"],
+                rounds[best],
+                Demand(at_least=2, aim="aim 3") if size == max(_BATCH_SIZES) else Demand(),
+                note=of_peers if size == max(_BATCH_SIZES) else "",
+                evidence=profiles[size],
+            )
+            for size in _BATCH_SIZES
+        ]
+        + [
+            Figure(
+                f"drain, batches of {size}, against {contestant.name}, which keeps the order of a key",
+                contestant.name,
+                "events/s",
+                rounds[f"outbox {size}"],
+                rounds[contestant.name],
+                Demand(),
+                note=f"to the last handler's call; {notes[contestant.name]}",
+            )
+            for size, contestant in _TXOUTBOX.items()
+        ]
+        + [
+            Figure(
+                f"drain, batches of {size}, against raw",
+                "raw",
+                "events/s",
+                rounds[f"outbox {size}"],
+                rounds[f"raw {size}"],
+                Demand(at_least=0.6),
+                note=f"raw with {notes[f'raw {size}']}",
+                evidence=profiles[size],
+            )
+            for size in _BATCH_SIZES
+        ]
+    )
 
 
 def _drain_ours(engine: Engine, events: int, batch_size: int) -> float:

@@ -6,8 +6,9 @@ import asyncio
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -197,38 +198,77 @@ def throughput(engine: Engine, enqueue_events: Enqueue, transactions: int) -> fl
     return transactions / (time.perf_counter() - began_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """A peer that adds events to the caller's transaction, as it does so best."""
+
+    peer: Peer
+    rival: str
+    settings: Mapping[str, object]
+    note: str
+
+    def added(self, transactions: int, events: int) -> float:
+        """What so many events add to the business transaction alone, in µs, each on the peer's own driver."""
+        seconds = self.peer.ask("publish", transactions=transactions, events=events, **self.settings)
+        return 1e6 * float(seconds["published"] - seconds["alone"])
+
+
 def _measure_async(ground: Ground, engine: Engine) -> list[Figure]:
-    """Each beside the business transaction alone on its own driver; the peer with whichever driver suits it best."""
+    """Each beside the business transaction alone on its own driver, in turns."""
     transactions = ground.size(300, 60)
     figures: list[Figure] = []
-    with ground.peer("with_faststream_outbox") as peer:
-        driver = min(_DRIVERS, key=lambda it: _publish(peer, transactions, 1, it))
+    with ground.peer("with_faststream_outbox") as faststream, ground.peer("with_txoutbox") as txoutbox:
+        within_session = [_faststream(faststream, transactions), _txoutbox(txoutbox, "AsyncSession")]
+        publishers = [*within_session, _txoutbox(txoutbox, "asyncpg")]
         for events in (1, 5):
             rounds = Rounds()
             for n in ground.rounds:
                 rounds.add("outbox", asyncio.run(_added_async(engine, transactions, events)))
-                rounds.add("peer", _publish(peer, transactions, events, driver))
-                ground.say(
-                    f"async enqueue {events}, round {n}: outbox +{rounds['outbox'][-1]:.0f} µs, "
-                    f"faststream-outbox +{rounds['peer'][-1]:.0f} µs"
-                )
-            figures.append(
+                for publisher in publishers:
+                    rounds.add(publisher.rival, publisher.added(transactions, events))
+                added = ", ".join(f"{name} +{samples[-1]:.0f} µs" for name, samples in rounds.samples.items())
+                ground.say(f"async enqueue {events}, round {n}: {added}")
+            fastest = min(within_session, key=lambda publisher: median(rounds[publisher.rival]))
+            figures += [
                 Figure(
-                    f"AsyncSession, time added by {events} event{'s' if events > 1 else ''}",
-                    "faststream-outbox's publish",
+                    f"AsyncSession, time added by {events} event{'s' if events > 1 else ''}, against {publisher.rival}"
+                    f"{', the fastest peer' if publisher is fastest else ''}",
+                    publisher.rival,
                     "µs",
                     rounds["outbox"],
-                    rounds["peer"],
-                    Demand(aim="aim ≤ 1"),
-                    f"theirs on {driver}, without protection: a failed publish fails the transaction",
+                    rounds[publisher.rival],
+                    Demand(aim="aim ≤ 1") if publisher in within_session else Demand(),
+                    publisher.note,
                 )
-            )
+                for publisher in publishers
+            ]
     return figures
 
 
-def _publish(peer: Peer, transactions: int, events: int, driver: str) -> float:
-    seconds = peer.ask("publish", transactions=transactions, events=events, driver=driver)
-    return 1e6 * float(seconds["published"] - seconds["alone"])
+def _faststream(peer: Peer, transactions: int) -> Publisher:
+    """With whichever driver suits it best."""
+    publishers = [
+        Publisher(
+            peer,
+            "faststream-outbox's publish",
+            {"driver": driver},
+            f"theirs on {driver}, without protection: a failed publish fails the transaction",
+        )
+        for driver in _DRIVERS
+    ]
+    return min(publishers, key=lambda publisher: publisher.added(transactions, 1))
+
+
+def _txoutbox(peer: Peer, within: str) -> Publisher:
+    is_like_ours = within == "AsyncSession"
+    return Publisher(
+        peer,
+        "txoutbox's insert" if is_like_ours else "txoutbox's insert without SQLAlchemy",
+        {"within": within},
+        "theirs "
+        + ("by the asyncpg connection beneath the session" if is_like_ours else "in a transaction of asyncpg's own")
+        + ", without protection and waking nobody: a failed insert fails the transaction",
+    )
 
 
 async def _added_async(engine: Engine, transactions: int, events: int) -> float:

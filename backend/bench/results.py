@@ -25,7 +25,8 @@ round, one after the other on the same server; the table shows the median of the
 half. Absolute numbers are this machine's and say little; the ratios are what is demanded. *raw* is the least that can
 be done: claim and settle by hand-written SQL in bare psycopg (or sqlite3), on the same table, in each subject's order
 ([raw.py](../backend/bench/raw.py)). Destinations answer at once and without HTTP, so that only the outbox is measured;
-in *live* they are a HubSpot that answers at once over HTTP, and the rival is a bare client that sends it the same.
+in *live* they are a HubSpot that answers at once over HTTP, and the rival is a bare client that sends it the same. What
+the peers guarantee, and how they are run, is in [their folder](../backend/bench/peers/README.md).
 """
 
 

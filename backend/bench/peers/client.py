@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from bench.process import BACKEND, Process
 
 _PYTHON = BACKEND.parent / ".venv-bench" / "bin" / "python"
-NAMES = ("procrastinate", "pgqueuer", "faststream-outbox")
+NAMES = ("procrastinate", "pgqueuer", "faststream-outbox", "txoutbox")
 _VERSIONS = f"from importlib.metadata import version as v; import json; print(json.dumps({{n: v(n) for n in {NAMES}}}))"
 
 
