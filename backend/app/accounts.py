@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.addresses import Address, Channel
 from app.clock import now
-from app.models import AccessToken, Driver, Wallet
+from app.models import AccessToken, Driver, NovaGrant, OtpChallenge, Redemption, Wallet, WalletPass
 from app.problems import NotAuthenticated, NotFound
 
 TOKEN_BYTES = 32
@@ -52,6 +52,15 @@ def issue_token(db: Session, driver: Driver) -> str:
         )
     )
     return token
+
+
+def delete_driver(db: Session, driver: Driver) -> None:
+    """Delete the driver and every row that is about them; the caller has the driver locked."""
+    driver_id, addresses = driver.id, [it for it in (driver.email, driver.phone) if it is not None]
+    db.execute(delete(OtpChallenge).where(OtpChallenge.address.in_(addresses)))
+    for table in (AccessToken, WalletPass, NovaGrant, Redemption, Wallet):
+        db.execute(delete(table).where(table.driver_id == driver_id))
+    db.execute(delete(Driver).where(Driver.id == driver_id))
 
 
 def driver_of(db: Session, token: str) -> Driver:

@@ -17,7 +17,7 @@ from app.models import OUTBOX
 from app.otp import SendCode, log_code
 from app.present_state import PRESENT_STATE
 from app.problems import ProblemBody, answer_with_problems
-from app.routers import auth, health, metrics, nova, wallet
+from app.routers import auth, driver, health, metrics, nova, wallet
 from app.settings import OPERATOR_PAGE, Settings
 from app.wrong_keys import WrongKeys
 from hubspot_sync.integration import Integration
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, send_code: SendCode = log_code)
         lifespan=_lifespan(settings, send_code, page),
     )
     answer_with_problems(app)
-    for room in (auth, wallet, nova, health, metrics):
+    for room in (auth, driver, wallet, nova, health, metrics):
         app.include_router(room.router, dependencies=[Depends(keep_nowhere)])
     app.mount(OPERATOR_PAGE, page)
     return app

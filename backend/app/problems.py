@@ -24,6 +24,7 @@ from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 
 from sqlalchemy_outbox.database.read_only import is_read_only
+from sqlalchemy_outbox.enqueueing.marks import NotForgotten
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def answer_with_problems(app: FastAPI) -> None:
     # Connection lost or refused, a lock not had in time, SQLite's file busy or full; the last: no connection to be had.
     for error in (exc.OperationalError, exc.InterfaceError, exc.TimeoutError):
         app.add_exception_handler(error, _on_database_error)
+    app.add_exception_handler(NotForgotten, _on_database_error)
     app.add_exception_handler(exc.InternalError, _on_internal_error)
     app.add_exception_handler(Exception, _on_bug)
 

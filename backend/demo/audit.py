@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from app.models import OUTBOX
 from demo.ledger import KEY, PROPERTIES, Account, EventName, read_ledger
 from demo.sandbox import Properties, SandboxAccount
+from sqlalchemy_outbox.model import ERASURE, REFUSED
 
 # What an event is about, by type; the other types happen once per driver.
 _ABOUT = {
@@ -66,6 +68,10 @@ class Audit:
     differences: tuple[Difference, ...]
     strangers: int
     """Contacts beyond one for each driver."""
+    forgotten: int = 0
+    """Drivers who deleted their account: HubSpot has confirmed that they are erased."""
+    traces: tuple[str, ...] = ()
+    """Where something of one of them is left, or their erasure is not done."""
 
     @property
     def contacts_that_differ(self) -> int:
@@ -79,12 +85,18 @@ class Audit:
         yield from (f"lost: {it}" for it in self.events.lost)
         yield from (f"surplus: {it}" for it in self.events.surplus)
         yield from map(str, self.differences)
+        yield from self.traces
         if self.strangers:
             yield f"HubSpot has {self.strangers:+d} contacts compared with one for each driver"
 
 
-async def take_audit(engine: Engine, account: SandboxAccount, played: Mapping[str, int]) -> Audit:
-    """Read both ends and compare them; `played` counts the events that acknowledged actions must have raised."""
+async def take_audit(
+    engine: Engine, account: SandboxAccount, played: Mapping[str, int], left: Sequence[str] = ()
+) -> Audit:
+    """Read both ends and compare them; `played` counts the events that acknowledged actions must have raised.
+
+    `left` are the addresses of those who deleted their account.
+    """
     ledger = read_ledger(engine)
     expected_events = [event for it in ledger for event in it.events()]
     contacts = await account.read_contacts(KEY, [it.driver_id for it in ledger], PROPERTIES)
@@ -96,7 +108,28 @@ async def take_audit(engine: Engine, account: SandboxAccount, played: Mapping[st
         events=compare_events(expected_events, read_rows(engine)),
         differences=tuple(compare_contacts(ledger, contacts)),
         strangers=usage.contacts - len(ledger),
+        forgotten=count_erased(engine),
+        traces=tuple(await find_traces(engine, account, left)),
     )
+
+
+def count_erased(engine: Engine) -> int:
+    e = OUTBOX.erasures.c
+    with engine.connect() as connection:
+        return connection.execute(select(func.count()).where(e.cleaned_at.is_not(None))).scalar_one()
+
+
+async def find_traces(engine: Engine, account: SandboxAccount, left: Sequence[str]) -> list[str]:
+    """Whatever is left of these addresses: in HubSpot, and in any byte of the database's files."""
+    erased = count_erased(engine)
+    traces = [] if erased == len(left) else [f"{len(left)} drivers left, and {erased} erasures are done"]
+    file = Path(str(engine.url.database))
+    for part in file.parent.glob(f"{file.name}*"):
+        content = part.read_bytes()
+        traces += [f"{address} is left in {part.name}" for address in left if address.encode() in content]
+    emails = [address for address in left if "@" in address]
+    found = await account.read_contacts("email", emails, [])
+    return [*traces, *(f"HubSpot still has a contact of {address}" for address in found)]
 
 
 def compare_counts(played: Mapping[str, int], stored: Mapping[str, int]) -> Iterator[str]:
@@ -150,7 +183,9 @@ def read_rows(engine: Engine) -> list[EventRow]:
     c = OUTBOX.events.c
     statement = select(
         *(c.event_type, c.subject, c.payload, c.created_at, c.processed_at, c.failed_at, c.dry_run, c.last_error)
-    ).order_by(c.id)
+    )
+    # Those who were forgotten are in no table that would explain them.
+    statement = statement.where(c.event_type != ERASURE, func.coalesce(c.failure_reason, "") != REFUSED).order_by(c.id)
     with engine.connect() as connection:
         rows = connection.execute(statement).all()
     return [

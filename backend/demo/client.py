@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from demo.codes import Codes
 from demo.errors import DemoFailed
-from demo.script import Action, Charge, Driver, InstallPass, Redeem, SignUp
+from demo.script import Action, Charge, Driver, InstallPass, Leave, Redeem, SignUp
 
 REQUEST_DEADLINE = timedelta(seconds=10)
 # In all some 40 s of waiting: a restart of the application takes a few.
@@ -81,6 +81,9 @@ class NeravaClient:
                 keyed = self._bearer(driver) | {"Idempotency-Key": action.key}
                 redemption = {"merchant_id": action.merchant_id, "amount": action.amount}
                 await self._post("/v1/nova/redemptions", redemption, keyed, expected)
+            case Leave():
+                # 401 is what a repeat gets whose first answer was lost.
+                await self._ask("DELETE", "/v1/driver", None, self._bearer(driver), (202, 401))
             case _:
                 assert_never(action)
 
@@ -103,10 +106,20 @@ class NeravaClient:
     async def _post(
         self, path: str, body: Mapping[str, object], headers: Mapping[str, str], expected: tuple[int, ...]
     ) -> httpx2.Response:
+        return await self._ask("POST", path, body, headers, expected)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        headers: Mapping[str, str],
+        expected: tuple[int, ...],
+    ) -> httpx2.Response:
         wait, kind, why = _WAIT_FIRST, "", ""
         for _ in range(TRIES_MAX):
             try:
-                answer = await self._http.post(path, json=body, headers=headers)
+                answer = await self._http.request(method, path, json=body, headers=headers)
             except httpx2.TransportError as error:
                 kind, why = type(error).__name__, str(error)
             else:
@@ -114,8 +127,8 @@ class NeravaClient:
                     return answer
                 kind, why = str(answer.status_code), answer.text[:300]
                 if answer.status_code < 500:
-                    raise UnexpectedAnswer(f"POST {path} was answered {kind} {why}")
+                    raise UnexpectedAnswer(f"{method} {path} was answered {kind} {why}")
             self.retries[kind] += 1
             await asyncio.sleep(wait.total_seconds())
             wait = min(wait * 2, _WAIT_MAX)
-        raise Unreachable(f"POST {path} failed {TRIES_MAX} times, at last with: {kind} {why}")
+        raise Unreachable(f"{method} {path} failed {TRIES_MAX} times, at last with: {kind} {why}")

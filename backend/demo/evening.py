@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import cycle
 from random import Random
 
-from demo.script import Action, Charge, InstallPass, Part, Redeem, Script, SignUp, driver, event_type_of
+from demo.script import Action, Charge, InstallPass, Leave, Part, Redeem, Script, SignUp, driver, event_type_of
 
 DRIVERS = 360
 EVENTS = 2800
@@ -17,6 +17,8 @@ SEED = 2026
 _BEGINS_AT = datetime(2026, 6, 12, 17, 0, tzinfo=UTC)
 _MERCHANTS = ("corner-bakery", "night-owl-coffee", "hub-cinema", "green-grocer", "car-wash")
 _REDEMPTION_STEP = 10
+# Of so many drivers one deletes the account in the end; the fourth is the first.
+_LEAVES_EVERY, _LEAVES_FIRST = 40, 4
 
 
 def write_evening(drivers: int = DRIVERS, events: int = EVENTS, seed: int = SEED) -> Script:
@@ -58,7 +60,8 @@ class _Visitor:
         return self._do(actions)
 
     def part(self) -> Part:
-        return Part(driver(self._number), tuple(self._actions))
+        leaves = self._number % _LEAVES_EVERY == _LEAVES_FIRST
+        return Part(driver(self._number), (*self._actions, *([Leave()] if leaves else [])))
 
     def _do(self, actions: list[Action]) -> int:
         self._actions += actions

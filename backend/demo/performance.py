@@ -48,7 +48,8 @@ async def prove(
         performance = await perform(script, mishaps, stage, report)
         if before_audit is not None:
             await before_audit(stage)
-        audit = await take_audit(stage.engine, stage.account, script.event_types())
+        left = [driver.address for driver in script.leavers]
+        audit = await take_audit(stage.engine, stage.account, script.event_types(), left)
     report.show_audit(audit, performance.usage, performance.retries)
     return 1 if any(audit.objections()) else 0
 
@@ -115,11 +116,12 @@ async def _arrival(stage: Stage) -> Status:
         status = await stage.read_status()
         raise NotArrived(
             f"{ARRIVAL_DEADLINE.total_seconds():.0f} s after the last action {status.pending} events are pending, "
-            f"{status.claimed} claimed, {status.failed} failed, and the gate is {status.gate.state}"
+            f"{status.claimed} claimed, {status.failed} failed, "
+            f"{status.forgetting} erasures not done, and the gate is {status.gate.state}"
             + (f" ({status.gate.reason})." if status.gate.reason else ".")
         ) from None
     return status
 
 
 def _has_arrived(status: Status) -> bool:
-    return status.pending + status.claimed == 0 and status.gate.state is GateState.OPEN
+    return status.pending + status.claimed + status.forgetting == 0 and status.gate.state is GateState.OPEN

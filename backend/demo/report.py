@@ -152,6 +152,11 @@ def _figures(audit: Audit, usage: Usage, retries: Mapping[str, int], seconds: fl
             audit.contacts_that_differ,
             f"of {audit.drivers} drivers, compared property by property",
         ),
+        (
+            "drivers forgotten",
+            audit.forgotten,
+            "accounts deleted meanwhile; no file may have their addresses",
+        ),
         ("requests used", usage.requests, _counts(usage.by_status)),
         ("events per request", f"{per_request:.1f}", ""),
         ("commit → HubSpot", f"{p50:.2f} s", f"p50; p99 {p99:.2f} s"),

@@ -49,7 +49,12 @@ class Redeem:
     exceeds_balance: bool = False
 
 
-Action = SignUp | InstallPass | Charge | Redeem
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The driver deletes the account, and asks so to be forgotten; they do nothing after it."""
+
+
+Action = SignUp | InstallPass | Charge | Redeem | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ class Part:
 
     driver: Driver
     actions: tuple[Action, ...]
+
+    @property
+    def has_left(self) -> bool:
+        return Leave() in self.actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +97,17 @@ class Script:
     def action_count(self) -> int:
         return sum(len(part.actions) for part in self.parts)
 
+    @property
+    def leavers(self) -> list[Driver]:
+        """Of whom nothing may be left in the end."""
+        return [part.driver for part in self.parts if part.has_left]
+
     def event_types(self) -> Counter[str]:
-        """The lifecycle events that the script must raise, by type."""
-        counts = Counter(it for part in self.parts for action in part.actions if (it := event_type_of(action)))
-        redeemers = {part.driver.number for part in self.parts for it in part.actions if event_type_of(it) == REDEEMED}
+        """The lifecycle events that the script must raise, by type; of those who leave there are none in the end."""
+        left = {driver.number for driver in self.leavers}
+        parts = [part for part in self.parts if part.driver.number not in left]
+        counts = Counter(it for part in parts for action in part.actions if (it := event_type_of(action)))
+        redeemers = {part.driver.number for part in parts for it in part.actions if event_type_of(it) == REDEEMED}
         return counts + Counter(first_redemption_completed=len(redeemers))
 
 
@@ -106,6 +122,8 @@ def event_type_of(action: Action) -> str | None:
             return "nova_earned" if action.nova and not action.is_repeat else None
         case Redeem():
             return None if action.exceeds_balance else REDEEMED
+        case Leave():
+            return None
         case _:
             assert_never(action)
 

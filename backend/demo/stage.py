@@ -37,6 +37,7 @@ PORTAL_ID = "12345678"
 TOKEN = "pat-demo"
 SERVICE_KEY = "demo-charging-network"
 OPERATOR_TOKEN = "demo-operators-token"
+ERASURE_KEY = "demo-key-by-which-the-forgotten-are-known"
 
 
 class PortTaken(DemoFailed):
@@ -201,6 +202,7 @@ def _environment(database_url: str, sandbox_url: str) -> dict[str, str]:
         "HUBSPOT_BASE_URL": sandbox_url,
         "CHARGER_SERVICE_KEY": SERVICE_KEY,
         "OPERATOR_TOKEN": OPERATOR_TOKEN,
+        "HUBSPOT_ERASURE_KEY": ERASURE_KEY,
         # Lines are read as they are written.
         "PYTHONUNBUFFERED": "1",
     }

@@ -89,7 +89,13 @@ def erase_contact(account: Account, call: Call) -> Answer:
     by_email = wanted.id_property == "email"
     if wanted.id_property not in (None, "email", "hs_object_id"):
         raise errors.non_unique_key("gdpr-delete", wanted.id_property or "")
+    if account.switches.gdpr_delete == "forbidden":
+        raise errors.forbidden()
+    if account.switches.gdpr_delete == "refused":
+        raise errors.validation_error("GDPR delete is not enabled for this portal")
     contact = account.contacts.find("email" if by_email else None, wanted.object_id)
+    if contact is None and not by_email and account.switches.gdpr_delete_of_archived:
+        contact = account.contacts.find_archived(wanted.object_id)
     if contact is None and not by_email:
         raise errors.not_found()
     account.contacts.erase(wanted.object_id if by_email else None, contact, account.clock())

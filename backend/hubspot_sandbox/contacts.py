@@ -94,6 +94,8 @@ class ContactStore:
         self._archived: dict[int, Contact] = {}
         self._by_key: dict[str, dict[str, Contact]] = {}
         self._merged_away: dict[tuple[str, str], Contact] = {}
+        self._survivors: dict[int, Contact] = {}
+        self._erased: dict[int, Contact] = {}
         self._blocklist: set[str] = set()
         self._next_id = FIRST_CONTACT_ID
         self._undo: list[_Undo] | None = None
@@ -104,15 +106,26 @@ class ContactStore:
     def clear(self) -> None:
         """Afterwards there is no contact, no archived one either, and nobody is blocked."""
         self.index.clear()
+        self._survivors.clear()
+        self._erased.clear()
         for kept in (self._contacts, self._archived, self._by_key, self._merged_away, self._blocklist):
             kept.clear()
 
     def find(self, key_property: str | None, key: str) -> Contact | None:
         """The contact of this record id (no key property), or of this unique value; any of its addresses will do."""
         if key_property is None:
-            return self._contacts.get(int(key)) if _is_record_id(key) else None
+            return self._of_record(int(key)) if _is_record_id(key) else None
         key = email_key(key) if key_property == "email" else key
         return self._by_key.get(key_property, {}).get(key)
+
+    def _of_record(self, id_: int) -> Contact | None:
+        found = self._contacts.get(id_)
+        if found is None and self.switches.erased_record == "emptied":
+            found = self._erased.get(id_)
+        if found is None and self.switches.merged_away_records == "redirected":
+            found = self._survivors.get(id_)
+            return found if found is None or found.id in self._contacts else self._of_record(found.id)
+        return found
 
     def find_archived(self, key: str) -> Contact | None:
         return self._archived.get(int(key)) if _is_record_id(key) else None
@@ -168,9 +181,13 @@ class ContactStore:
     def erase(self, email: str | None, contact: Contact | None, now: float) -> None:
         """Delete the contact without a trace and block its addresses for good; an unknown address is blocked too."""
         self._blocklist |= {email_key(email)} if email else set()
-        if contact is not None:
+        if contact is not None and contact.id not in self._erased:
             self._blocklist.update(contact.emails())
-            self._forget(contact, now)
+            if contact.archived_at is None:
+                self._forget(contact, now)
+            else:
+                del self._archived[contact.id]
+            self._erased[contact.id] = Contact(contact.id, contact.created_at, now)
 
     def merge(self, primary: Contact, other: Contact, now: float) -> Contact:
         """One contact of two, with a record id of its own; the other's addresses become secondary ones."""
@@ -190,6 +207,7 @@ class ContactStore:
         _set_or_drop(survivor.properties, "email", next(iter(emails), ""))
         _set_or_drop(survivor.properties, "hs_additional_emails", ";".join(list(emails)[1:]))
         self._keep(survivor, now)
+        self._survivors |= {primary.id: survivor, other.id: survivor}
         if self.switches.merged_away_keys == "kept":
             self._merged_away.update(dict.fromkeys(keys - {*self._keys(survivor)}, survivor))
         return survivor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
@@ -15,6 +16,7 @@ from hubspot_sync.weather import Suspicion, outage_of_one
 from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
 from sqlalchemy_outbox.gate.row import Entry
 from sqlalchemy_outbox.lease import REQUEST_DEADLINE, Lease
+from sqlalchemy_outbox.model import Event
 from sqlalchemy_outbox.outcome import Postponed, Retry
 
 # A rolling window of ten seconds frees capacity all the time: a short first wait costs one refused request at most.
@@ -105,6 +107,32 @@ class AccountGate:
             wait = max(wait, self.gate.shut_for())
         wait *= 1 + self._account.random.random() / 2
         return Retry(verdict.reason) if suspicion.is_blamed else Postponed(verdict.reason, wait)
+
+    async def ask_for_one(
+        self, event: Event, lease: Lease, call: Callable[[], Awaitable[Answer]]
+    ) -> Answer | Retry | Postponed:
+        """The answer to a request about one subject alone, a refusal included; else what becomes of its event.
+
+        Raises GateShut where HubSpot answers nobody so; a right that this request lacks is no matter of others.
+        """
+        entry = await self.enter(lease)
+        weather = self._account.weather_of_erasures
+        verdict: Refusal | None
+        try:
+            answer = await call()
+        except NoAnswer as error:
+            verdict = Unavailable(str(error))
+        else:
+            await self.heed_limits(answer)
+            verdict = classify_refusal(answer, now=datetime.now(UTC), time_zone=self._account.time_zone)
+            if verdict is None or (isinstance(verdict, Held) and answer.status != 401):
+                weather.note_answer([event])
+                await self.gate.record_success(entry)
+                return answer
+        if isinstance(verdict, Unavailable):
+            return await self.bear(verdict, weather.note_no_answer([event]), entry)
+        await self.shut(verdict, entry)
+        raise GateShut(await self.gate.refresh())
 
     async def heed_limits(self, answer: Answer) -> None:
         """Keep the account's pace, and leave to others what is theirs of its day."""

@@ -15,7 +15,7 @@ from sqlalchemy_outbox.claiming.newer import Standing
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.outcome import Postponed, Retry
 
-_SECONDARY = "hs_additional_emails"
+SECONDARY = "hs_additional_emails"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ async def holders(
     And what becomes of those whose address HubSpot says nothing of.
     """
     catalog = upserts[0].catalog
-    wanted = [catalog.key.name, catalog.email.name, _SECONDARY]
+    wanted = [catalog.key.name, catalog.email.name, SECONDARY]
     addresses = {upsert.email for upsert in upserts}
     read_of_all = await read(catalog.email.name, upserts, wanted)
     found: dict[str, Holder] = {}
@@ -49,7 +49,7 @@ async def holders(
         texts = {name: _text(result.properties.get(name)) for name in wanted}
         record_id = redact.shown(result.raw_id, NAME_CHARS_MAX)
         holder = Holder(record_id, texts[catalog.key.name], texts[catalog.email.name].lower())
-        secondary = [address.strip().lower() for address in texts[_SECONDARY].split(";")]
+        secondary = [address.strip().lower() for address in texts[SECONDARY].split(";")]
         found |= {address: holder for address in (holder.address, *secondary) if address in addresses}
     return found, read_of_all.unread
 

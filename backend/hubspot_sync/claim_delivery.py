@@ -14,6 +14,7 @@ from hubspot_sync.account_gate import AccountGate
 from hubspot_sync.addressing import holders, judge_moves
 from hubspot_sync.classification import (
     CONFLICT_WAIT,
+    Blocked,
     Contested,
     Finding,
     Held,
@@ -29,6 +30,7 @@ from hubspot_sync.classification import (
 )
 from hubspot_sync.contact_reads import ContactReads
 from hubspot_sync.course import Course
+from hubspot_sync.erasure import ContactErasures
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.identity import give_way, resolve
 from hubspot_sync.target_account import TargetAccount
@@ -37,6 +39,7 @@ from hubspot_sync.upsert_request import ask_to_upsert
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import GateShut, LeaseEnding
 from sqlalchemy_outbox.gate.row import Entry
+from sqlalchemy_outbox.model import ERASURE
 from sqlalchemy_outbox.outcome import Outcome, Postponed, Rejected, Retry
 
 log = logging.getLogger(__name__)
@@ -73,9 +76,16 @@ class ClaimDelivery:
                     for upserts in requests(some, inputs_max):
                         await self._send(upserts)
                 await self._judge_suspects()
+            await self._erase_forgotten()
         except (GateShut, LeaseEnding):
             log.debug("The rest of the claim is handed back.")
         return course.outcomes
+
+    async def _erase_forgotten(self) -> None:
+        erasures = ContactErasures(self._account.client, self._account.catalog, self._gate.ask_for_one)
+        for event in self._claim.events:
+            if event.event_type == ERASURE:
+                self._course.note_outcome(event, await erasures.erase(event, self._claim))
 
     async def _judge_moves(self) -> None:
         moving = [upsert for upsert in self._course.heads() if upsert.is_moving]
@@ -264,13 +274,16 @@ class ClaimDelivery:
         match finding:
             case Written(record_id):
                 self._account.contacts.note(upsert.subject, record_id)
-                self._course.deliver(upsert)
+                self._course.deliver(upsert, record_id)
             case Contested():
                 step = resolve(upsert.after_waiting() if has_waited else upsert, finding)
                 if isinstance(step, Rejected):
                     self._conclude(upsert, step)
                 else:
                     self._course.replace(upsert, step)
+            case Blocked() if upsert.email:
+                self._say_blocked(upsert)
+                self._course.replace(upsert, upsert.by_our_id().without_email())
             case Rejected() if len(upsert.events) > 1:
                 # Who of several merged ones is guilty shows when they travel apart.
                 self._course.replace(upsert, *upsert.halves())
@@ -278,6 +291,17 @@ class ClaimDelivery:
                 self._course.conclude(upsert, finding)
             case _:
                 assert_never(finding)
+
+    def _say_blocked(self, upsert: ContactUpsert) -> None:
+        """Once for each subject that this process remembers: each event that gives the address again meets the same."""
+        if self._account.blocked.record_of(upsert.subject) is None:
+            self._account.blocked.note(upsert.subject, "blocked")
+            log.warning(
+                "The contact of %s gets no email in HubSpot: its address is of somebody who was erased there, and is "
+                "never taken again.",
+                upsert.subject,
+                extra={"subject": upsert.subject},
+            )
 
     async def _bear_no_answer(self, verdict: Unavailable, upserts: Sequence[ContactUpsert], entry: Entry) -> None:
         """It is HubSpot's day, for which nobody is charged; or, if all others are answered, the one input's doing."""

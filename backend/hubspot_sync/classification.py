@@ -89,6 +89,11 @@ class Unexplained(Rejected):
     """HubSpot refused it and gave no code: a property may be missing, which the account's list of them says."""
 
 
+@dataclass(frozen=True, slots=True)
+class Blocked(Rejected):
+    """HubSpot takes the address of somebody who was erased never again."""
+
+
 Finding = Written | Contested | Rejected | Retry | Postponed
 
 
@@ -330,8 +335,9 @@ def _finding(error: ErrorDetail, answer: Answer) -> Finding:
     if is_conflict or error.category == "OBJECT_NOT_FOUND":
         return _contested(error, answer)
     if error.category == "VALIDATION_ERROR" or error.problems or answer.status == 400:
-        is_explained = error.problems or "gdpr" in error.message.lower()
-        return (Rejected if is_explained else Unexplained)(_rejection(error, answer))
+        is_of_erased = "gdpr" in error.message.lower()
+        kind = Blocked if is_of_erased else Rejected if error.problems else Unexplained
+        return kind(_rejection(error, answer))
     return Retry(_with_correlation_id(f"{REFUSAL}{error.category}: {error.message}", answer))
 
 

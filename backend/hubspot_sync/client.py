@@ -81,13 +81,26 @@ class HubSpotClient:
         """Upsert a batch; the answer's words are free of the `personal` values, whatever they look like."""
         return await self._call("POST", "contacts/batch/upsert", {"inputs": inputs}, personal)
 
-    async def read_contacts(self, key_property: str, keys: Sequence[str], properties: Sequence[str]) -> Answer:
-        """Read up to a hundred contacts whose unique property `key_property` is one of `keys`.
+    async def read_contacts(
+        self, key_property: str | None, keys: Sequence[str], properties: Sequence[str], *, is_archived: bool = False
+    ) -> Answer:
+        """Read up to a hundred contacts whose unique property `key_property`, or else record id, is one of `keys`.
 
         This way asks no search index, which lags.
         """
-        body = {"idProperty": key_property, "inputs": [{"id": key} for key in keys], "properties": properties}
-        return await self._call("POST", "contacts/batch/read", body, keys)
+        body: dict[str, object] = {"inputs": [{"id": key} for key in keys], "properties": properties}
+        if key_property is not None:
+            body = {"idProperty": key_property, **body}
+        query = "?archived=true" if is_archived else ""
+        return await self._call("POST", f"contacts/batch/read{query}", body, keys)
+
+    async def erase_contact(self, record_id: str, personal: Collection[str] = ()) -> Answer:
+        """Delete a contact for good; HubSpot never takes its addresses again."""
+        return await self._call("POST", "contacts/gdpr-delete", {"objectId": record_id}, personal)
+
+    async def archive_contact(self, record_id: str, personal: Collection[str] = ()) -> Answer:
+        """Delete a contact as people do, who can restore it for 90 days."""
+        return await self._call("POST", "contacts/batch/archive", {"inputs": [{"id": record_id}]}, personal)
 
     async def account_details(self) -> Answer:
         return await self._call("GET", "account/details")

@@ -10,7 +10,7 @@ from hubspot_sync.classification import RefusedWhole
 from hubspot_sync.lack import Lack
 from hubspot_sync.translation import ContactUpsert, Contribution, Translation
 from sqlalchemy_outbox.model import Event
-from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Place, Postponed, Rejected, Retry, Waiting
 
 _DELIVERED = Delivered()
 
@@ -45,13 +45,14 @@ class Course:
         """The next input of each subject; empty when nothing is left to send."""
         return [inputs[0] for inputs in self._left.values()]
 
-    def deliver(self, upsert: ContactUpsert) -> None:
-        """HubSpot has confirmed the input."""
-        self.conclude(upsert, _DELIVERED)
+    def deliver(self, upsert: ContactUpsert, record_id: str | None = None) -> None:
+        """HubSpot has confirmed the input, or nothing was left to send; `record_id` is the contact's."""
+        place = None if record_id is None else Place(record_id, upsert.key_property)
+        self.conclude(upsert, _DELIVERED if place is None else Delivered(place=place))
         for said in upsert.carried:
             if said.then:
                 then = tuple(move.follow_up(upsert.catalog) for move in said.then)
-                self._outcomes[said.event.id] = Delivered(then=then)
+                self._outcomes[said.event.id] = Delivered(then=then, place=place)
 
     def conclude(self, upsert: ContactUpsert, outcome: Outcome) -> None:
         """Give the input's events their outcome; those behind it follow only if it is out of the way."""
@@ -69,6 +70,10 @@ class Course:
             self._left[upsert.subject] = left
         else:
             del self._left[upsert.subject]
+
+    def note_outcome(self, event: Event, outcome: Outcome) -> None:
+        """Of an event that is in no upsert."""
+        self._outcomes[event.id] = outcome
 
     def hand_back(self, upserts: Iterable[ContactUpsert]) -> None:
         """Send nothing more of their subjects; what has no outcome yet goes back as it was."""

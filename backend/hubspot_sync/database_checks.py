@@ -12,6 +12,7 @@ from hubspot_sync.integration import Integration
 from sqlalchemy_outbox.database import server
 from sqlalchemy_outbox.database.server import database_identity
 from sqlalchemy_outbox.enqueueing.sequences import behind, cached
+from sqlalchemy_outbox.erasure import erasures
 from sqlalchemy_outbox.operating.indexes import wrong_indexes
 from sqlalchemy_outbox.operating.rights import Job, hidden_tables, missing_rights
 from sqlalchemy_outbox.waking import wakeup
@@ -25,6 +26,7 @@ def database_checks(integration: Integration, connection: Connection) -> Iterato
     yield from _indexes(integration, connection)
     yield from _sequences(integration, connection)
     yield from _rights(integration, connection)
+    yield from _erasures(integration, connection)
 
 
 def _connection(integration: Integration, connection: Connection) -> Iterator[Check]:
@@ -98,6 +100,16 @@ def _rights(integration: Integration, connection: Connection) -> Iterator[Check]
             yield warned(
                 "rights", f"this role cannot serve as {job}: it lacks {listed(missing)}", "GRANT it if it is to"
             )
+
+
+def _erasures(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """New events of who was forgotten are refused by the key of that time only."""
+    if count := erasures.count_of_other_keys(connection, integration.outbox):
+        yield failed(
+            "erasures",
+            f"{count} subjects were forgotten by another HUBSPOT_ERASURE_KEY than this one; their new events are sent",
+            "set the key that the others have, or had",
+        )
 
 
 def _listening(engine: Engine, connection: Connection) -> Check:

@@ -15,6 +15,7 @@ from hubspot_sync.target_account import TargetAccount
 from hubspot_sync.translation import translate
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.model import ERASURE
 from sqlalchemy_outbox.outcome import Outcome
 
 
@@ -30,7 +31,8 @@ class LiveDelivery:
         self._account = TargetAccount(client, catalog, portal_id, daily_reserve, random)
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        translation = await heed_newer(translate(claim.events, self._account.catalog), claim)
+        events = [event for event in claim.events if event.event_type != ERASURE]
+        translation = await heed_newer(translate(events, self._account.catalog), claim)
         course = Course(claim.events, translation)
         return await ClaimDelivery(self._account, AccountGate(self._account, gate), claim, course).carry_out()
 

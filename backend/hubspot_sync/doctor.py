@@ -20,7 +20,6 @@ from hubspot_sync.database_checks import database_checks
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
-from hubspot_sync.moves import claimed_types
 from hubspot_sync.provisioning import plan_provisioning
 from hubspot_sync.validation_rules import check_rules
 from sqlalchemy_outbox.clock import Instant, SecondsUntil
@@ -141,7 +140,7 @@ def _waits(status: Status) -> Iterator[Check]:
 def _longest_due(integration: Integration) -> timedelta:
     """For how long the event that has been due the longest could have been claimed."""
     with integration.engine.connect() as connection:
-        seconds = longest_due_seconds(connection, integration.outbox, claimed_types(integration.catalog))
+        seconds = longest_due_seconds(connection, integration.outbox, integration.types)
     return timedelta(seconds=seconds)
 
 

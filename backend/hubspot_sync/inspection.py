@@ -11,7 +11,7 @@ from hubspot_sync.overtaken import Unreadable, heed, objection_to
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import translate
 from sqlalchemy_outbox.claiming.newer import Newer
-from sqlalchemy_outbox.model import ATTEMPTS_MAX, Event, State
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, ERASURE, Event, State
 from sqlalchemy_outbox.operations import History
 from sqlalchemy_outbox.outcome import Rejected
 
@@ -42,6 +42,9 @@ def inspect(history: History, newer: Iterable[Newer], catalog: Catalog, *, is_re
             return "(nested too deeply to be shown)"
         return seen
 
+    if history.event.event_type == ERASURE:
+        # It holds by what the person is found; it is not sent as a contact.
+        return Inspection({})
     payload = shown(_parsed(history.event.payload))
     if history.summary.state is State.DELIVERED or history.discarded:
         return Inspection(payload)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hubspot_sync.moves import claimed_types
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
-from sqlalchemy_outbox.model import Outbox
+from sqlalchemy_outbox.model import ERASURE, Outbox
 
 if TYPE_CHECKING:
     from hubspot_sync.client import HubSpotClient
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hubspot_sync.settings import HubSpotSettings
     from sqlalchemy_outbox.delivering.worker import Worker
     from sqlalchemy_outbox.destination import Deliver, IsOver
+    from sqlalchemy_outbox.erasure.personal_data import Stripping
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +62,16 @@ class Integration:
     def __post_init__(self) -> None:
         gate = Gate(self.outbox, self.engine, self.settings.hubspot_requests_per_second)
         object.__setattr__(self, "_gate", gate)
+        # Who was forgotten is known in this process by the key that the settings say.
+        self.outbox.names.use_key(self.settings.hubspot_erasure_key.get_secret_value())
 
     @property
     def types(self) -> list[str]:
-        """The event types that a worker of this release delivers."""
-        return claimed_types(self.catalog)
+        """The event types that a worker with these settings delivers.
+
+        A dry run uses events up, and an erasure may not be: it waits for a worker that sends live.
+        """
+        return [it for it in claimed_types(self.catalog) if it != ERASURE or self.settings.hubspot_send_live]
 
     def client(self) -> HubSpotClient:
         """HubSpot as the settings say; use it as an async context manager."""
@@ -120,8 +127,17 @@ class Integration:
         except (DBAPIError, PoolTimeout):
             log.debug("The account was not looked at, because the database does not serve the outbox.")
 
+    def _stripping(self) -> Stripping | None:
+        from hubspot_sync.moves import stripped  # noqa: PLC0415  # As above.
+        from sqlalchemy_outbox.erasure.personal_data import Stripping  # noqa: PLC0415
+
+        if not (days := self.settings.hubspot_personal_data_days):
+            return None
+        return Stripping(self.outbox, timedelta(days=days), partial(stripped, self.catalog))
+
     def _worker(self, deliver: Deliver, random: Random | None, is_over: IsOver | None = None) -> Worker:
         from hubspot_sync import telemetry  # noqa: PLC0415  # As above.
+        from hubspot_sync.forgetting import remember  # noqa: PLC0415
         from sqlalchemy_outbox.delivering.worker import Worker  # noqa: PLC0415
 
         return Worker(
@@ -130,9 +146,11 @@ class Integration:
             deliver,
             self.gate(),
             types=self.types,
+            remember=partial(remember, self.catalog),
             batch_size=self.settings.hubspot_batch_size,
             concurrency=self.settings.hubspot_concurrency,
             retention=timedelta(days=self.settings.hubspot_retention_days),
+            stripping=self._stripping(),
             random=random,
             on_settled=telemetry.note_settled(self.outbox),
             is_over=is_over,

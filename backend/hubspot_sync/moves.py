@@ -9,13 +9,14 @@ The newest event that claimed an address has it in the end. No subject's events 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from hubspot_sync.event import Catalog, UnreadableEvent
+from hubspot_sync.event import DROPPED, Catalog, UnreadableEvent
 from hubspot_sync.json_text import read_json
-from sqlalchemy_outbox.model import Event
+from sqlalchemy_outbox.model import ERASURE, Event
 from sqlalchemy_outbox.outcome import FollowUp
 
 # So often a released address may turn out to be taken still.
@@ -31,8 +32,8 @@ MOVE_TYPES = tuple(move_type.value for move_type in MoveType)
 
 
 def claimed_types(catalog: Catalog) -> list[str]:
-    """The event types that a worker delivers: the application's, and those of moves."""
-    return [*catalog.types, *MOVE_TYPES]
+    """The event types that a worker delivers: the application's, those of moves, and the erasure of a contact."""
+    return [*catalog.types, *MOVE_TYPES, ERASURE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ class Move:
             return None
         try:
             payload = read_json(event.payload)
-            address, claimed_by = payload[catalog.email_field], payload["claimed_by"]
+            is_dropped = catalog.email_field in payload.get(DROPPED, ())
+            address = "" if is_dropped else payload[catalog.email_field]
+            claimed_by = payload["claimed_by"]
             claimant, tries = payload["claimant"], payload["tries"]
         except (ValueError, KeyError, TypeError) as error:
             raise UnreadableEvent(f"{event.event_type} cannot be read: {type(error).__name__} {error}") from None
@@ -74,5 +77,20 @@ def said_by(event: Event, catalog: Catalog) -> dict[str, str | None]:
     move = Move.of(event, catalog)
     if move is None:
         return catalog.said_by(event)
-    address = move.address if move.type is MoveType.GRANT else None
+    address = move.address or None if move.type is MoveType.GRANT else None
     return {catalog.key.name: event.subject, catalog.email.name: address}
+
+
+def stripped(catalog: Catalog, event: Event) -> str | None:
+    """The payload without the values that name a person, but with which ones there were; None where there are none."""
+    try:
+        payload = read_json(event.payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(payload, dict):
+        return None
+    names = [name for name, value in payload.items() if name in catalog.personal_names and value is not None]
+    if not names:
+        return None
+    kept = {name: value for name, value in payload.items() if name not in names}
+    return json.dumps(kept | {DROPPED: sorted({*names, *payload.get(DROPPED, ())})})

@@ -6,6 +6,7 @@ HubSpot's messages quote what they refuse. All of their words that are kept or s
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -116,6 +117,14 @@ def _start_of_what_is_cut(text: str, end: int, values: Iterable[str]) -> int | N
         if 0 <= start < end:
             return start
     return None
+
+
+def texts_of(payload: str, names: Collection[str]) -> set[str]:
+    """The texts that stand under these names in a JSON document; none of what is no JSON."""
+    try:
+        return set(_texts_under(names, json.loads(payload)))
+    except (ValueError, RecursionError):
+        return set()
 
 
 def without_personal(value: object, names: Collection[str]) -> object:

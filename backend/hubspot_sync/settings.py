@@ -7,11 +7,20 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sqlalchemy_outbox.names import KEY_CHARS_MIN
+
 
 def _fits_a_header(token: SecretStr) -> SecretStr:
     text = token.get_secret_value().strip()
     if not all("!" <= it <= "~" for it in text):
         raise ValueError("must be the token alone: letters, digits and hyphens without spaces")
+    return SecretStr(text)
+
+
+def _is_hard_to_guess(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value().strip()
+    if 0 < len(text) < KEY_CHARS_MIN:
+        raise ValueError(f"must have at least {KEY_CHARS_MIN} characters, such as the output of openssl rand -hex 32")
     return SecretStr(text)
 
 
@@ -70,6 +79,18 @@ class HubSpotSettings(BaseSettings):
         default=30,
         description="Days that delivered events are kept, with the addresses they hold. Fewer: less to look back on; "
         "at most a hundred years.",
+    )
+
+    hubspot_personal_data_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        default=0,
+        description="Days after which delivered events lose the addresses they hold, and keep that they set them. "
+        "Fewer: less to look back on. 0: with the events.",
+    )
+    hubspot_erasure_key: Annotated[SecretStr, AfterValidator(_is_hard_to_guess)] = Field(
+        default=SecretStr(""),
+        description="By which a person who is forgotten is known from then on: a secret of at least 32 characters, the "
+        "same for all processes, kept for good. Without it nobody can be forgotten; lost or changed, new events of "
+        "those who were are sent.",
     )
 
     hubspot_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(

@@ -36,6 +36,9 @@ class TargetAccount:
     weather: Weather = field(default_factory=Weather)
     # Of reads alone: a subject whose upserts are answered may be one whose contact nobody is shown.
     weather_of_reads: Weather = field(default_factory=Weather)
+    weather_of_erasures: Weather = field(default_factory=Weather)
+    # Whose address HubSpot refuses for good.
+    blocked: KnownContacts = field(default_factory=KnownContacts)
     properties: AccountProperties = field(init=False)
     throttles_in_a_row: int = 0
     # Each worker begins elsewhere, and goes on from there.

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 # Prometheus gives a scrape ten seconds.
 READ_DEADLINE = timedelta(seconds=2)
 
-_OUTCOMES = ("delivered", "dry_run", "retry", "failed", "postponed")
+_OUTCOMES = ("delivered", "dry_run", "retry", "failed", "postponed", "refused")
 _NO_ANSWER = "none"
 # HTTP's, HubSpot's own and those of its CDN.
 _STATUSES = {*HTTPStatus, 477, 488, *range(520, 531)}
@@ -64,7 +64,8 @@ EVENTS_FAILED = Counter(
 )
 ATTEMPTS = Counter(
     "outbox_attempts",
-    "Events that left a claim: delivered, dry_run, retry (charged an attempt), failed, postponed (not charged).",
+    "Events that left a claim: delivered, dry_run, retry (charged an attempt), failed, postponed (not charged), "
+    "refused (its subject was forgotten).",
     ["outbox", "outcome"],
 )
 LATENCY = Histogram(
@@ -260,6 +261,19 @@ def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
     )
     waiting.add_metric([name], float(sum(wait.events for wait in pulse.waiting)))
     yield waiting
+    refused = GaugeMetricFamily(
+        "outbox_refused_events",
+        "Events of subjects that were forgotten; they hold nothing of a person, and are not among the failed ones.",
+        None,
+        ["outbox"],
+    )
+    refused.add_metric([name], float(pulse.refused))
+    yield refused
+    forgetting = GaugeMetricFamily(
+        "outbox_open_erasures", "Subjects that were forgotten and are not erased everywhere yet.", None, ["outbox"]
+    )
+    forgetting.add_metric([name], float(pulse.forgetting))
+    yield forgetting
     gate = GaugeMetricFamily("outbox_gate_state", "1 for the state that the gate is in.", None, ["outbox", "state"])
     for state_ in GateState:
         gate.add_metric([name, state_.value], float(pulse.gate.state is state_))
@@ -272,7 +286,7 @@ def _outcome(event: Settled) -> str:
         case State.DELIVERED:
             return "dry_run" if settlement.dry_run else "delivered"
         case State.FAILED:
-            return "failed"
+            return "refused" if event.is_refusal else "failed"
         case State.PENDING | State.CLAIMED:
             return "retry" if event.is_charged else "postponed"
         case _:

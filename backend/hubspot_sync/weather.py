@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from hubspot_sync.translation import INPUTS_MAX, ContactUpsert
 
@@ -24,6 +25,13 @@ _WAIT_MAX = timedelta(seconds=60)
 ONE_CONTACT = "one contact's requests get no answer"
 # More subjects than this in trouble at once are no matter of single inputs.
 _SUBJECTS_MAX = 10_000
+
+
+class HasSubject(Protocol):
+    """What a request is about: a contact's upsert, or the event that erases it."""
+
+    @property
+    def subject(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -70,7 +78,7 @@ class Weather:
             sizes.setdefault(INPUTS_MAX if trouble is None else trouble.inputs_max, []).append(upsert)
         return sorted(sizes.items(), reverse=True)
 
-    def note_answer(self, upserts: Iterable[ContactUpsert]) -> None:
+    def note_answer(self, upserts: Iterable[HasSubject]) -> None:
         """HubSpot digested the request, whatever it said of the inputs."""
         troubles = [self._troubles.pop(it.subject, None) for it in upserts] if self._troubles else []
         self._answers += 1
@@ -79,7 +87,7 @@ class Weather:
             # It had got no answer alone, and nothing ailed it.
             self._note_bad_weather()
 
-    def note_no_answer(self, upserts: Sequence[ContactUpsert]) -> Suspicion:
+    def note_no_answer(self, upserts: Sequence[HasSubject]) -> Suspicion:
         if any(it.subject not in self._troubles for it in upserts):
             self._note_bad_weather()
         for upsert in upserts:

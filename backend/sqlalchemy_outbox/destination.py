@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 
 from sqlalchemy_outbox.claiming.newer import PAGE_SIZE, Newer
+from sqlalchemy_outbox.erasure.erasures import Known
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.lease import Lease
 from sqlalchemy_outbox.model import Event
@@ -14,6 +15,8 @@ from sqlalchemy_outbox.settling.deliveries import Delivery
 
 ReadNewer = Callable[[Event, int | None], Awaitable[list[Newer]]]
 KnownTypes = Callable[[], Awaitable[frozenset[str]]]
+ReadKnown = Callable[[Event], Awaitable[Known]]
+ReadMentions = Callable[[Event, Sequence[str]], Awaitable[list[Event]]]
 
 
 async def _nothing_newer(_first: Event, _before: int | None) -> list[Newer]:
@@ -24,11 +27,20 @@ async def _no_types() -> frozenset[str]:
     return frozenset()
 
 
+async def _nothing_known(_erasure: Event) -> Known:
+    return Known(None, {})
+
+
+async def _no_mentions(_erasure: Event, _texts: Sequence[str]) -> list[Event]:
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Events in hand, in order, and the lease under which they may be delivered.
 
-    `known_types` are the event types that some worker knows, of whatever release.
+    `known_types` are the event types that some worker knows, of whatever release. Of an erasure's subject, whose events
+    are gone, `known` is what there is to know, and `mentions` are others' events that may mention one of some texts.
     """
 
     lease: Lease
@@ -36,6 +48,10 @@ class Claim:
     noted: list[Delivery] = field(default_factory=list, repr=False)
     read_newer: ReadNewer = field(default=_nothing_newer, repr=False)
     known_types: KnownTypes = field(default=_no_types, repr=False)
+    known: ReadKnown = field(default=_nothing_known, repr=False)
+    mentions: ReadMentions = field(default=_no_mentions, repr=False)
+    # Those that are not delivered, by `id`, with their subjects' names: their subjects were forgotten.
+    refused: Mapping[int, str] = field(default_factory=dict)
 
     def note(self, delivery: Delivery) -> None:
         """Keep what a request came to; it is written when the claim ends, however it does."""

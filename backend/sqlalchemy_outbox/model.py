@@ -17,7 +17,7 @@ An outbox serves one destination. Another destination gets a table of its own fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
@@ -52,7 +52,9 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sqlalchemy_outbox.clock import DatabaseNow, Instant
+from sqlalchemy_outbox.names import Names
 from sqlalchemy_outbox.records import Records, declare_records
+from sqlalchemy_outbox.subjects import declare_erasures, declare_subjects
 from sqlalchemy_outbox.text import AnyText
 
 Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
@@ -62,7 +64,13 @@ ATTEMPTS_MAX = 3
 # PostgreSQL's identifiers have 63 characters at most, and names of indexes add up to 28 to the outbox's.
 NAME_CHARS_MAX = 30
 
+# The type of the event that erases a subject, at whatever destination.
+ERASURE = "subject_erasure"
+# Why an event fails whose subject was forgotten, and how those are told from others that failed: nobody can mend them.
+REFUSED = "its subject was forgotten"
+
 _EMPTY: ColumnElement[str] = literal_column("''", Text)
+_REFUSED: ColumnElement[str] = literal_column(f"'{REFUSED}'", Text)
 
 # What is set apart is due so late: beyond any backoff or lock, so that `available_at` says which events wait.
 WAIT = timedelta(days=36_500)
@@ -126,7 +134,10 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outbox:
-    """The tables of one outbox: its events, their leases, what they wait for, its gate, workers and records."""
+    """The tables of one outbox: its events, their leases, what they wait for, its gate, workers and records.
+
+    `subjects` were delivered, `erasures` say who was forgotten, and `names` by which name.
+    """
 
     events: Table
     leases: Table
@@ -134,10 +145,19 @@ class Outbox:
     gate: Table
     workers: Table
     records: Records
+    subjects: Table
+    erasures: Table
+    names: Names = field(default_factory=Names)
 
     @property
     def name(self) -> str:
         return self.events.name
+
+    @property
+    def tables(self) -> list[Table]:
+        """All that it has."""
+        own = [self.events, self.leases, self.waits, self.gate, self.workers, self.subjects, self.erasures]
+        return [*own, *(getattr(self.records, it.name) for it in fields(self.records))]
 
     def is_open(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Neither delivered nor failed: what a later event of the subject waits for. `events` may be an alias."""
@@ -165,6 +185,16 @@ class Outbox:
     def is_open_of_subject(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Open; for reading one subject's events."""
         return _is_open_of_subject((self.events if events is None else events).c)
+
+    def is_failure(self) -> ColumnElement[bool]:
+        """Failed, and not because its subject was forgotten: for a person to mend."""
+        c = self.events.c
+        return and_(c.failed_at.is_not(None), func.coalesce(c.failure_reason, _EMPTY) != _REFUSED)
+
+    def is_refusal(self) -> ColumnElement[bool]:
+        """Failed because its subject was forgotten. Its own index is that of reasons."""
+        c = self.events.c
+        return and_(c.failed_at.is_not(None), c.failure_reason == _REFUSED)
 
     def is_pushed_back(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Open, and due later than when it was enqueued: it backs off, or a person retried it."""
@@ -282,7 +312,11 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         # What the destination allows, as far as it has said so.
         Column("requests_allowed_per_second", Float),
     )
-    return Outbox(events, leases, waits, gate, workers, declare_records(metadata, events))
+    return Outbox(
+        *(events, leases, waits, gate, workers, declare_records(metadata, events)),
+        declare_subjects(metadata, name),
+        declare_erasures(metadata, name, EventId()),
+    )
 
 
 def _is_open(c: Columns) -> ColumnElement[bool]:

@@ -17,12 +17,14 @@ from sqlalchemy import Connection, Engine
 
 from sqlalchemy_outbox.claiming import newer
 from sqlalchemy_outbox.claiming.newer import Newer
+from sqlalchemy_outbox.erasure import certificates, vacuuming
+from sqlalchemy_outbox.erasure.certificates import Certificate
 from sqlalchemy_outbox.gate import row as gate_row
 from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.housekeeping.purge import Purge, count_purgeable
 from sqlalchemy_outbox.housekeeping.workers import KnownWorker
-from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.model import ERASURE, Event, Outbox
 from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series
 from sqlalchemy_outbox.operating import selection as selections
 from sqlalchemy_outbox.operating.audit import Action, AuditEntry
@@ -36,6 +38,7 @@ from sqlalchemy_outbox.waking import wakeup
 
 __all__ = [
     "AuditEntry",
+    "Certificate",
     "Discarded",
     "EventFilter",
     "EventIds",
@@ -51,6 +54,7 @@ __all__ = [
     "Series",
     "Status",
     "count",
+    "count_older_workers",
     "discard",
     "end_session",
     "events_of",
@@ -62,6 +66,7 @@ __all__ = [
     "pulse",
     "purge",
     "read_audit",
+    "read_certificates",
     "read_events",
     "read_history",
     "read_newer",
@@ -73,6 +78,7 @@ __all__ = [
     "reveal",
     "status",
     "try_now",
+    "vacuum",
 ]
 
 log = logging.getLogger(__name__)
@@ -167,6 +173,25 @@ def read_audit(engine: Engine, outbox: Outbox, *, before: int | None = None, lim
     """A page of what people did, newest first; the next one is `before` the last one's `id`."""
     with engine.connect() as connection:
         return audit.read_audit(connection, outbox, before, limit)
+
+
+def read_certificates(
+    engine: Engine, outbox: Outbox, name: str | None = None, *, limit: int = 100
+) -> list[Certificate]:
+    """What is kept of erasures, of the subject of this name or of all; newest first."""
+    with engine.connect() as connection:
+        return certificates.read_certificates(connection, outbox, name, limit)
+
+
+def count_older_workers(engine: Engine, outbox: Outbox) -> int:
+    """How many workers were seen within the last hour that do not know what an erasure is."""
+    with engine.connect() as connection:
+        return workers.count_lacking(connection, outbox, ERASURE)
+
+
+def vacuum(engine: Engine, outbox: Outbox) -> list[str]:
+    """Have the database overwrite or let go of the space of what was deleted; in words, of what it could not."""
+    return vacuuming.vacuum(engine, outbox)
 
 
 def count(engine: Engine, outbox: Outbox, selection: Selection, types: Sequence[str] | None = None) -> int:
@@ -269,6 +294,7 @@ def note_provision(engine: Engine, outbox: Outbox, done: Sequence[str], *, by: s
 def reveal(engine: Engine, outbox: Outbox, subject: str, *, by: str) -> None:
     """Record that personal data of a subject is shown to somebody; say so before it is."""
     with engine.begin() as connection:
+        subject = audit.known_as(connection, outbox, subject)
         audit.record(connection, outbox, Action.REVEAL, by=by, count=1, detail={"subject": subject})
     log.info("Personal data of %s is shown to %s.", subject, by, extra={"subject": subject, "by": by})
 

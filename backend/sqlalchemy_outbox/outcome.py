@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,26 @@ class FollowUp:
     payload: Mapping[str, object] = field(repr=False)
 
 
+class Place(NamedTuple):
+    """The destination's record that a subject's events reached, and by which unique property."""
+
+    record_id: str
+    key_property: str
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The destination confirmed it; or, in a dry run, would have been asked. `then` is stored with its settle."""
+    """The destination confirmed it; or, in a dry run, would have been asked. `then` is stored with its settle.
+
+    `place` is kept of its subject. Of an erasure, `told` is kept for good: what was erased, and nothing of a person.
+    `words`, which name the subject, are taken out of what is told of others.
+    """
 
     dry_run: bool = False
     then: tuple[FollowUp, ...] = ()
+    place: Place | None = field(default=None, compare=False)
+    told: Mapping[str, object] = field(default_factory=dict, hash=False)
+    words: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

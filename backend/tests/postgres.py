@@ -108,6 +108,11 @@ class Cluster:
         self._server = _start(self._bin_dir, self._data, self._port, self._is_durable, self._environment)
         _wait_until_ready(self._server, self._port)
 
+    def binary(self, name: str) -> Path:
+        """A program that comes with the server; one of the system's where it does not."""
+        own = self._bin_dir / name
+        return own if own.exists() else Path(shutil.which(name) or name)
+
     def crash(self) -> None:
         """End it as an immediate shutdown does: nothing is written any more, and the next start recovers."""
         self._end(signal.SIGQUIT)

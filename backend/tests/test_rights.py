@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.events import CATALOG
 from app.models import OUTBOX
-from app.services.hubspot import track_event
+from app.services.hubspot import forget, track_event
 from hubspot_sandbox import Sandbox
 from sqlalchemy_outbox.operating.rights import RIGHTS, SEQUENCE_OF, Job
 from sqlalchemy_outbox.outcome import Delivered, Rejected, Retry
@@ -123,6 +123,39 @@ async def _run_for_a_moment(hubspot: HubSpot) -> None:
 def _lives(engine: Engine) -> bool:
     with engine.connect() as connection:
         return connection.execute(text("SELECT FROM outbox_events_workers")).first() is not None
+
+
+def test_each_jobs_part_of_an_erasure_is_done_with_what_is_written_down(
+    owner: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "k" * 32
+    monkeypatch.setenv("HUBSPOT_ERASURE_KEY", key)
+    application, works_by, operator = (
+        role_of(owner, Job.APPLICATION),
+        role_of(owner, Job.WORKER),
+        role_of(owner, Job.OPERATOR),
+    )
+    with Sandbox(seed=1, rate_max=10_000) as sandbox:
+        hubspot = HubSpot(works_by, sandbox, settings_for(sandbox, hubspot_erasure_key=key))
+        hubspot.provision()
+        track(application, 2)
+        hubspot.deliver()
+        track(application, 1)
+        with Session(application) as session, session.begin():
+            forget(session, "d1", reason="asked by letter")
+        track(application, 2)
+        url = operator.url.render_as_string()
+        assert run(url, "forget", "d2", "--reason", "asked by letter", "--yes").exit_code == 0
+        hubspot.deliver()
+        hubspot.deliver()
+    assert run(url, "forget", "d1", "--status").exit_code == 0
+    assert run(url, "forget", "d2", "--status").exit_code == 0
+    vacuumed = run(url, "forget", "--vacuum")
+    assert (vacuumed.exit_code, "outbox_events_audit" in vacuumed.output) == (1, True)
+    assert run(owner.url.render_as_string(), "forget", "--vacuum").exit_code == 0
+    for engine in (application, works_by, operator):
+        engine.dispose()
+    assert "permission denied" not in caplog.text
 
 
 def test_operator_does_all_it_does_with_what_is_written_down(owner: Engine) -> None:

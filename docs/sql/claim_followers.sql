@@ -247,6 +247,11 @@ SELECT
   locked.heads,
   locked.last_head_id,
   kept.first_left_id,
+  (
+    SELECT
+      MAX(outbox_events_erasures.id) AS max_1
+    FROM outbox_events_erasures
+  ) AS last_mark,
   CONVERT_TO(CAST(TO_JSON(taken) AS TEXT), 'UTF8') AS convert_to_1
 FROM (
   SELECT

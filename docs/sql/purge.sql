@@ -88,3 +88,17 @@ WHERE
 ORDER BY
   outbox_events_discarded.discarded_at
 LIMIT CAST(%(param_3)s AS INT)   FOR UPDATE SKIP LOCKED;
+
+SELECT
+  outbox_events.id
+FROM outbox_events
+WHERE
+  outbox_events.failed_at IS NOT NULL
+  AND outbox_events.failure_reason = 'its subject was forgotten'
+  AND outbox_events.failed_at < (
+    STATEMENT_TIMESTAMP() + MAKE_INTERVAL(secs => CAST(%(param_1)s AS DOUBLE PRECISION))
+  )
+  AND outbox_events.failed_at < CAST(%(param_2)s AS TIMESTAMPTZ)
+ORDER BY
+  outbox_events.id
+LIMIT CAST(%(param_3)s AS INT)   FOR UPDATE SKIP LOCKED;

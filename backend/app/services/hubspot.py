@@ -1,4 +1,4 @@
-"""`track_event`: what a driver did, told to HubSpot by way of the outbox."""
+"""`track_event`: what a driver did, told to HubSpot by way of the outbox. `forget`: a driver who is to be erased."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from uuid import UUID, uuid4
 
 from app.events import CATALOG
 from app.models import OUTBOX
+from hubspot_sync import forgetting
 from sqlalchemy_outbox import enqueue
 from sqlalchemy_outbox.database.isolation import in_words
 from sqlalchemy_outbox.enqueueing.enqueue import AnySession
+from sqlalchemy_outbox.enqueueing.forgetting import ErasureWay
 from sqlalchemy_outbox.enqueueing.losses import GOES_ON_WITHOUT, record_loss
 
 
@@ -30,3 +32,14 @@ def track_event(db: AnySession, event_type: str, payload: Mapping[str, object]) 
     except Exception as error:  # noqa: BLE001  # HubSpot must never break a request.
         record_loss(event_id, event_type, subject, in_words(error), GOES_ON_WITHOUT)
         return event_id
+
+
+def forget(db: AnySession, subject: str, *, reason: str, way: ErasureWay = ErasureWay.ERASE) -> UUID:
+    """Forget a driver if and only if the caller's transaction commits: in the outbox at once, and in HubSpot for good.
+
+    Takes what `track_event` takes. From the commit on, events of the driver are stored as refusals without personal
+    data. Unlike `track_event` it raises, and the transaction fails with it: without HUBSPOT_ERASURE_KEY, say, or where
+    it cannot be written. `reason` is kept for good, so let it name nobody. Returns the id of the event that erases.
+    Where code of an earlier release may still run, read docs/erasure.md first.
+    """
+    return forgetting.forget(db, OUTBOX, CATALOG, subject, reason=reason, way=way)

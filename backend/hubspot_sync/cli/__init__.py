@@ -5,6 +5,7 @@
     history   show
     fleet     history, workers
     contacts  contact, resync
+    erasures  forget
     account   provision, doctor
 
 A command imports what it alone needs when it runs, so that the others start sooner.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hubspot_sync.cli import account, contacts, events, fleet, history, running
+from hubspot_sync.cli import account, contacts, erasures, events, fleet, history, running
 from hubspot_sync.cli.command_line import CommandLine
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _PANELS = {
     "Deliveries": (running.worker, running.status, fleet.history, fleet.workers, running.hold, running.release),
     "Events": (events.events, events.reasons, history.show, events.retry, events.discard, events.purge, events.audit),
-    "Contacts": (contacts.contact, contacts.resync),
+    "Contacts": (contacts.contact, contacts.resync, erasures.forget),
     "The account": (account.provision, account.doctor),
 }
 

@@ -152,6 +152,10 @@ def _lines(found: Status) -> list[tuple[str, str]]:
         ("delivered", str(found.delivered)),
         ("failed", str(found.failed)),
     ]
+    if found.refused:
+        lines.append(("refused", f"{found.refused} of subjects that were forgotten"))
+    if found.forgetting:
+        lines.append(("forgetting", f"{found.forgetting} subjects, which are not erased everywhere yet"))
     if found.oldest_pending_seconds is not None:
         lines.append(("oldest", f"waits for {found.oldest_pending_seconds:.0f} s"))
     for wait in found.waiting:

@@ -23,6 +23,7 @@ from hubspot_sync.page.actions import Actions
 from hubspot_sync.page.contacts import Contacts
 from hubspot_sync.page.desk import Desk
 from hubspot_sync.page.door import Door
+from hubspot_sync.page.erasures import Erasures
 from hubspot_sync.page.events import Events
 from hubspot_sync.page.forms import BODY_BYTES_MAX
 from hubspot_sync.page.guard import Guard
@@ -86,7 +87,15 @@ class OperatorPage:
 
 
 def _open(desk: Desk, door: Door) -> ASGIApp:
-    views = (Overview(desk), Events(desk), Contacts(desk), Workers(desk), AccountViews(desk), Actions(desk))
+    views = (
+        Overview(desk),
+        Events(desk),
+        Contacts(desk),
+        Erasures(desk),
+        Workers(desk),
+        AccountViews(desk),
+        Actions(desk),
+    )
     signed_in = [route for view in views for route in view.routes()]
     behind = Middleware(SignedIn, desk.seal, desk.templates, desk.is_ended)
     return Guard(

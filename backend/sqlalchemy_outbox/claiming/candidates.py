@@ -60,7 +60,8 @@ class WindowKind(StrEnum):
 class Reached(NamedTuple):
     """What there was in a window: its events and the last of them, the heads that were locked, and the first id left.
 
-    Ids are None where there is no such event. Left is what could be claimed and is not in the batch.
+    Ids are None where there is no such event. Left is what could be claimed and is not in the batch. `last_mark` is the
+    last id of `erasures`: whoever knows all up to it knows whose events are to be refused.
     """
 
     events: int
@@ -68,6 +69,7 @@ class Reached(NamedTuple):
     heads: int
     last_head_id: int | None
     first_left_id: int | None
+    last_mark: int | None
 
 
 def candidates(outbox: Outbox, kind: WindowKind, dialect_name: str, size: int, limit: int) -> tuple[CTE, Select[Any]]:
@@ -117,7 +119,7 @@ def candidates(outbox: Outbox, kind: WindowKind, dialect_name: str, size: int, l
         .limit(limited)
         .cte("batch")
     )
-    return batch, _reached(runs, heads, takeable, batch)
+    return batch, _reached(outbox, runs, heads, takeable, batch)
 
 
 def _in_time(dialect_name: str) -> list[ColumnElement[bool]]:
@@ -265,10 +267,11 @@ def _apart_of_subject(outbox: Outbox, events: FromClause) -> ColumnElement[int]:
     return select(apart.c.id).where(is_apart).limit(ONE).correlate(events).scalar_subquery()
 
 
-def _reached(runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:
+def _reached(outbox: Outbox, runs: CTE, heads: CTE, takeable: CTE, batch: CTE) -> Select[Any]:
     """In the order of `Reached`."""
     seen = select(func.count().label("events"), func.max(runs.c.id).label("last_id")).subquery("seen")
     locked = select(func.count().label("heads"), func.max(heads.c.id).label("last_head_id")).subquery("locked")
     is_left = takeable.c.id.not_in(select(batch.c.id))
     left = select(func.min(takeable.c.id).label("first_left_id")).where(is_left).subquery("kept")
-    return select(seen, locked, left).select_from(seen.join(locked, true()).join(left, true()))
+    last_mark = select(func.max(outbox.erasures.c.id)).scalar_subquery().label("last_mark")
+    return select(seen, locked, left, last_mark).select_from(seen.join(locked, true()).join(left, true()))

@@ -73,12 +73,14 @@ class Claimed:
     """The events that were claimed, in order. Up to the id `used_up_to` nothing is left that could be claimed now.
 
     `is_used_up`: nothing is left in the whole window. `is_end`: no open event lies behind the window.
+    `last_mark`: the last id of `erasures` that the claim saw.
     """
 
     events: list[Event]
     used_up_to: int
     is_used_up: bool
     is_end: bool
+    last_mark: int
 
 
 def claim(
@@ -186,6 +188,7 @@ def _claimed(events: list[Event], reached: Reached, window: Window, limit: int) 
         used_up_to=min([last_id, *(id_ - 1 for id_ in left)]),
         is_used_up=not left,
         is_end=not left and reached.events < window.size,
+        last_mark=reached.last_mark or 0,
     )
 
 

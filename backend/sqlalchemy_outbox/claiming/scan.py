@@ -66,6 +66,8 @@ class Scan:
         self._pace = pace
         self._watermark = Watermark(outbox)
         self._watermark_position: int | None = None
+        # The last id of `erasures` that a claim saw.
+        self.last_mark = 0
         self._position = 0
         self._widening = 1
         self._is_at_end = False
@@ -100,6 +102,7 @@ class Scan:
                 connection, self._outbox, window, types=types, token=token, lease=lease, limit=limit, budget=budget
             )
             self._advance(window, claimed)
+            self.last_mark = claimed.last_mark
             if claimed.events:
                 return claimed.events
         return []

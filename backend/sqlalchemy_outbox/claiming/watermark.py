@@ -76,10 +76,31 @@ class Watermark:
         self._settles_next = (last_id, writers)
 
 
+def writers(connection: Connection, outbox: Outbox) -> frozenset[str]:
+    """The transactions that may have written events and have not ended; none on SQLite, whose writers take turns."""
+    if connection.dialect.name != "postgresql":
+        return frozenset()
+    parameters = {"name": qualified_name(connection, outbox.events)}
+    return frozenset(connection.execute(_writers(), parameters).scalar_one() or ())
+
+
 @lru_cache(maxsize=16)
 def _look(outbox: Outbox) -> Select[Any]:
     """Relies on the primary key and ix_…_open."""
     c = outbox.events.c
+    first_open = select(func.min(c.id)).where(outbox.is_in_line(), c.id >= bindparam("first_open_id", type_=BigInteger))
+    # The highest id comes from a snapshot that is older than the look at the locks.
+    last = select(func.max(c.id))
+    return select(
+        last.scalar_subquery().label("last_id"),
+        first_open.scalar_subquery().label("first_open_id"),
+        _writers().scalar_subquery().label("writers"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _writers() -> Select[Any]:
+    """Binds the table's `name`."""
     locks = table(
         "pg_locks",
         column("database", OID),
@@ -91,17 +112,9 @@ def _look(outbox: Outbox) -> Select[Any]:
     )
     databases = table("pg_database", column("oid", OID), column("datname", Text), schema="pg_catalog")
     ours = select(databases.c.oid).where(databases.c.datname == func.current_database()).scalar_subquery()
-    writers = select(func.array_agg(locks.c.virtualtransaction)).where(
+    return select(func.array_agg(locks.c.virtualtransaction)).where(
         locks.c.database == ours,
         locks.c.relation == cast(cast(bindparam("name", type_=Text), REGCLASS), OID),
         locks.c.mode == "RowExclusiveLock",
         locks.c.granted,
-    )
-    first_open = select(func.min(c.id)).where(outbox.is_in_line(), c.id >= bindparam("first_open_id", type_=BigInteger))
-    # The snapshot that gives the highest id is older than the reading of the locks.
-    last = select(func.max(c.id))
-    return select(
-        last.scalar_subquery().label("last_id"),
-        first_open.scalar_subquery().label("first_open_id"),
-        writers.scalar_subquery().label("writers"),
     )

@@ -35,6 +35,8 @@ def _prepare_connection(connection: DBAPIConnection, _entry: ConnectionPoolEntry
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT // timedelta(milliseconds=1)}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    # What is deleted is overwritten, and not only forgotten: a person may be among it.
+    cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 
 

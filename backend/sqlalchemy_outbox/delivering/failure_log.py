@@ -38,7 +38,8 @@ class FailureLog:
     def note(self, events: Sequence[Settled]) -> None:
         """Log those that failed or were charged; say nothing of the others."""
         for it in events:
-            if it.is_charged:
+            # Refusals are nobody's failure, and there may be many.
+            if it.is_charged and not it.is_refusal:
                 self._note_one(it.event, it.settlement)
 
     def count(self) -> None:

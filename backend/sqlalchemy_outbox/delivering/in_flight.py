@@ -19,17 +19,22 @@ from sqlalchemy_outbox.claiming.newer import Newer
 from sqlalchemy_outbox.database.transaction import for_single_statements, transact
 from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, RetryWhileUnavailable
 from sqlalchemy_outbox.destination import Claim, Deliver
+from sqlalchemy_outbox.erasure import erasures
+from sqlalchemy_outbox.erasure.erasing import Erasing
 from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
 from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.lease import LEASE, RENEW_EVERY
-from sqlalchemy_outbox.model import Event, Outbox
-from sqlalchemy_outbox.outcome import Outcome, Postponed, Retry, Waiting
+from sqlalchemy_outbox.model import ERASURE, REFUSED, Event, Outbox
+from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Rejected, Retry, Waiting
 from sqlalchemy_outbox.settling import deliveries, leases, settlement, waits
 from sqlalchemy_outbox.settling.settlement import Ended, Settlement
 
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE = timedelta(seconds=10)
+# What an erasure waits for ends within a request, or with a lease.
+_ERASURE_WAIT = timedelta(seconds=1)
+_NOT_YET = Postponed("waits for what is under way of its subject", _ERASURE_WAIT)
 
 OnSettled = Callable[[Claim, Sequence[Settlement], Ended], None]
 """Told of a claim, how each of its events was to be settled, and which were."""
@@ -50,6 +55,7 @@ class InFlight:
         random: Random,
         retry: RetryWhileUnavailable,
         *,
+        erasing: Erasing,
         on_settled: OnSettled,
         on_over: Callable[[], None],
     ) -> None:
@@ -60,6 +66,7 @@ class InFlight:
         self._gate = gate
         self._random = random
         self._retry = retry
+        self._erasing = erasing
         self._on_settled = on_settled
         self._on_over = on_over
         self._claims: dict[str, Claim] = {}
@@ -117,11 +124,22 @@ class InFlight:
         task.add_done_callback(partial(self._forget, claim))
 
     async def _deliver_and_settle(self, claim: Claim) -> None:
-        claim = replace(claim, read_newer=self._read_newer, known_types=self._known_types)
+        claim = replace(
+            claim,
+            read_newer=self._read_newer,
+            known_types=self._known_types,
+            known=self._erasing.known,
+            mentions=self._erasing.mentions,
+        )
         outcomes = await self._outcomes_of(claim)
         settlements = settlement.settle(claim.events, outcomes, self._random)
         waited_for = {outcome.key: outcome.reason for outcome in outcomes.values() if isinstance(outcome, Waiting)}
-        ended = await self._retry.run(partial(self._settle, claim, settlements, waited_for))
+        erased = {
+            event.id: outcome
+            for event in claim.events
+            if event.event_type == ERASURE and isinstance(outcome := outcomes.get(event.id), Delivered)
+        }
+        ended = await self._retry.run(partial(self._settle, claim, settlements, waited_for, erased))
         if ended is None:
             # Stopped while the database was away: the claim is handed back, if it comes in time.
             return
@@ -130,16 +148,38 @@ class InFlight:
         if lost := len(settlements) - len(ended.ids):
             log.warning("Lost the lease of %d events before their outcome was settled; they come again.", lost)
 
-    async def _settle(self, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]) -> Ended:
-        is_one_statement = not waited_for and not any(settlement.then for settlement in settlements)
+    async def _settle(
+        self,
+        claim: Claim,
+        settlements: Sequence[Settlement],
+        waited_for: Mapping[str, str],
+        erased: Mapping[int, Delivered],
+    ) -> Ended:
+        leaves_something = any(settlement.then for settlement in settlements)
+        is_one_statement = not (waited_for or leaves_something or claim.refused or erased)
+        words = {event: erased[event.id].words for event in claim.events if event.id in erased}
+        counts = await self._erasing.end(words) if words else {}
         engine = self._statement_engine if is_one_statement else self._engine
-        return await transact(engine, self._note_and_settle, claim, settlements, waited_for)
+        return await transact(engine, self._note_and_settle, claim, settlements, waited_for, erased, counts)
 
     def _note_and_settle(
-        self, connection: Connection, claim: Claim, settlements: Sequence[Settlement], waited_for: Mapping[str, str]
+        self,
+        connection: Connection,
+        claim: Claim,
+        settlements: Sequence[Settlement],
+        waited_for: Mapping[str, str],
+        erased: Mapping[int, Delivered],
+        counts: Mapping[int, int],
     ) -> Ended:
         waits.note(connection, self._outbox, waited_for)
-        return leases.settle(connection, self._outbox, claim.lease.token, settlements, claim.noted)
+        ended = leases.settle(connection, self._outbox, claim.lease.token, settlements, claim.noted)
+        if refused := {id_: name for id_, name in claim.refused.items() if id_ in ended.ids}:
+            self._erasing.keep(connection, [event for event in claim.events if event.id in refused])
+            erasures.refuse(connection, self._outbox, refused)
+        for event in claim.events:
+            if event.id in erased and event.id in ended.ids:
+                erasures.finish(connection, self._outbox, event, erased[event.id].told, words=counts.get(event.id, 0))
+        return ended
 
     def _record_and_hand_back(self, connection: Connection, claim: Claim) -> None:
         deliveries.write(connection, self._outbox, claim.noted)
@@ -152,9 +192,21 @@ class InFlight:
         return await transact(self._statement_engine, workers.known_types, self._outbox)
 
     async def _outcomes_of(self, claim: Claim) -> Mapping[int, Outcome]:
+        """Of all events of the claim; only those whose subjects were not forgotten are handed to the destination."""
+        outcomes: dict[int, Outcome] = {id_: Rejected(REFUSED) for id_ in claim.refused}
+        refused = [event for event in claim.events if event.id in claim.refused]
+        for event in claim.events:
+            if event.event_type == ERASURE:
+                begin = partial(self._erasing.begin, event, refused)
+                if not await self._retry.run(begin):
+                    outcomes[event.id] = _NOT_YET
+        left = [event for event in claim.events if event.id not in outcomes]
+        return outcomes | await self._deliver_all(replace(claim, events=left)) if left else outcomes
+
+    async def _deliver_all(self, claim: Claim) -> dict[int, Outcome]:
         outcome: Outcome
         try:
-            return await self._deliver(claim, self._gate)
+            return dict(await self._deliver(claim, self._gate))
         except (GateShut, LeaseEnding):
             outcome = Postponed()
         except DATABASE_ERRORS:

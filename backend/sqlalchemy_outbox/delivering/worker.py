@@ -26,6 +26,10 @@ from sqlalchemy_outbox.delivering.releases import Releases
 from sqlalchemy_outbox.delivering.reports import Reports
 from sqlalchemy_outbox.delivering.retrying import DATABASE_ERRORS, RetryWhileUnavailable, first_line
 from sqlalchemy_outbox.destination import Claim, Deliver, IsOver
+from sqlalchemy_outbox.erasure.erasing import Erasing
+from sqlalchemy_outbox.erasure.erasures import Remember, remember_nothing
+from sqlalchemy_outbox.erasure.forgotten import Forgotten
+from sqlalchemy_outbox.erasure.personal_data import Stripping
 from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.housekeeping.purge import Purge
 from sqlalchemy_outbox.housekeeping.sweep import Sweep
@@ -58,10 +62,11 @@ def _tell_nobody(_: Sequence[Settled]) -> None:
 class Worker:
     """Delivers one outbox's events through `deliver`. Any number of workers may share an outbox.
 
-    `retention` is how long delivered events are kept; None keeps them for ever. `on_settled` is told of the events
-    that left their claims; it must not raise. `is_over` is asked about what events were set apart for; without it they
-    stay so. `listen_engine` leads to the same database by a way that tells of commits, past a pooler say; the worker
-    claims by it as well. `version` is what is told to people of the release that this worker is.
+    `retention` is how long delivered events are kept; None keeps them for ever. `stripping` takes what names a person
+    out of them before that. `on_settled` is told of the events that left their claims; it must not raise. `is_over` is
+    asked about what events were set apart for; without it they stay so. `remember` says what `deliver` has to know of a
+    subject's events, which are deleted before it erases that. `listen_engine` leads to the same database by a way that
+    tells of commits, past a pooler say; the worker claims by it as well. `version` is shown to people.
     """
 
     def __init__(
@@ -75,9 +80,11 @@ class Worker:
         batch_size: int = 50,
         concurrency: int = 4,
         retention: timedelta | None = None,
+        stripping: Stripping | None = None,
         random: Random | None = None,
         on_settled: OnSettled = _tell_nobody,
         is_over: IsOver | None = None,
+        remember: Remember = remember_nothing,
         listen_engine: Engine | None = None,
         version: str = "",
     ) -> None:
@@ -106,6 +113,8 @@ class Worker:
         jitter = random or Random()  # noqa: S311  # Jitter is no secret.
         self._sweep = Sweep(outbox, jitter)
         self._retry = RetryWhileUnavailable()
+        self._forgotten = Forgotten(outbox)
+        self._erasing = Erasing(outbox, engine, remember)
         # When a delivery is over, its subjects' next events may be claimed.
         self._in_flight = InFlight(
             outbox,
@@ -114,6 +123,7 @@ class Worker:
             gate,
             jitter,
             self._retry,
+            erasing=self._erasing,
             on_settled=self._note_end,
             on_over=self._wake_event.set,
         )
@@ -123,7 +133,8 @@ class Worker:
         self._releases = Releases(outbox, engine, gate, is_over, self._note_release)
         # The token of a claim that has not been answered.
         self._unheard: str | None = None
-        self._purge = None if retention is None else Purge(outbox, retention)
+        self._upkeep: list[Purge | Stripping] = [Purge(outbox, retention)] if retention is not None else []
+        self._upkeep += [] if stripping is None else [stripping]
 
     async def run(self) -> None:
         """Deliver until `stop`; a database that is away is waited for."""
@@ -139,7 +150,7 @@ class Worker:
             with wakeup.listening(listen_engine, self._outbox, self._wake_event) as self._listener:
                 while not self._retry.is_over:
                     if not await self._retry.run(self._start_next):
-                        await self._purge_a_step()
+                        await self._keep_up()
                         await self._retry.run(self._sleep)
         finally:
             self._listener = None
@@ -194,29 +205,33 @@ class Worker:
             await self._gate.refresh()
         if freed:
             log.warning("Freed %d events that were claimed under leases which are gone.", freed)
+        refused = await self._erasing.look()
         if charged:
             log.warning("Took %d events back from a worker that stopped answering.", len(charged))
             self._tell_of(charged)
-        if not (corrected or freed or charged):
+        if not (corrected or freed or charged or refused):
             return False
         # What waited behind them may lie before the scan's position.
         self._scan.restart()
         return True
 
-    async def _purge_a_step(self) -> None:
-        """Delete old events while there is nothing to deliver. Where that fails, deliveries do not wait for it."""
-        if self._purge is None or self._in_flight.is_delivering or not self._purge.is_due():
-            return
-        try:
-            count = await transact(self._engine, self._purge.step)
-        except DATABASE_ERRORS as error:
-            self._purge.failed()
-            log.warning("Could not purge (%s); trying again in a while.", first_line(error))
-            return
-        if not self._purge.is_over:
-            self._wake_event.set()
-        if count:
-            log.info("Purged %d events that were delivered or discarded.", count)
+    async def _keep_up(self) -> None:
+        """Purge or strip some events while there is nothing to deliver; where that fails, deliveries go on."""
+        for work in self._upkeep:
+            if self._in_flight.is_delivering or not work.is_due():
+                continue
+            try:
+                count = await transact(self._engine, work.step)
+            except DATABASE_ERRORS as error:
+                work.failed()
+                log.warning("Could not purge (%s); trying again in a while.", first_line(error))
+                return
+            if not work.is_over:
+                self._wake_event.set()
+            if count and isinstance(work, Purge):
+                log.info("Purged %d events that were delivered or discarded.", count)
+            elif count:
+                log.info("Took what names a person out of %d delivered events.", count)
 
     async def _sleep(self) -> None:
         """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll.
@@ -284,7 +299,8 @@ class Worker:
         self._unheard = token = uuid4().hex
         lease = Lease(token, time.monotonic() + LEASE.total_seconds())
         events = self._scan.claim(connection, types=self._types, token=token, lease=LEASE, limit=self._batch_size)
-        return Claim(lease, events)
+        self._forgotten.learn(connection, self._scan.last_mark)
+        return Claim(lease, events, refused=self._forgotten.among(connection, events))
 
     async def _hand_back_unheard(self) -> None:
         """Of a claim whose answer was lost nobody knows the events, and yet it may hold them."""

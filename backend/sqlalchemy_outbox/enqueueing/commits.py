@@ -25,8 +25,9 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from sqlalchemy_outbox.database.isolation import as_sqlalchemys, has_rolled_back, is_autocommit
 from sqlalchemy_outbox.database.read_only import is_read_only, replace_at_next_use
-from sqlalchemy_outbox.enqueueing import insertion, sequences
+from sqlalchemy_outbox.enqueueing import insertion, marks, sequences
 from sqlalchemy_outbox.enqueueing.losses import COMMITTED_WITHOUT, log_uncommitted, record_loss
+from sqlalchemy_outbox.enqueueing.marks import Mark, NotForgotten
 from sqlalchemy_outbox.model import Outbox
 from sqlalchemy_outbox.waking import wakeup
 
@@ -54,15 +55,18 @@ PREPARED = (
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """An event that its transaction is to write."""
+    """An event that its transaction is to write. With a `mark` it erases its subject, and is never lost in silence."""
 
     outbox: Outbox
     row: insertion.Row
+    mark: Mark | None = None
     is_dropped: bool = False
     is_told: bool = False
 
     def record_loss(self, reason: str, fate: str) -> None:
         self.is_dropped = self.is_told = True
+        if self.mark is not None:
+            raise NotForgotten(reason)
         record_loss(self.row.event_id, self.row.event_type, self.row.subject, reason, fate)
 
     def log_uncommitted(self, level: int, what_happened: str) -> None:
@@ -246,7 +250,13 @@ def _write(connection: Connection, buffer: _Buffer) -> None:
     buffer.savepoints.clear()
     for outbox in dict.fromkeys(entry.outbox for entry in entries):
         rows = [entry.row for entry in entries if entry.outbox is outbox]
-        if (reason := _write_rows(connection, outbox, rows)) is None:
+        marked = [(entry.row.event_id, entry.mark) for entry in entries if entry.outbox is outbox and entry.mark]
+        if marked:
+            marks.write(connection, outbox, marked)
+        reason = _write_rows(connection, outbox, rows)
+        if reason is not None and marked:
+            raise NotForgotten(reason)
+        if reason is None:
             # A type that nothing knows may be any text, and each would be a series of its own.
             buffer.written.update((outbox, "undeliverable" if row.error else row.event_type) for row in rows)
         else:
@@ -259,6 +269,13 @@ def _write_rows(connection: Connection, outbox: Outbox, rows: list[insertion.Row
         return AUTOCOMMIT
     way = insertion.Way.CHECKED
     while (refusal := _try_to_write(connection, outbox, rows, way)) is not None:
+        if insertion.is_of_forgotten(refusal):
+            rows = [row.to_be_looked_up() for row in rows]
+            continue
+        if any(row.name for row in rows) and insertion.may_not_look(outbox, refusal):
+            # The event is worth more here than its refusal, which is a worker's then.
+            rows = [row.unnamed() for row in rows]
+            continue
         if (another := sequences.another_way(connection, outbox, way, refusal)) is None:
             return sequences.in_words(outbox, refusal)
         way = another

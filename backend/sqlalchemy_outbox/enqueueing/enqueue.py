@@ -52,12 +52,14 @@ def enqueue(
     remedy, where the event could not share the fate of the caller's rows.
     """
     event_id = event_id or uuid4()
-    row = _row(event_id, event_type, subject, payload, error)
-    _append(session, Entry(outbox, row))
+    row = _row(outbox, event_id, event_type, subject, payload, error)
+    append(session, Entry(outbox, row))
     return event_id
 
 
-def _row(event_id: UUID, event_type: object, subject: str | None, payload: object, error: str | None) -> insertion.Row:
+def _row(
+    outbox: Outbox, event_id: UUID, event_type: object, subject: str | None, payload: object, error: str | None
+) -> insertion.Row:
     text, unreadable = encode_payload(payload)
     if subject is None or not 0 < len(subject) <= SUBJECT_CHARS_MAX:
         error = error or f"subject must have 1 to {SUBJECT_CHARS_MAX} characters"
@@ -73,19 +75,21 @@ def _row(event_id: UUID, event_type: object, subject: str | None, payload: objec
         error=error,
         failure_reason=error and reason_of(error),
         traceparent=current_traceparent(),
+        name=outbox.names.of(subject),
     )
 
 
-def _append(session: AnySession, entry: Entry) -> None:
+def append(session: AnySession, entry: Entry) -> None:
+    """Have the session's transaction write the event. TypeError where it could not share that one's fate."""
     match session:
         case Session():
             sessions.append(session, entry)
         case AsyncSession():
             sessions.append(session.sync_session, entry)
         case scoped_session():
-            _append(session(), entry)
+            append(session(), entry)
         case async_scoped_session():
-            _append(session(), entry)
+            append(session(), entry)
             # Of the scope that is SQLAlchemy's example. Its registry keeps the session when the task is gone.
             if isinstance(scope := session.registry.scopefunc(), asyncio.Task):
                 sessions.watch(session().sync_session, scope)

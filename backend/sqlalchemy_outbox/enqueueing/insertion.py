@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, Protocol
@@ -48,7 +48,7 @@ from sqlalchemy_outbox.database.prepared_statements import (
     statement,
 )
 from sqlalchemy_outbox.database.sqlite import begin_if_needed
-from sqlalchemy_outbox.model import ATTEMPTS_MAX, EventId, Outbox
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, REFUSED, EventId, Outbox
 
 # A request does not wait longer for someone who has the outbox locked, a migration say.
 LOCK_TIMEOUT = "1s"
@@ -59,6 +59,7 @@ _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     *(column(name, Text) for name in ("event_type", "subject", "payload", "error", "failure_reason", "traceparent")),
 )
 _POSITION = column("position", Integer)
+_NAME = column("name", Text)
 _row_object = object_of(_ROW_COLUMNS)
 # What is written of each of a few plain rows.
 _SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
@@ -77,6 +78,8 @@ _SET_LOCK_TIMEOUT, _RESTORE_LOCK_TIMEOUT = (
 
 # What PostgreSQL says, in words of its own around it, of an id that is not above all others.
 BEHIND = "outbox: a sequence is behind, at "
+# And where a subject was forgotten.
+_FORGOTTEN = "outbox: a subject was forgotten"
 
 
 class Way(Enum):
@@ -97,6 +100,27 @@ class Row:
     error: str | None
     failure_reason: str | None
     traceparent: str | None
+    # Of its subject, by which that was forgotten or not; None where nobody is.
+    name: str | None = None
+    is_looked_up: bool = False
+
+    def to_be_looked_up(self) -> Row:
+        """The same, to be written by a statement that looks for each row whether its subject was forgotten."""
+        return replace(self, is_looked_up=True)
+
+    def unnamed(self) -> Row:
+        """The same, written whether its subject was forgotten or not."""
+        return replace(self, name=None)
+
+
+def may_not_look(outbox: Outbox, error: Exception) -> bool:
+    """Whether rows were refused because the role may not look who was forgotten, or the table is not there."""
+    return outbox.erasures.name in str(error)
+
+
+def is_of_forgotten(error: Exception) -> bool:
+    """Whether rows were refused, all of them, because the subject of one was forgotten."""
+    return _FORGOTTEN in str(error)
 
 
 _ARE_CHECKED = (Way.CHECKED, Way.MOVED)
@@ -131,7 +155,8 @@ class _PlainSavepoint:
         is_postgresql = self._connection.dialect.name == "postgresql"
         if is_postgresql:
             self._connection.exec_driver_sql(SET_LOCK_TIMEOUT)
-        statement = insert_rows(outbox, self._connection.dialect.name, way)
+        is_naming = any(row.name for row in rows)
+        statement = insert_rows(outbox, self._connection.dialect.name, way, is_naming=is_naming)
         for array in _arrays(rows):
             self._connection.execute(statement, {"rows": array})
         if is_postgresql:
@@ -155,9 +180,11 @@ class _SavepointInOneQuery:
 
     def insert(self, outbox: Outbox, rows: list[Row], way: Way) -> None:
         if len(rows) <= _FEW and way is not Way.CHOSEN and all(map(_is_plain, rows)):
-            self._insert_few(_script(self._connection, _insert_few(outbox, len(rows), way)), rows)
+            named = tuple(n for n, row in enumerate(rows) if row.name)
+            self._insert_few(_script(self._connection, _insert_few(outbox, len(rows), way, named)), rows)
             return
-        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name, way))
+        is_naming = any(row.name for row in rows)
+        sql = driver_sql(self._connection, insert_rows(outbox, self._connection.dialect.name, way, is_naming=is_naming))
         arrays = list(_arrays(rows))
         queries = [sql for _ in arrays]
         queries[0] = f"SAVEPOINT {_SAVEPOINT}; {SET_LOCK_TIMEOUT}; {queries[0]}"
@@ -168,6 +195,7 @@ class _SavepointInOneQuery:
 
     def _insert_few(self, script: Script, rows: list[Row]) -> None:
         values = {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT}
+        values |= {f"name_{n}": row.name for n, row in enumerate(rows) if row.name}
         session = session_of(self._connection)
         text = session.text_of(script)
         try:
@@ -203,7 +231,7 @@ def _script(connection: Connection, insert_few: Insert) -> Script:
 
 def _is_plain(row: Row) -> bool:
     """Whether it can be delivered, and written in whatever encoding the session has."""
-    return row.error is None and row.event_type.isascii() and row.subject.isascii()
+    return row.error is None and not row.is_looked_up and row.event_type.isascii() and row.subject.isascii()
 
 
 def _arrays(rows: list[Row]) -> Iterator[str]:
@@ -211,7 +239,8 @@ def _arrays(rows: list[Row]) -> Iterator[str]:
     objects: list[str] = []
     chars = 0
     for position, row in enumerate(rows):
-        objects.append(json.dumps(_row_object(row) | {_POSITION.name: position}))
+        named = {} if row.name is None else {_NAME.name: row.name}
+        objects.append(json.dumps(_row_object(row) | {_POSITION.name: position} | named))
         chars += len(objects[-1])
         if chars > _ARRAY_CHARS_MAX:
             yield f"[{','.join(objects)}]"
@@ -221,24 +250,30 @@ def _arrays(rows: list[Row]) -> Iterator[str]:
 
 
 @lru_cache(maxsize=64)
-def insert_rows(outbox: Outbox, dialect_name: str, way: Way) -> Insert:
-    """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed."""
-    rows = rows_of("rows", (*_ROW_COLUMNS, _POSITION), dialect_name)
-    is_failed = rows.c.error.is_not(None)
+def insert_rows(outbox: Outbox, dialect_name: str, way: Way, *, is_naming: bool = False) -> Insert:
+    """INSERT … SELECT from the bound JSON array `rows`, in its order; a row with an error is born failed.
+
+    If they are named, a row whose subject was forgotten is a refusal: born failed, and without anything about a person.
+    """
+    rows = rows_of("rows", (*_ROW_COLUMNS, _POSITION, _NAME) if is_naming else (*_ROW_COLUMNS, _POSITION), dialect_name)
+    written: dict[str, ColumnElement[Any]] = {it.name: rows.c[it.name] for it in _ROW_COLUMNS}
+    if is_naming:
+        written |= _refused_or(written, outbox, rows.c[_NAME.name])
+    is_failed = written["error"].is_not(None)
     # One instant for the row's columns: an event that is due later than it was enqueued has been pushed back.
     now = DatabaseNow()
     values = {
-        "event_id": rows.c.event_id,
-        "event_type": rows.c.event_type,
-        "subject": rows.c.subject,
-        "payload": rows.c.payload,
+        "event_id": written["event_id"],
+        "event_type": written["event_type"],
+        "subject": written["subject"],
+        "payload": written["payload"],
         "created_at": now,
         "available_at": now,
         "failed_at": case((is_failed, now), else_=null()),
         "attempt_count": case((is_failed, literal_column(str(ATTEMPTS_MAX))), else_=literal_column("0")),
-        "last_error": rows.c.error,
-        "failure_reason": rows.c.failure_reason,
-        "traceparent": rows.c.traceparent,
+        "last_error": written["error"],
+        "failure_reason": written["failure_reason"],
+        "traceparent": written["traceparent"],
     }
     if way is Way.CHOSEN:
         values["id"] = _highest(outbox) + literal_column("1") + rows.c.position
@@ -250,6 +285,16 @@ def insert_rows(outbox: Outbox, dialect_name: str, way: Way) -> Insert:
     return _checked(outbox, statement) if dialect_name == "postgresql" and way in _ARE_CHECKED else statement
 
 
+def _refused_or(
+    written: dict[str, ColumnElement[Any]], outbox: Outbox, name: ColumnElement[str]
+) -> dict[str, ColumnElement[Any]]:
+    """What is written in place of these where the subject of this name was forgotten. Relies on ix_…_erasures_name."""
+    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name).exists()
+    words = literal_column(f"'{REFUSED}'", Text)
+    refused = {"subject": name, "payload": literal_column("'{}'", Text), "error": words, "failure_reason": words}
+    return {it: case((is_forgotten, refused[it]), else_=written[it]) for it in refused}
+
+
 class _Uncast(UserDefinedType[str]):
     """Of a literal that PostgreSQL reads as its column's type."""
 
@@ -257,23 +302,46 @@ class _Uncast(UserDefinedType[str]):
 
 
 @lru_cache(maxsize=256)
-def _insert_few(outbox: Outbox, count: int, way: Way) -> Insert:
-    """INSERT … VALUES of plain rows, which PostgreSQL plans sooner; binds each of `_SENT` with each row's number."""
+def _insert_few(outbox: Outbox, count: int, way: Way, named: tuple[int, ...] = ()) -> Any:
+    """INSERT … VALUES of plain rows, which PostgreSQL plans sooner; binds each of `_SENT` with each row's number.
+
+    And the `name` of those rows that are named: it refuses all where the subject of one was forgotten.
+    """
     now = DatabaseNow()
     same = {"created_at": now, "available_at": now, "attempt_count": literal_column("0")}
     rows = [{name: bindparam(f"{name}_{n}", type_=_Uncast()) for name in _SENT} for n in range(count)]
     statement = insert(outbox.events).values([row | same for row in rows])
-    return _checked(outbox, statement) if way in _ARE_CHECKED else statement
+    forgotten = _is_any_forgotten(outbox, named) if named else None
+    if way in _ARE_CHECKED:
+        return _checked(outbox, statement, forgotten)
+    return statement if forgotten is None else _returning(statement, forgotten)
 
 
-def _checked(outbox: Outbox, statement: Insert) -> Any:
+def _is_any_forgotten(outbox: Outbox, named: tuple[int, ...]) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
+    """Relies on ix_…_erasures_name."""
+    name = outbox.erasures.c.name
+    is_one = name.in_([bindparam(f"name_{n}", type_=_Uncast()) for n in named])
+    # Not a constant, or it would be refused as it is planned.
+    words = literal_column(f"'{_FORGOTTEN} as of '", Text).concat(cast(func.now(), Text))
+    return select(outbox.erasures.c.id).where(is_one).exists(), cast(words, Integer)
+
+
+def _checked(
+    outbox: Outbox, statement: Insert, forgotten: tuple[ColumnElement[bool], ColumnElement[Any]] | None = None
+) -> Any:
     """Refused by PostgreSQL where an id is not above each that there was as the statement began.
 
     It was drawn later than all of those, whoever else writes: an id below them has been given out before.
     """
     id_ = outbox.events.c.id
     refusal = cast(literal_column(f"'{BEHIND}'", Text).concat(cast(id_, Text)), Integer)
-    return statement.returning(case((id_ > _highest(outbox), literal_column("0")), else_=refusal))
+    is_behind = (id_ <= _highest(outbox), refusal)
+    return _returning(statement, is_behind) if forgotten is None else _returning(statement, forgotten, is_behind)
+
+
+def _returning(statement: Insert, *refusals: tuple[ColumnElement[bool], ColumnElement[Any]]) -> Any:
+    """The statement, which PostgreSQL refuses where one of the conditions holds."""
+    return statement.returning(case(*refusals, else_=literal_column("0")))
 
 
 def _highest(outbox: Outbox) -> ColumnElement[int]:

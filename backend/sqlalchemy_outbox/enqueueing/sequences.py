@@ -63,7 +63,7 @@ def behind(connection: Connection, outbox: Outbox) -> Iterator[Behind]:
     """The sequences that lie behind, as far as the role may see; none on other databases than PostgreSQL."""
     if connection.dialect.name != "postgresql":
         return
-    for table in (outbox.events, outbox.records.deliveries, outbox.records.audit):
+    for table in (outbox.events, outbox.records.deliveries, outbox.records.audit, outbox.erasures):
         if (found := _look(connection, table)) is not None and found.top > (found.last or 0):
             yield found
 

@@ -63,7 +63,7 @@ class Purge:
     def step(self, connection: Connection) -> int:
         """Delete some of them, and return their number; afterwards it `is_over`, or there may be more.
 
-        Relies on ix_…_delivered and ix_…_discarded_at.
+        Relies on ix_…_delivered, ix_…_discarded_at and ix_…_failed_reason.
         """
         self._begin()
         window_end = connection.execute(self._window_end()).scalar_one_or_none()
@@ -76,9 +76,16 @@ class Purge:
             return count
         limit = self._at_once - count
         discarded = connection.execute(self._old_discarded(limit)).scalars().all()
-        others, self.is_over = self._delete(connection, self._outbox.records.discarded, discarded, limit)
+        others, is_used_up = self._delete(connection, self._outbox.records.discarded, discarded, limit)
+        count += others
+        if is_used_up:
+            limit -= others
+            refused = connection.execute(self._old_refusals(limit)).scalars().all()
+            others, is_used_up = self._delete(connection, self._outbox.events, refused, limit)
+            count += others
+        self.is_over = is_used_up
         self._over_at = time.monotonic()
-        return count + others
+        return count
 
     def failed(self) -> None:
         """Take note that the last step was not committed: after a while, begin a new full pass."""
@@ -108,36 +115,43 @@ class Purge:
 
     def _is_ahead(self) -> list[ColumnElement[bool]]:
         at = self._outbox.events.c.processed_at
-        is_old = _is_old(at, self._older_than)
-        return is_old if self._after is None else [*is_old, at > self._after]
+        old = is_old(at, self._older_than)
+        return old if self._after is None else [*old, at > self._after]
 
     def _old_discarded(self, limit: int) -> Select[Any]:
         d = self._outbox.records.discarded.c
-        is_old = _is_old(d.discarded_at, self._older_than)
+        old = is_old(d.discarded_at, self._older_than)
         is_needed_no_more = _is_discarded_needed_no_more(self._outbox)
-        chosen = select(d.id).where(*is_old, is_needed_no_more).order_by(d.discarded_at).limit(limit)
+        chosen = select(d.id).where(*old, is_needed_no_more).order_by(d.discarded_at).limit(limit)
         return chosen.with_for_update(skip_locked=True)
+
+    def _old_refusals(self, limit: int) -> Select[Any]:
+        """Nobody can mend them, and they say nothing."""
+        c = self._outbox.events.c
+        chosen = select(c.id).where(self._outbox.is_refusal(), *is_old(c.failed_at, self._older_than))
+        return chosen.order_by(c.id).limit(limit).with_for_update(skip_locked=True)
 
     def _delete(self, connection: Connection, events: Table, chosen: Sequence[int], limit: int) -> tuple[int, bool]:
         """Delete the first of these, and what is told of them; how many, and whether there are no more."""
         if not chosen:
             return 0, True
         ids = _of_few_links(connection, self._outbox, chosen, self._links_max)
-        _forget(connection, self._outbox, ids)
+        delete_what_is_told(connection, self._outbox, ids)
         connection.execute(delete(events).where(events.c.id.in_(ids)))
         return len(ids), len(ids) == len(chosen) < limit
 
 
 def count_purgeable(connection: Connection, outbox: Outbox, older_than: timedelta) -> int:
     c, d = outbox.events.c, outbox.records.discarded.c
-    is_old = _is_old(c.processed_at, older_than)
-    delivered = select(func.count()).where(*is_old, *_is_needed_no_more(outbox))
+    old = is_old(c.processed_at, older_than)
+    delivered = select(func.count()).where(*old, *_is_needed_no_more(outbox))
     needed_no_more = _is_discarded_needed_no_more(outbox)
-    discarded = select(func.count()).where(*_is_old(d.discarded_at, older_than), needed_no_more)
-    return sum(connection.execute(it).scalar_one() for it in (delivered, discarded))
+    discarded = select(func.count()).where(*is_old(d.discarded_at, older_than), needed_no_more)
+    refused = select(func.count()).where(outbox.is_refusal(), *is_old(c.failed_at, older_than))
+    return sum(connection.execute(it).scalar_one() for it in (delivered, discarded, refused))
 
 
-def _is_old(at: ColumnElement[datetime], older_than: timedelta) -> list[ColumnElement[bool]]:
+def is_old(at: ColumnElement[datetime], older_than: timedelta) -> list[ColumnElement[bool]]:
     """By the database's clock and by this machine's: what is deleted is gone, and one of them may run ahead."""
     now = datetime.now(UTC)
     # Longer ago than there are dates is nothing.
@@ -176,7 +190,7 @@ def _of_few_links(connection: Connection, outbox: Outbox, ids: Sequence[int], li
     return ids
 
 
-def _forget(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> None:
+def delete_what_is_told(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> None:
     """Delete what is told of these events, and the deliveries that carried no others."""
     records = outbox.records
     deliveries, links, audited = records.deliveries, records.delivery_events, records.audit_events

@@ -101,6 +101,13 @@ def known_types(connection: Connection, outbox: Outbox) -> frozenset[str]:
     return frozenset(type_ for types in connection.execute(seen).scalars() for type_ in types)
 
 
+def count_lacking(connection: Connection, outbox: Outbox, type_: str) -> int:
+    """How many workers that have been seen within REMEMBERED_FOR do not know this event type."""
+    c = outbox.workers.c
+    seen = select(c.types).where(c.seen_at >= DatabaseNow(-REMEMBERED_FOR.total_seconds()))
+    return sum(type_ not in types for types in connection.execute(seen).scalars())
+
+
 def read_workers(connection: Connection, outbox: Outbox) -> list[KnownWorker]:
     """All that are known: those that live first, each in the order of their start."""
     c = outbox.workers.c

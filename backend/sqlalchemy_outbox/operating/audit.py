@@ -30,6 +30,7 @@ class Action(StrEnum):
     PROVISION = "provision"
     REVEAL = "reveal"
     RESYNC = "resync"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def record(
             action=action.value,
             reason=None if reason is None else reason[:_TEXT_CHARS_MAX],
             count=count,
-            detail=json.dumps(_told(detail or {})),
+            detail=json.dumps(_named(connection, outbox, _told(detail or {}))),
         )
         .returning(table.c.id)
     )
@@ -119,3 +120,25 @@ def _as_entry(row: Row[Any]) -> AuditEntry:
 
 def _told(detail: Mapping[str, object]) -> dict[str, object]:
     return {name: value[:_IDS_TOLD_MAX] if isinstance(value, list) else value for name, value in detail.items()}
+
+
+def known_as(connection: Connection, outbox: Outbox, subject: str) -> str:
+    """The subject as it may be written down: by its name, where it was forgotten."""
+    named = _named(connection, outbox, {"subject": subject})
+    return str(named["subject"])
+
+
+def _named(connection: Connection, outbox: Outbox, detail: Mapping[str, object]) -> Mapping[str, object]:
+    """The same, where a subject that was forgotten is known by its name alone, whoever typed it."""
+    texts = {it for value in detail.values() for it in (value if isinstance(value, list) else [value])}
+    names = {it: outbox.names.of(it) for it in texts if isinstance(it, str)}
+    asked = {name for name in names.values() if name is not None}
+    if not asked:
+        return detail
+    e = outbox.erasures.c
+    forgotten = set(connection.execute(select(e.name).where(e.name.in_(asked))).scalars())
+    shown = {it: name for it, name in names.items() if name in forgotten}
+    return {
+        key: [shown.get(it, it) for it in value] if isinstance(value, list) else shown.get(str(value), value)
+        for key, value in detail.items()
+    }

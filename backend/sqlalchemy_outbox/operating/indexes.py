@@ -48,6 +48,11 @@ DEFINITIONS: Mapping[str, str] = {
     "{0}_figures_pkey": "(minutes, at, event_type)",
     "{0}_counted_pkey": "(id)",
     "{0}_closures_pkey": "(began_at)",
+    "{0}_subjects_pkey": "(subject)",
+    "{0}_erasures_pkey": "(id)",
+    "uq_{0}_erasures_event_id": "(event_id)",
+    "ix_{0}_erasures_name": "(name)",
+    "ix_{0}_erasures_open": "(id) WHERE (cleaned_at IS NULL)",
 }
 _BTREE = "USING btree "
 _FOUND = text(

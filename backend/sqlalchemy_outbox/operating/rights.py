@@ -21,7 +21,8 @@ class Job(StrEnum):
 
 # By what follows the outbox's name. A row that is locked needs UPDATE.
 RIGHTS: Mapping[Job, Mapping[str, str]] = {
-    Job.APPLICATION: {"": "SELECT, INSERT"},
+    # The erasures are of one that has the key: it looks who was forgotten, and `forget` writes it down.
+    Job.APPLICATION: {"": "SELECT, INSERT", "_erasures": "SELECT, INSERT"},
     Job.WORKER: {
         "": _ALL,
         "_leases": _ALL,
@@ -29,12 +30,15 @@ RIGHTS: Mapping[Job, Mapping[str, str]] = {
         "_gate": "SELECT, INSERT, UPDATE",
         "_workers": _ALL,
         "_deliveries": _ALL,
-        "_delivery_events": "SELECT, INSERT, DELETE",
+        "_delivery_events": _ALL,
         "_discarded": "SELECT, UPDATE, DELETE",
+        "_audit": "SELECT, UPDATE",
         "_audit_events": "SELECT, DELETE",
         "_figures": _ALL,
         "_counted": "SELECT, INSERT, UPDATE",
         "_closures": _ALL,
+        "_subjects": _ALL,
+        "_erasures": "SELECT, UPDATE",
     },
     Job.OPERATOR: {
         "": _ALL,
@@ -50,6 +54,7 @@ RIGHTS: Mapping[Job, Mapping[str, str]] = {
         "_ended_sessions": "SELECT, INSERT, DELETE",
         "_figures": "SELECT",
         "_closures": "SELECT, INSERT, UPDATE",
+        "_erasures": "SELECT, INSERT",
     },
 }
 # A delivery's id is drawn before it is written.

@@ -119,7 +119,7 @@ def failure_reasons(connection: Connection, outbox: Outbox) -> list[FailureReaso
     count = func.count()
     reasons = connection.execute(
         select(func.coalesce(c.failure_reason, ""), count, func.max(c.id))
-        .where(c.failed_at.is_not(None))
+        .where(outbox.is_failure())
         .group_by(c.failure_reason)
         .order_by(count.desc(), func.max(c.id).desc())
         .limit(REASONS_MAX)
@@ -156,8 +156,8 @@ def _by_state(outbox: Outbox, filter_: EventFilter, dialect_name: str) -> list[l
     if filter_.state is not None:
         return [is_in(filter_.state)]
     if filter_.subject is not None:
-        # Only together do the indexes of subjects hold them all.
-        return [opens, is_in(State.FAILED), is_in(State.DELIVERED)]
+        # Only together do the indexes of subjects hold them all, refusals among those that failed.
+        return [opens, [outbox.events.c.failed_at.is_not(None)], is_in(State.DELIVERED)]
     return [[]]
 
 
@@ -171,7 +171,7 @@ def _is_in(outbox: Outbox, dialect_name: str, state: State) -> list[ColumnElemen
             is_leased = is_one_of(c.id, ids_in(outbox.leases.c.event_ids, dialect_name), dialect_name)
             return [c.claim_token.is_not(None), is_leased]
         case State.FAILED:
-            return [c.failed_at.is_not(None)]
+            return [outbox.is_failure()]
         case State.DELIVERED:
             return [c.processed_at.is_not(None)]
         case _:

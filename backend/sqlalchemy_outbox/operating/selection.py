@@ -14,7 +14,7 @@ from sqlalchemy import Column, ColumnElement, Connection, column, false, func, s
 from sqlalchemy_outbox.clock import DatabaseNow
 from sqlalchemy_outbox.database.json_rows import rows_of
 from sqlalchemy_outbox.database.plan_hints import is_one_of
-from sqlalchemy_outbox.model import EventId, Outbox, State
+from sqlalchemy_outbox.model import ERASURE, EventId, Outbox, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def parameters(selection: Selection) -> dict[str, object]:
 
 
 def failed(outbox: Outbox, selection: Selection, dialect_name: str) -> list[ColumnElement[bool]]:
-    """The selection's events that have failed: none, if it asks for another state."""
-    is_failed = outbox.events.c.failed_at.is_not(None)
+    """The selection's events that have failed: none, if it asks for another state. Refusals nobody can mend."""
+    is_failed = outbox.is_failure()
     match selection:
         case EventIds():
             return [is_failed, is_of(selection, outbox.events.c.event_id, dialect_name)]
@@ -98,6 +98,5 @@ def count_failed(connection: Connection, outbox: Outbox, selection: Selection, t
     """How many events of the selection have failed, and are of these types. Relies on the indexes of failed events."""
     statement = select(func.count()).select_from(outbox.events)
     statement = statement.where(*failed(outbox, selection, connection.dialect.name))
-    if types is not None:
-        statement = statement.where(outbox.events.c.event_type.in_(types))
-    return connection.execute(statement, parameters(selection)).scalar_one()
+    is_meant = outbox.events.c.event_type != ERASURE if types is None else outbox.events.c.event_type.in_(types)
+    return connection.execute(statement.where(is_meant), parameters(selection)).scalar_one()

@@ -14,6 +14,7 @@ from sqlalchemy import (
 
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil
 from sqlalchemy_outbox.enqueueing import sequences
+from sqlalchemy_outbox.erasure import erasures
 from sqlalchemy_outbox.gate.closures import shut_since
 from sqlalchemy_outbox.gate.row import GateStatus, read_gate
 from sqlalchemy_outbox.housekeeping.backlog import count, count_open, oldest_seconds
@@ -43,7 +44,8 @@ class Status:
 
     Where all of them were enqueued by a clock that ran ahead, the age is how far ahead it ran.
     What is set apart is pending and is in `waiting`; the age is that of others. `behind` names the
-    sequences that would give ids out again.
+    sequences that would give ids out again. `refused` are events of subjects that were forgotten, which are not among
+    the failed ones, and `forgetting` is how many subjects are not erased yet.
     """
 
     pending: int
@@ -54,13 +56,13 @@ class Status:
     gate: GateStatus
     waiting: tuple[Wait, ...] = ()
     behind: tuple[str, ...] = ()
+    refused: int = 0
+    forgetting: int = 0
 
     def as_json(self) -> dict[str, object]:
         told = asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
-        if not told["behind"]:
-            # Only of a database that was moved.
-            del told["behind"]
-        return told
+        # Only of a database that was moved, and where somebody was forgotten.
+        return {name: value for name, value in told.items() if value or name not in ("behind", "refused", "forgetting")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +78,27 @@ class Pulse:
     gate: GateStatus
     waiting: tuple[Wait, ...] = ()
     workers: tuple[KnownWorker, ...] | None = None
+    refused: int = 0
+    forgetting: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self) | {"waiting": [wait.as_json() for wait in self.waiting], "gate": self.gate.as_json()}
 
 
 def read_status(connection: Connection, outbox: Outbox) -> Status:
     """Count the events by state and read the gate. Each count reads the partial index of its state, or the leases."""
     c = outbox.events.c
-    claimed = _count_claimed(connection, outbox)
+    claimed, refused = _count_claimed(connection, outbox), count(connection, outbox, outbox.is_refusal())
     return Status(
         pending=max(0, count_open(connection, outbox) - claimed),
         claimed=claimed,
         delivered=count(connection, outbox, c.processed_at.is_not(None)),
-        failed=count(connection, outbox, c.failed_at.is_not(None)),
+        failed=max(0, count(connection, outbox, c.failed_at.is_not(None)) - refused),
         oldest_pending_seconds=oldest_seconds(connection, outbox),
         gate=_gate_since(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
+        refused=refused,
+        forgetting=erasures.count_open(connection, outbox),
         behind=tuple(str(found) for found in sequences.behind(connection, outbox)),
     )
 
@@ -97,20 +106,22 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
 def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
     """What changes by the second. Delivered events are counted for the last minute only."""
     c, deliveries = outbox.events.c, outbox.records.deliveries
-    claimed = _count_claimed(connection, outbox)
+    claimed, refused = _count_claimed(connection, outbox), count(connection, outbox, outbox.is_refusal())
     a_minute_ago, now = DatabaseNow(-60.0), DatabaseNow()
     # Up to now: what a clock that ran ahead has dated would count until then.
     requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at.between(a_minute_ago, now))
     return Pulse(
         pending=max(0, count_open(connection, outbox) - claimed),
         claimed=claimed,
-        failed=count(connection, outbox, c.failed_at.is_not(None)),
+        failed=max(0, count(connection, outbox, c.failed_at.is_not(None)) - refused),
         oldest_pending_seconds=oldest_seconds(connection, outbox),
         delivered_last_minute=count(connection, outbox, c.processed_at.between(a_minute_ago, now)),
         requests_last_minute=connection.execute(requests).scalar_one(),
         gate=_gate_since(connection, outbox),
         waiting=tuple(read_waits(connection, outbox)),
         workers=tuple(read_workers(connection, outbox)),
+        refused=refused,
+        forgetting=erasures.count_open(connection, outbox),
     )
 
 

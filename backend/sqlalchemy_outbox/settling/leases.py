@@ -23,6 +23,7 @@ from sqlalchemy import (
     Connection,
     Delete,
     Float,
+    FromClause,
     Integer,
     Select,
     Text,
@@ -34,9 +35,12 @@ from sqlalchemy import (
     func,
     null,
     select,
+    true,
+    type_coerce,
     union,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from sqlalchemy_outbox.clock import DatabaseNow, SecondsUntil, not_ahead
 from sqlalchemy_outbox.database.json_rows import as_parameter, bound_ids, rows_of
@@ -59,6 +63,9 @@ _LEFT_WITH = (
     column("waits_for", Text),
 )
 _left_with = attrgetter(*(it.name for it in _LEFT_WITH))
+# Where subjects were delivered to, by the event that says so.
+_OF_A_SUBJECT = ["subject", "record_id", "key_property", "first_delivered_at", "last_delivered_at"]
+_PLACES = (column("id", BigInteger), column("record_id", Text), column("key_property", Text))
 
 
 def settle(
@@ -74,14 +81,20 @@ def settle(
     leaves something to be done.
     """
     groups = _grouped(settlements)
+    places = [{"id": settled.id, **settled.place._asdict()} for settled in settlements if settled.place is not None]
     if connection.dialect.name == "sqlite":
         deliveries.write(connection, outbox, noted)
         ended = _settle_on_sqlite(connection, outbox, token, groups)
+        held = [place for place in places if place["id"] in ended.ids]
+        if held:
+            connection.execute(_keep_places(outbox), {"places": as_parameter(held)})
     else:
         parameters = {"token": token, "groups": as_parameter(groups)}
         if noted:
             parameters |= deliveries.parameters_of(connection, outbox, noted)
-        statement = _end_lease_and_settle(outbox, is_noting=bool(noted))
+        if places:
+            parameters["places"] = as_parameter(places)
+        statement = _end_lease_and_settle(outbox, is_noting=bool(noted), is_placing=bool(places))
         row = connection.execute(statement, parameters).one_or_none()
         ended = NOTHING_ENDED if row is None else Ended(frozenset(row.ids or ()), row.at)
     left = [settlement.then for settlement in settlements if settlement.then and settlement.id in ended.ids]
@@ -202,7 +215,7 @@ def _end_lease(outbox: Outbox) -> Delete:
 
 
 @lru_cache(maxsize=16)
-def _end_lease_and_settle(outbox: Outbox, *, is_noting: bool) -> Select[Any]:
+def _end_lease_and_settle(outbox: Outbox, *, is_noting: bool, is_placing: bool) -> Select[Any]:
     """In one statement, on PostgreSQL; no row when the lease was lost.
 
     The lease is locked before its events, as it is by whoever takes it when it has expired.
@@ -213,10 +226,38 @@ def _end_lease_and_settle(outbox: Outbox, *, is_noting: bool) -> Select[Any]:
     # First by the ids alone: statistics from when the table was small make a join read all of it.
     is_one = is_one_of(outbox.events.c.id, select(rows.c.id).correlate(None), "postgresql")
     settling = _settling(outbox, lease.c.token, {it.name: rows.c[it.name] for it in _LEFT_WITH})
-    settled = settling.where(is_one, outbox.events.c.id == rows.c.id).cte("settled")
+    settling = settling.where(is_one, outbox.events.c.id == rows.c.id)
+    if is_placing:
+        settling = settling.returning(type_coerce(outbox.events.c.subject, Text).label("subject"))
+    settled = settling.cte("settled")
     ids = select(func.array_agg(settled.c.id)).scalar_subquery()
     settle_all = select(lease.c.at, ids.label("ids"))
+    if is_placing:
+        settle_all = settle_all.add_cte(_placing(outbox, settled, "postgresql").cte("placed"))
     return deliveries.written_beside(settle_all, outbox) if is_noting else settle_all
+
+
+@lru_cache(maxsize=16)
+def _keep_places(outbox: Outbox) -> Any:
+    return _placing(outbox, outbox.events, "sqlite")
+
+
+def _placing(outbox: Outbox, events: FromClause, dialect_name: str) -> Any:
+    """Keep where the subjects of these events were delivered to; binds `places`, one of each subject."""
+    places, now = rows_of("places", _PLACES, dialect_name), DatabaseNow()
+    found = (
+        select(events.c.subject, places.c.record_id, places.c.key_property, now, now)
+        .join_from(places, events, events.c.id == places.c.id)
+        # Without a condition SQLite would take ON CONFLICT for the join's.
+        .where(true())
+        .order_by(events.c.subject)
+    )
+    inserting = postgresql.insert if dialect_name == "postgresql" else sqlite.insert
+    statement = inserting(outbox.subjects).from_select(_OF_A_SUBJECT, found)
+    newest = ("record_id", "key_property", "last_delivered_at")
+    return statement.on_conflict_do_update(
+        index_elements=["subject"], set_={name: statement.excluded[name] for name in newest}
+    )
 
 
 @lru_cache(maxsize=16)

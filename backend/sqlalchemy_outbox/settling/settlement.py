@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import NamedTuple, assert_never
 
-from sqlalchemy_outbox.model import ATTEMPTS_MAX, WAIT, Event, State
-from sqlalchemy_outbox.outcome import Delivered, FollowUp, Outcome, Postponed, Rejected, Retry, Waiting, behind
+from sqlalchemy_outbox.model import ATTEMPTS_MAX, REFUSED, WAIT, Event, State
+from sqlalchemy_outbox.outcome import Delivered, FollowUp, Outcome, Place, Postponed, Rejected, Retry, Waiting, behind
 from sqlalchemy_outbox.payload import storable
 from sqlalchemy_outbox.reason import reason_of
 from sqlalchemy_outbox.settling.backoff import WAIT_MAX, backoff
@@ -20,7 +20,10 @@ _NO_OUTCOME = Retry("the destination gave no outcome for this event")
 
 
 class Settlement(NamedTuple):
-    """How one event leaves its claim. `waits_for` is the key of what it is set apart for."""
+    """How one event leaves its claim. `waits_for` is the key of what it is set apart for.
+
+    `place` is where its subject was delivered to; of a subject's events only the last one delivered has it.
+    """
 
     id: int
     state: State
@@ -32,6 +35,7 @@ class Settlement(NamedTuple):
     is_in_doubt: bool = False
     then: tuple[FollowUp, ...] = ()
     waits_for: str | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ class Settled(NamedTuple):
         return max(_NO_TIME, self.at - self.event.created_at)
 
     @property
+    def is_refusal(self) -> bool:
+        return self.settlement.failure_reason == REFUSED
+
+    @property
     def is_charged(self) -> bool:
         return self.settlement.attempt_count > self.event.attempt_count
 
@@ -74,15 +82,21 @@ def settle(events: Sequence[Event], outcomes: Mapping[int, Outcome], random: Ran
     Of a subject's events only the first that went wrong is charged: those behind it were merged with it or waited for
     it, and go back as they were. An event that got no outcome is treated as one that went wrong.
     """
-    settlements = []
+    settlements: list[Settlement] = []
     charged: set[str] = set()
+    placed: dict[str, int] = {}
     for event in events:
         outcome = outcomes.get(event.id, _NO_OUTCOME)
         if event.subject in charged and isinstance(outcome, Retry | Rejected):
             outcome = Postponed(is_in_doubt=isinstance(outcome, Retry) and outcome.is_in_doubt)
         if isinstance(outcome, Retry):
             charged.add(event.subject)
-        settlements.append(_settle_one(event, outcome, random))
+        settlement = _settle_one(event, outcome, random)
+        if settlement.place is not None:
+            if (earlier := placed.get(event.subject)) is not None:
+                settlements[earlier] = settlements[earlier]._replace(place=None)
+            placed[event.subject] = len(settlements)
+        settlements.append(settlement)
     return settlements
 
 
@@ -94,8 +108,8 @@ def charge_lost_leases(events: Sequence[Event], random: Random) -> list[Settleme
 
 def _settle_one(event: Event, outcome: Outcome, random: Random) -> Settlement:
     match outcome:
-        case Delivered(dry_run, then):
-            return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run, then=then)
+        case Delivered(dry_run, then, place):
+            return Settlement(event.id, State.DELIVERED, event.attempt_count, None, dry_run, then=then, place=place)
         case Rejected(error):
             return _fail(event, ATTEMPTS_MAX, _bounded(error))
         case Retry(error, is_in_doubt):

@@ -130,7 +130,6 @@ ROWS = [
     # The second request is hers alone.
     answer(400, DELIVERED, body=refused("CONFLICTING_UNIQUE_VALUE", "taken"), requests=2, **HERS),
     answer(400, HELD, "is not unique", body={"message": "Unable to perform upsert by non-unique 0-1 property x"}),
-    answer(400, FAILS_ALONE, "GDPR", body={"category": "VALIDATION_ERROR", "message": "GDPR blacklisted"}, **HERS),
     # A value that HubSpot quotes cannot pass for an account-wide problem.
     answer(400, FAILS_ALONE, "INVALID_EMAIL", body=refused("INVALID_EMAIL", "PROPERTY_DOESNT_EXIST is bad"), **HERS),
     # 401 to 404

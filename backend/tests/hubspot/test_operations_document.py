@@ -13,10 +13,11 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from app.models import Driver, Wallet
+from app.services.hubspot import forget
 from hubspot_sandbox import Sandbox
 from hubspot_sandbox.account import Account
 from tests.conftest import BACKEND
-from tests.hubspot.conftest import HubSpot
+from tests.hubspot.conftest import HubSpot, settings_for
 from tests.hubspot.test_command_line import run
 
 pytestmark = pytest.mark.usefixtures("terminal")
@@ -68,6 +69,7 @@ class Symptoms:
             "Deliveries are throttled": self.throttled,
             "The day's requests run out": self.exhausted,
             "A type of event waits": self.waiting,
+            "An erasure is not done": self.refused_erasure,
             "Events have failed": self.failed,
             "Failed events that nobody needs": self.failed,
             "A driver is missing in HubSpot, or looks wrong there": self.deleted,
@@ -133,6 +135,19 @@ class Symptoms:
         self.hubspot.earn("driver-1", 5)
         self.hubspot.deliver()
         return {}
+
+    def refused_erasure(self) -> dict[str, str]:
+        key = "k" * 32
+        self.monkeypatch.setenv("HUBSPOT_ERASURE_KEY", key)
+        self.hubspot.settings = settings_for(self.sandbox, hubspot_erasure_key=key)
+        self.hubspot.provision()
+        self.hubspot.sign_up("driver-1", email=EMAIL)
+        self.hubspot.deliver()
+        self.sandbox.switch(gdpr_delete="forbidden")
+        with Session(self.hubspot.engine) as db, db.begin():
+            forget(db, "driver-1", reason="asked by letter")
+        self.hubspot.deliver()
+        return {"SUBJECT": "driver-1"}
 
     def failed(self) -> dict[str, str]:
         self.hubspot.provision()

@@ -30,6 +30,8 @@ JUDGED_BY = {
     "outbox_events_pkey",
     "ix_outbox_events_open_subject",
     "ix_outbox_events_below_floor",
+    # Of it the last id is read.
+    "outbox_events_erasures_pkey",
 }
 
 

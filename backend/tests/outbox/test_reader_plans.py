@@ -73,6 +73,10 @@ _FILL = (
     "SELECT now() - n * interval '2 hours', now() - n * interval '2 hours' + interval '1 minute', 'throttled' "
     "FROM generate_series(1, 4000) n",
     "INSERT INTO outbox_events_counted (id, up_to, at) SELECT 1, :events - 1000, now() - interval '1 hour'",
+    "INSERT INTO outbox_events_erasures "
+    "(name, key_name, event_id, way, reason, forgotten_at, look_at, erased_at, cleaned_at) "
+    "SELECT 'name-' || n, 'key', gen_random_uuid(), 'erase', 'asked', now(), now(), now(), now() "
+    "FROM generate_series(1, :events / 20) n",
 )
 
 
@@ -113,6 +117,8 @@ PAGES: dict[str, Call] = {
     "events by id": lambda engine: operations.read_events(engine, OUTBOX, [known_event(engine), uuid4()]),
     "history": lambda engine: operations.read_history(engine, OUTBOX, known_event(engine)),
     "audit": lambda engine: operations.read_audit(engine, OUTBOX),
+    "certificates": lambda engine: operations.read_certificates(engine, OUTBOX, limit=50),
+    "certificate": lambda engine: operations.read_certificates(engine, OUTBOX, "name-7"),
     "count by id": lambda engine: operations.count(engine, OUTBOX, EventIds(frozenset([known_event(engine)])), TYPES),
 }
 COUNTS: dict[str, Call] = {

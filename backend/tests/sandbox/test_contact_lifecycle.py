@@ -136,6 +136,49 @@ def test_an_erased_address_is_refused_for_good(sandbox: Sandbox, hubspot: HubSpo
         assert (refused["category"], refused["message"]) == ("VALIDATION_ERROR", "email has been GDPR blacklisted")
 
 
+def test_record_of_an_erased_contact_is_gone_archived_or_not(sandbox: Sandbox, hubspot: HubSpotClient) -> None:
+    ada, bob = create(hubspot, ADA), create(hubspot, BOB)
+    hubspot.http.delete(f"{CONTACTS}/{bob}")
+    for record_id in (ada, bob):
+        assert hubspot.http.post(f"{CONTACTS}/gdpr-delete", json={"objectId": record_id}).status_code == 204
+        assert hubspot.http.get(f"{CONTACTS}/{record_id}").status_code == 404
+        assert hubspot.http.get(f"{CONTACTS}/{record_id}?archived=true").status_code == 404
+        assert hubspot.http.post(f"{CONTACTS}/gdpr-delete", json={"objectId": record_id}).status_code == 404
+    for email in (ADA, BOB):
+        assert hubspot.upsert(by_email(email)).json()["message"] == "email has been GDPR blacklisted"
+    sandbox.switch(erased_record="emptied")
+    assert hubspot.http.get(f"{CONTACTS}/{ada}").json()["properties"]["email"] is None
+    carl = create(hubspot, "carl@example.com")
+    hubspot.http.delete(f"{CONTACTS}/{carl}")
+    sandbox.switch(gdpr_delete_of_archived=False)
+    assert hubspot.http.post(f"{CONTACTS}/gdpr-delete", json={"objectId": carl}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "category"), [("forbidden", 403, "FORBIDDEN"), ("refused", 400, "VALIDATION_ERROR")]
+)
+def test_how_a_gdpr_deletion_is_refused_is_a_switch(
+    sandbox: Sandbox, hubspot: HubSpotClient, answer: str, status: int, category: str
+) -> None:
+    sandbox.switch(gdpr_delete=answer)
+    ada = create(hubspot, ADA)
+    refused = hubspot.http.post(f"{CONTACTS}/gdpr-delete", json={"objectId": ada})
+    assert (refused.status_code, refused.json()["category"]) == (status, category)
+    assert hubspot.http.get(f"{CONTACTS}/{ada}").status_code == 200
+
+
+def test_whether_a_merged_away_record_leads_to_its_survivor_is_a_switch(
+    sandbox: Sandbox, hubspot: HubSpotClient
+) -> None:
+    sandbox.switch(merged_away_records="redirected")
+    ada, bob, carl = (create(hubspot, it) for it in (ADA, BOB, "carl@example.com"))
+    body = {"primaryObjectId": ada, "objectIdToMerge": bob}
+    first = hubspot.http.post(f"{CONTACTS}/merge", json=body).json()["id"]
+    body = {"primaryObjectId": carl, "objectIdToMerge": first}
+    last = hubspot.http.post(f"{CONTACTS}/merge", json=body).json()["id"]
+    assert {hubspot.http.get(f"{CONTACTS}/{it}").json()["id"] for it in (ada, bob, carl, first)} == {last}
+
+
 def test_required_properties_are_enforced_on_2026_09_and_on_creation_only(
     sandbox: Sandbox, hubspot: HubSpotClient
 ) -> None:

@@ -39,6 +39,8 @@ PROGRAMS = ("tests/outbox/test_every_program.py", "-k", "sync and not async")
 CLOCKS = "tests/outbox/test_clocks.py"
 SLOTS = "tests/outbox/test_slots.py"
 OVERTAKEN = ("tests/hubspot/test_overtaken.py",)
+ERASING = ("tests/outbox/test_erasing.py",)
+FORGETTING = ("tests/outbox/test_forgetting.py",)
 NEVER_BACKWARDS = ("tests/hubspot/test_never_backwards.py",)
 
 FAULTS = {
@@ -256,6 +258,51 @@ FAULTS = {
         'stopped answering", is_in_doubt=True)',
         'stopped answering")',
         found_by=NEVER_BACKWARDS,
+    ),
+    "a discarded event of somebody forgotten is forgotten itself": Fault(
+        "erasure/erasures.py",
+        "    connection.execute(delete(outbox.records.discarded).where(d.id.in_([it.id for it in discarded])))\n",
+        "",
+        found_by=ERASING,
+    ),
+    "an event of somebody forgotten is retried": Fault(
+        "operating/selection.py",
+        "    is_failed = outbox.is_failure()\n",
+        "    is_failed = outbox.events.c.failed_at.is_not(None)\n",
+        found_by=ERASING,
+    ),
+    "a worker sends what old code has stored of somebody forgotten": Fault(
+        "erasure/forgotten.py",
+        "        return {id_: name for id_, name in seem.items() if name in found}\n",
+        "        return {}\n",
+        found_by=ERASING,
+    ),
+    "an erasure waits for nobody who is writing": Fault(
+        "erasure/erasing.py",
+        "        if not await self._writers_are_over():\n            return False\n",
+        "",
+        found_by=ERASING,
+    ),
+    "words about others name somebody forgotten": Fault(
+        "erasure/erasing.py",
+        "        while not scan.is_over:\n",
+        "        while False:\n",
+        found_by=ERASING,
+    ),
+    "an erasure's own event keeps whom it is about": Fault(
+        "erasure/erasures.py", '.values(subject=name, payload="{}"))\n', '.values(payload="{}"))\n', found_by=ERASING
+    ),
+    "a commit stores what is tracked of somebody forgotten": Fault(
+        "enqueueing/insertion.py",
+        "    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name).exists()\n",
+        "    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name + '.').exists()\n",
+        found_by=FORGETTING,
+    ),
+    "an erasure that cannot be written lets its transaction go on": Fault(
+        "enqueueing/commits.py",
+        "        if reason is not None and marked:\n            raise NotForgotten(reason)\n",
+        "",
+        found_by=FORGETTING,
     ),
     "a run that was lost once goes apart": Fault(
         "claiming/candidates.py", "heads.c.attempt_count == ONE, heads.c", "heads.c.attempt_count == _ZERO, heads.c"

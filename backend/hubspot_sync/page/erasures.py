@@ -1,0 +1,60 @@
+"""Who was forgotten, by name, and the certificate of each: what was erased where, and when."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hubspot_sync.errors import ErasureKeyMissing
+from hubspot_sync.forgetting import certificates_of
+from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.forms import Form
+from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.erasure.certificates import Certificate
+
+CERTIFICATES_SHOWN = 50
+_SUBJECT_LENGTH_MAX = 500
+
+
+class Erasures:
+    """Looked up by the subject, or by the name that a certificate has: only who has the key can match the two."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/erasures", self.show, methods=["GET"]),
+            Route("/erasures.json", self.export, methods=["GET"]),
+        ]
+
+    def show(self, request: Request) -> Response:
+        subject, found = self._found(request)
+        return self._desk.show(
+            request,
+            "erasures.html",
+            asked=subject,
+            certificates=found,
+            shown_max=CERTIFICATES_SHOWN,
+            query=request.url.query,
+            has_key=self._desk.outbox.names.has_key,
+        )
+
+    def export(self, request: Request) -> Response:
+        """The same as a file."""
+        _, found = self._found(request)
+        headers = {"Content-Disposition": 'attachment; filename="erasures.json"'}
+        return JSONResponse({"erasures": [it.as_json() for it in found]}, headers=headers)
+
+    def _found(self, request: Request) -> tuple[str, list[Certificate]]:
+        desk, form = self._desk, Form.of(request.url.query)
+        subject, name = form.text("subject", _SUBJECT_LENGTH_MAX), form.text("name", _SUBJECT_LENGTH_MAX)
+        if not subject:
+            found = operations.read_certificates(desk.engine, desk.outbox, name or None, limit=CERTIFICATES_SHOWN)
+            return "", found
+        try:
+            return subject, certificates_of(desk.integration, subject)
+        except ErasureKeyMissing as error:
+            raise HTTPException(409, str(error)) from error
