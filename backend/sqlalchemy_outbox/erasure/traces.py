@@ -45,7 +45,7 @@ def wordings(outbox: Outbox) -> list[Wording]:
         Wording(records.audit, audit.id, (audit.reason, audit.detail)),
         Wording(outbox.waits, outbox.waits.c.key, (outbox.waits.c.reason,)),
         Wording(outbox.gate, outbox.gate.c.id, (outbox.gate.c.reason,)),
-        Wording(outbox.closures, outbox.closures.c.began_at, (outbox.closures.c.reason,)),
+        Wording(records.closures, records.closures.c.began_at, (records.closures.c.reason,)),
     ]
 
 
