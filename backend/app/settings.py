@@ -95,10 +95,16 @@ def normalise_database_url(text: str, name: str = "DATABASE_URL") -> str:
 
 
 def _refuse_odd_options(url: URL, name: str) -> None:
-    """What follows the question mark is, for SQLite, read by SQLAlchemy, which only warns of what it does not know."""
+    """What follows the question mark is, for SQLite, read by SQLAlchemy.
+
+    Of what it does not know, 2.1 warns; 2.0 leaves it out.
+    """
+    refusal = f"{name} has an option after its ? that does not exist or makes no sense"
     with catch_warnings():
         simplefilter("error", SAWarning)
         try:
-            url.get_dialect()().create_connect_args(url)
+            _, options = url.get_dialect()().create_connect_args(url)
         except (ArgumentError, SAWarning, TypeError, ValueError):
-            raise ValueError(f"{name} has an option after its ? that does not exist or makes no sense") from None
+            raise ValueError(refusal) from None
+    if "uri" not in url.query and not url.query.keys() <= options.keys():
+        raise ValueError(refusal)

@@ -14,7 +14,8 @@ from sqlalchemy_outbox.database.server import database_identity
 from sqlalchemy_outbox.enqueueing.sequences import behind, cached
 from sqlalchemy_outbox.erasure import erasures
 from sqlalchemy_outbox.operating.indexes import wrong_indexes
-from sqlalchemy_outbox.operating.rights import Job, hidden_tables, missing_rights
+from sqlalchemy_outbox.operating.references import undeletable
+from sqlalchemy_outbox.operating.rights import Job, hidden_rows, missing_rights
 from sqlalchemy_outbox.waking import wakeup
 
 NOTIFICATIONS_WARN = 0.5
@@ -24,8 +25,9 @@ def database_checks(integration: Integration, connection: Connection) -> Iterato
     yield from _connection(integration, connection)
     yield from _notifications(connection)
     yield from _indexes(integration, connection)
+    yield from _references(integration, connection)
     yield from _sequences(integration, connection)
-    yield from _rights(integration, connection)
+    yield from role_checks(integration, connection)
     yield from _erasures(integration, connection)
 
 
@@ -34,7 +36,7 @@ def _connection(integration: Integration, connection: Connection) -> Iterator[Ch
     if connection.dialect.name != "postgresql":
         return
     if (listen_engine := integration.listen_engine) is not None:
-        yield _listening(listen_engine, connection)
+        yield _listening(integration, listen_engine, connection)
     elif wakeup.tells_of_commits(connection):
         yield passed("connection", "direct; workers hear of commits")
     else:
@@ -66,6 +68,16 @@ def _indexes(integration: Integration, connection: Connection) -> Iterator[Check
         )
 
 
+def _references(integration: Integration, connection: Connection) -> Iterator[Check]:
+    if keys := list(undeletable(connection, integration.outbox)):
+        yield warned(
+            "references",
+            f"foreign keys keep the outbox's rows from being deleted: {listed(keys)}; a purge that meets one such row "
+            "deletes nothing",
+            "declare them ON DELETE CASCADE or SET NULL",
+        )
+
+
 def _sequences(integration: Integration, connection: Connection) -> Iterator[Check]:
     """Ids that would come again. Whoever enqueues, and a worker, moves the sequence, where the role may."""
     for found in behind(connection, integration.outbox):
@@ -82,15 +94,15 @@ def _sequences(integration: Integration, connection: Connection) -> Iterator[Che
         )
 
 
-def _rights(integration: Integration, connection: Connection) -> Iterator[Check]:
-    """Of the role that runs this."""
+def role_checks(integration: Integration, connection: Connection) -> Iterator[Check]:
+    """What the role that runs this may do."""
     if connection.dialect.name != "postgresql":
         return
-    if hidden := list(hidden_tables(connection, integration.outbox)):
+    if hidden := list(hidden_rows(connection, integration.outbox)):
         yield failed(
             "row security",
-            f"this role sees no more of {listed(hidden)} than policies let it; what it does not see is not delivered",
-            "give the worker's role BYPASSRLS, or a policy that shows it all rows",
+            f"policies keep this role from rows: {'; '.join(hidden)}. What it does not see is not delivered",
+            "give the worker's role BYPASSRLS, or a policy USING (true) for all it does",
         )
     lacks = {job: list(missing_rights(connection, integration.outbox, job)) for job in Job}
     if not any(lacks.values()):
@@ -112,15 +124,19 @@ def _erasures(integration: Integration, connection: Connection) -> Iterator[Chec
         )
 
 
-def _listening(engine: Engine, connection: Connection) -> Check:
-    """Whether the way to listen by leads to the same database, and tells of commits."""
+def _listening(integration: Integration, engine: Engine, connection: Connection) -> Check:
+    """Whether the way to listen by leads to the same database, tells of commits, and may be claimed by."""
     remedy = "set DATABASE_LISTEN_URL to a direct URL of the same database"
     try:
         with engine.connect() as listening:
             if database_identity(listening) != database_identity(connection):
-                return failed("connection", "DATABASE_LISTEN_URL leads to another database, or to a standby", remedy)
+                detail = "DATABASE_LISTEN_URL leads to another database, another server or a standby"
+                return failed("connection", detail, remedy)
             if not wakeup.tells_of_commits(listening):
                 return failed("connection", "DATABASE_LISTEN_URL leads through a pooler", remedy)
+            if lacking := list(missing_rights(listening, integration.outbox, Job.WORKER)):
+                detail = f"the role of DATABASE_LISTEN_URL cannot serve as worker: it lacks {listed(lacking)}"
+                return failed("connection", detail, "GRANT it, or name the worker's own role there")
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
         return failed("connection", f"DATABASE_LISTEN_URL does not serve ({first_line})", remedy)

@@ -16,15 +16,17 @@ from hubspot_sync.account import Account, read_account
 from hubspot_sync.answer import Answer, http_date, parsed
 from hubspot_sync.check import Check, failed, listed, passed, warned
 from hubspot_sync.client import HubSpotClient
-from hubspot_sync.database_checks import database_checks
+from hubspot_sync.database_checks import database_checks, role_checks
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
 from hubspot_sync.provisioning import plan_provisioning
 from hubspot_sync.validation_rules import check_rules
 from sqlalchemy_outbox.clock import Instant, SecondsUntil
+from sqlalchemy_outbox.database.isolation import sqlstate_of
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
 from sqlalchemy_outbox.model import GateState
+from sqlalchemy_outbox.operating.rights import INSUFFICIENT_PRIVILEGE, Job, missing_rights, unusable_schema
 from sqlalchemy_outbox.operating.status import Status, longest_due_seconds, read_status
 
 SCOPES = (
@@ -89,6 +91,8 @@ def _settings(integration: Integration) -> Iterator[Check]:
 def _database(integration: Integration) -> tuple[list[Check], Status | None]:
     try:
         with integration.engine.connect() as connection:
+            if (schema := unusable_schema(connection, integration.outbox)) is not None:
+                return [_schema_is_closed(schema)], None
             missing = integration.migration_missing(connection)
             if missing is not None:
                 return [failed("database", missing, "run `alembic upgrade head`")], None
@@ -97,8 +101,28 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
             checks = list(database_checks(integration, connection))
     except DBAPIError as error:
         first_line = str(error.orig).splitlines()[0]
+        if sqlstate_of(error) == INSUFFICIENT_PRIVILEGE:
+            return _role(integration, first_line), None
         return [failed("database", f"it does not serve the outbox ({first_line})", "is it there, and migrated?")], None
     return [passed("database", "reachable and migrated"), *checks, _clock("database's", skew)], status
+
+
+def _schema_is_closed(schema: str) -> Check:
+    return failed(
+        "database",
+        f"this role may not look into schema {schema}, which has the outbox",
+        f"GRANT USAGE ON SCHEMA {schema}",
+    )
+
+
+def _role(integration: Integration, refusal: str) -> list[Check]:
+    """Of a role that may not read all of the outbox, as an application's need not."""
+    with integration.engine.connect() as connection:
+        checks = list(role_checks(integration, connection))
+        serves_none = all(any(missing_rights(connection, integration.outbox, job)) for job in Job)
+    verdict = failed if serves_none else warned
+    detail = f"this role may not read all of the outbox ({refusal}), so no more than its rights was looked at"
+    return [verdict("database", detail, "run this as the role of a worker to look further"), *checks]
 
 
 def _skew(connection: Connection) -> timedelta:

@@ -163,10 +163,16 @@ def wait_for_replica(primary: str, standby: str) -> None:
 def copy_of(server: str, template: str) -> Iterator[str]:
     """The URL of a database of a test's own."""
     name = f"test_{uuid4().hex}"
-    # The other strategy writes each page of the template to the log first.
-    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}{_file_copy(server)}")
     yield f"{server}/{name}"
     _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@cache
+def _file_copy(server: str) -> str:
+    """From PostgreSQL 15 on there is another strategy, which writes each page of the template to the log first."""
+    with _engine(server).connect() as connection:
+        return " STRATEGY FILE_COPY" if (connection.dialect.server_version_info or ()) >= (15,) else ""
 
 
 def _execute(server: str, statement: str) -> None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,11 +59,18 @@ def run_cluster(*, is_durable: bool = False, environment: Mapping[str, str] | No
 @contextmanager
 def run_with_standby() -> Iterator[tuple[str, str]]:
     """The URLs of a fresh server, and of a standby that follows it and answers readers."""
+    with run_pair() as (primary, standby):
+        yield primary.url, standby.url
+
+
+@contextmanager
+def run_pair() -> Iterator[tuple[Cluster, Cluster]]:
+    """A fresh server and a standby that follows it asynchronously; either may crash."""
     with run_cluster() as primary, _folder(memory()) as place:
         standby = primary.copy_as_standby(place)
         standby.start()
         try:
-            yield primary.url, standby.url
+            yield primary, standby
         finally:
             standby.stop()
 
@@ -113,9 +120,30 @@ class Cluster:
         own = self._bin_dir / name
         return own if own.exists() else Path(shutil.which(name) or name)
 
+    def run(self, program: str, *arguments: str) -> None:
+        """One of PostgreSQL's own programs on this server, by whom the server runs."""
+        _run([self._bin_dir / program, "-h", "127.0.0.1", "-p", self._port, "-U", "postgres", *arguments])
+
+    def restart(self, **settings: str) -> None:
+        """Begin anew with these settings, which stay."""
+        with psycopg.connect(f"host=127.0.0.1 port={self._port} user=postgres", autocommit=True) as connection:
+            for name, value in settings.items():
+                connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.stop()
+        self.start()
+
     def crash(self) -> None:
         """End it as an immediate shutdown does: nothing is written any more, and the next start recovers."""
         self._end(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """End it as a machine does that loses its power: from one moment on none of its processes does anything."""
+        self._server.send_signal(signal.SIGSTOP)
+        for pid in _children(self._server.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._server.kill()
+        self._server.wait()
 
     def stop(self) -> None:
         # SIGINT ends it at once; SIGTERM would wait for whoever is connected.
@@ -205,6 +233,14 @@ def _die_with_parent() -> None:
     """Tests that are killed can stop nothing, so Linux is asked to end their server. Runs after the change of user."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _children(parent: int) -> Iterator[int]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # After the name, which may hold anything, come the state and the parent.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                yield int(stat.parent.name)
 
 
 def _server_user() -> pwd.struct_passwd | None:

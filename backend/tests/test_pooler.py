@@ -6,11 +6,12 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine, make_url, text
+from sqlalchemy.exc import InternalError
 from typer.testing import CliRunner
 
 from app.cli import cli
@@ -19,13 +20,14 @@ from app.events import CATALOG
 from app.models import OUTBOX
 from app.settings import Settings
 from hubspot_sync.integration import Integration
-from sqlalchemy_outbox.database.pooler import Pooler, configure_engine
+from sqlalchemy_outbox.database.pooler import Pooler, configure_engine, is_pooled
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.model import define_outbox
 from tests.conftest import missing_tool
 from tests.outbox.queue import Queue
 from tests.outbox.test_worker import eventually, running
 from tests.pgbouncer import PgBouncerMissing, run_pgbouncer
+from tests.test_read_only_server import Server
 from tests.test_server_settings import _quiet_log, travel
 
 __all__ = ["_quiet_log"]
@@ -193,3 +195,54 @@ def test_doctor_says_what_lies_before_the_database(pooled_url: str, migrated_pos
     other = make_url(migrated_postgres_url).set(database="postgres").render_as_string()
     found = doctor(pooled_url, DATABASE_LISTEN_URL=other)
     assert (found["finding"], "another database" in found["detail"]) == ("fail", True)
+
+
+def test_server_that_was_read_only_for_a_while_can_be_written_to_behind_a_pooler(
+    pooled: Engine, migrated_postgres_url: str
+) -> None:
+    """PgBouncer 1.26 keeps `default_transaction_read_only` for its clients, new ones too, as it first heard of it."""
+
+    def can_write() -> bool:
+        try:
+            with pooled.begin() as connection:
+                connection.execute(text("UPDATE outbox_events SET dry_run = dry_run"))
+        except InternalError:
+            return False
+        return True
+
+    with closing(Server(migrated_postgres_url)) as server:
+        server.set_read_only(is_read_only=True)
+        assert [can_write() for _ in range(POOL_SIZE)] == [False] * POOL_SIZE
+        server.set_read_only(is_read_only=False)
+        assert can_write() or can_write()
+        assert can_write()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_pooler_that_says_its_mode_is_taken_at_its_word(
+    postgres_server: str, migrated_postgres_url: str, mode: str
+) -> None:
+    """From PgBouncer 1.26 on; any other is taken for one in transaction mode."""
+    try:
+        with run_pgbouncer(postgres_server, pool_mode=mode) as server:
+            engine = create_database_engine(f"{server}/{make_url(migrated_postgres_url).database}")
+            with engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                is_known = driver.info.parameter_status("pgbouncer.pool_mode") is not None
+                assert is_pooled(connection) is (mode == "transaction" or not is_known)
+            engine.dispose()
+    except PgBouncerMissing as missing:
+        missing_tool(str(missing))
+
+
+def test_doctor_looks_at_the_rights_of_the_role_that_listens(migrated_postgres_url: str) -> None:
+    url = make_url(migrated_postgres_url)
+    role = f"listens_{url.database}"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+    found = doctor(migrated_postgres_url, DATABASE_LISTEN_URL=url.set(username=role).render_as_string())
+    assert (found["finding"], "UPDATE ON outbox_events" in found["detail"]) == ("fail", True)
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()

@@ -200,6 +200,61 @@ def test_doctor_says_what_its_role_lacks_and_that_it_is_shown_nothing(owner: Eng
     works_by.dispose()
 
 
+def test_doctor_names_the_row_security_of_each_table_until_policies_show_and_let_change_all_rows(
+    owner: Engine,
+) -> None:
+    works_by, operator = role_of(owner, Job.WORKER), role_of(owner, Job.OPERATOR)
+
+    def finding_after(*statements: str, engine: Engine = works_by) -> str:
+        with owner.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        return _checks(engine).get("row security", ("pass", ""))[1]
+
+    table = "outbox_events"
+    everything = "SELECT, INSERT, UPDATE, DELETE ON outbox_events"
+    assert everything in finding_after(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    assert everything in finding_after(f"CREATE POLICY own ON {table} USING (subject = current_user)")
+    assert everything in finding_after(f"CREATE POLICY others ON {table} TO {operator.url.username} USING (true)")
+    assert ": INSERT, UPDATE, DELETE ON outbox_events" in finding_after(
+        f"CREATE POLICY looks ON {table} FOR SELECT TO {works_by.url.username} USING (true)"
+    )
+    assert finding_after(f"CREATE POLICY everyone ON {table} USING (true)") == ""
+    assert everything in finding_after(f"CREATE POLICY but ON {table} AS RESTRICTIVE USING (subject <> 'd1')")
+    assert "SELECT, INSERT, UPDATE ON outbox_events_audit" in finding_after(
+        f"DROP POLICY but ON {table}", "ALTER TABLE outbox_events_audit ENABLE ROW LEVEL SECURITY", engine=operator
+    )
+    for engine in (works_by, operator):
+        engine.dispose()
+
+
+def test_role_that_may_not_look_at_a_sequence_is_told_nothing_of_it(owner: Engine) -> None:
+    track(owner, 3)
+    works_by = role_of(owner, Job.WORKER)
+    assert "sequences" not in _checks(works_by)
+    assert not run_json(works_by.url.render_as_string(), "status").get("behind")
+    works_by.dispose()
+
+
+def test_doctor_tells_a_role_that_may_not_read_the_outbox_what_it_lacks(owner: Engine) -> None:
+    application = role_of(owner, Job.APPLICATION)
+    checks = _checks(application)
+    assert checks["database"][0] == "warn"
+    assert "operator" in checks["rights"][1]
+    with owner.begin() as connection:
+        connection.execute(text(f"CREATE ROLE nobody_{owner.url.database} LOGIN"))
+        connection.execute(text(f"REVOKE SELECT ON alembic_version FROM {application.url.username}"))
+    assert _checks(application)["database"][0] == "warn"
+    nobody = create_engine(owner.url.set(username=f"nobody_{owner.url.database}"))
+    assert _checks(nobody)["database"][0] == "fail"
+    with owner.begin() as connection:
+        connection.execute(text("REVOKE ALL ON SCHEMA public FROM PUBLIC"))
+    finding, detail = _checks(application)["database"]
+    assert (finding, "schema public" in detail) == ("fail", True)
+    for engine in (application, nobody):
+        engine.dispose()
+
+
 def _checks(engine: Engine) -> dict[str, tuple[str, str]]:
     ran = run(engine.url.render_as_string(), "doctor", "--json")
     return {check["name"]: (check["finding"], check["detail"]) for check in json.loads(ran.stdout)["checks"]}

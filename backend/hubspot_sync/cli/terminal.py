@@ -20,6 +20,7 @@ from rich.text import Text
 from sqlalchemy.exc import DataError, DBAPIError
 
 from hubspot_sync.errors import HubSpotError
+from sqlalchemy_outbox.delivering.retrying import ask_or_advise
 from sqlalchemy_outbox.gate.gate import GateShut
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def opened(context: typer.Context) -> Iterator[Integration]:
     except DataError as error:
         raise fail(f"The database takes no such value ({_first_line(error)}).") from error
     except DBAPIError as error:
-        raise fail(
-            f"The database does not serve the outbox ({_first_line(error)}). Is it there, and migrated to head?"
-        ) from error
+        raise fail(f"The database does not serve the outbox ({_first_line(error)}).{ask_or_advise(error)}") from error
     except (HubSpotError, GateShut) as error:
         raise fail(str(error)) from error
     finally:

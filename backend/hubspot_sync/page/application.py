@@ -36,6 +36,7 @@ from hubspot_sync.page.sign_in import SignedIn, SignIn
 from hubspot_sync.page.workers import Workers
 from hubspot_sync.runtime import WorkerStatus
 from sqlalchemy_outbox import operations
+from sqlalchemy_outbox.delivering.retrying import ask_or_advise
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def _on_http_exception(desk: Desk) -> Callable[[Request, Exception], Response]:
 def _on_database_error(desk: Desk) -> Callable[[Request, Exception], Response]:
     def answer(request: Request, error: Exception) -> Response:
         log.warning("The operator's page has no database: %s", str(error).partition("\n")[0])
-        words = "The database does not serve the outbox. Is it there, and migrated to head?"
+        words = f"The database does not serve the outbox.{ask_or_advise(error)}"
         return desk.templates.page(request, "error.html", 503, words=words)
 
     return answer

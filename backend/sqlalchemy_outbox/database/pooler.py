@@ -4,7 +4,8 @@
     behind a pooler   settings are each transaction's, nothing is prepared, a worker polls
 
 No startup parameter is sent either way: poolers refuse those that they do not know. A pooler is found out by the
-process that the server says it is, where it is not the one that the connection was told of as it began.
+process that the server says it is, where it is not the one that the connection was told of as it began. PgBouncer says
+from 1.26 on in which mode it is.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ from sqlalchemy_outbox.database.isolation import is_autocommit
 from sqlalchemy_outbox.database.prepared_statements import IS_POOLED, PROCESS
 from sqlalchemy_outbox.database.read_only import give_up_read_only_connections
 
+_READ_ONLY = "default_transaction_read_only"
 # One round trip: the settings are made where the session is ours, save for those that the client began with.
 _PREPARE_SESSION = """
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.count(pg_catalog.set_config(s.name, w.value, false))
 FROM unnest(%s::text[], %s::text[]) AS w (name, value)
 JOIN pg_catalog.pg_settings AS s ON s.name = w.name AND s.source <> 'client'
 WHERE %s OR pg_catalog.pg_backend_pid() = %s
+"""
+# PgBouncer keeps what it first heard of a setting for all clients, long after the server has changed it.
+_FORGET_READ_ONLY = """
+SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings
+WHERE name = 'default_transaction_read_only' AND setting <> reset_val
 """
 _PREPARE_TRANSACTION = """
 SELECT pg_catalog.count(pg_catalog.set_config(w.name, w.value, true))
@@ -71,13 +78,18 @@ def is_pooled(connection: Connection) -> bool:
     """Whether the connection's session may be somebody else's after each transaction. On psycopg."""
     if (known := connection.info.get(IS_POOLED)) is None:
         driver: Any = connection.connection.dbapi_connection
-        known = connection.info[IS_POOLED] = _server_process(driver) != driver.info.backend_pid
+        known = _server_process(driver) != driver.info.backend_pid and not _is_in_session_mode(driver)
+        connection.info[IS_POOLED] = known
     return bool(known)
 
 
 def prepare_nothing(driver: Any) -> None:
     """Have psycopg prepare no statement on this connection: another one's session would be asked for it."""
     driver.prepare_threshold = None
+
+
+def _is_in_session_mode(driver: psycopg.Connection[Any]) -> bool:
+    return driver.info.parameter_status("pgbouncer.pool_mode") == "session"
 
 
 def _server_process(driver: psycopg.Connection[Any]) -> int:
@@ -89,12 +101,15 @@ def _server_process(driver: psycopg.Connection[Any]) -> int:
 
 def _prepare_session(arrays: _Arrays, pooler: Pooler, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
     driver: Any = entry.driver_connection
-    said = driver.info.backend_pid
-    may_be_ours = said if pooler is Pooler.AUTO else None
-    process, _ = _execute(connection, _PREPARE_SESSION, (*arrays, pooler is Pooler.NONE, may_be_ours))
-    entry.info[IS_POOLED] = pooler is Pooler.TRANSACTION or (pooler is Pooler.AUTO and process != said)
+    told = driver.info.backend_pid
+    is_ours = pooler is Pooler.NONE or (pooler is Pooler.AUTO and _is_in_session_mode(driver))
+    may_be_ours = told if pooler is Pooler.AUTO else None
+    process, _ = _execute(connection, _PREPARE_SESSION, (*arrays, is_ours, may_be_ours))
+    entry.info[IS_POOLED] = not is_ours and process != may_be_ours
     if entry.info[IS_POOLED]:
         prepare_nothing(driver)
+    if process != told and _READ_ONLY not in driver.info.options:
+        _execute(connection, _FORGET_READ_ONLY, ())
 
 
 def _execute(connection: Any, sql: str, parameters: tuple[object, ...]) -> Any:

@@ -20,12 +20,14 @@ T = TypeVar("T")
 # What a step raises while the database does not serve it.
 DATABASE_ERRORS = (DBAPIError, DatabaseTimeout)
 _RETRY_FIRST_SECONDS = 0.5
-_RETRY_MAX_SECONDS = 30.0
+# A failover takes seconds, and what comes on top of them is ours.
+_RETRY_MAX_SECONDS = 5.0
 _MIGRATE = " A missing table or column is created by the migrations."
 _ADVICE = {
     "42P01": _MIGRATE,
     "42703": _MIGRATE,
     READ_ONLY: " It is read-only: its disk may be full, or it is a standby; look for default_transaction_read_only.",
+    "23503": " A foreign key of yours refers to it without ON DELETE CASCADE or SET NULL.",
     "42501": " The role lacks a right: see the least rights in docs/deploying.md.",
 }
 
@@ -60,6 +62,12 @@ class RetryWhileUnavailable:
                 return None
             await self.wake_event.wait(timedelta(seconds=wait))
             wait = min(wait * 2, _RETRY_MAX_SECONDS)
+
+
+def ask_or_advise(error: Exception) -> str:
+    """What whoever sees the error may look at, as a sentence after a blank."""
+    known = _advice(error)
+    return known if known not in ("", _MIGRATE) else " Is it there, and migrated to head?"
 
 
 def _advice(error: Exception) -> str:

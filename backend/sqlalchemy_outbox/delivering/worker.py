@@ -99,7 +99,8 @@ class Worker:
         self._outbox = outbox
         self._engine = engine
         self._statement_engine = for_single_statements(engine)
-        self._listen_engine = for_single_statements(listen_engine or engine)
+        # Another engine where it leads there by another way.
+        self._listen_engine = self._statement_engine if listen_engine is None else for_single_statements(listen_engine)
         self._gate = gate
         self._types = types
         self._batch_size = batch_size
@@ -147,7 +148,8 @@ class Worker:
         background = [asyncio.create_task(work) for work in works]
         try:
             listen_engine = await self._retry.run(self._find_way_to_listen)
-            with wakeup.listening(listen_engine, self._outbox, self._wake_event) as self._listener:
+            beside = self._engine if listen_engine is not self._statement_engine else None
+            with wakeup.listening(listen_engine, self._outbox, self._wake_event, beside) as self._listener:
                 while not self._retry.is_over:
                     if not await self._retry.run(self._start_next):
                         await self._keep_up()
@@ -221,7 +223,7 @@ class Worker:
             if self._in_flight.is_delivering or not work.is_due():
                 continue
             try:
-                count = await transact(self._engine, work.step)
+                count = await transact(self._engine, work.short_step if isinstance(work, Purge) else work.step)
             except DATABASE_ERRORS as error:
                 work.failed()
                 log.warning("Could not purge (%s); trying again in a while.", first_line(error))
@@ -248,18 +250,22 @@ class Worker:
         if self._has_room():
             for seconds in await transact(self._engine, self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
-        if self._listener is None:
+        if self._way_to_listen() is None:
             await self._wake_event.wait(wait)
         else:
             await self._claim_and_begin(wait)
 
     async def _wait(self, longest: timedelta) -> None:
         """Wait without claiming, and read notifications meanwhile: the server keeps old rows until they are read."""
-        if self._listener is None:
+        if (listener := self._way_to_listen()) is None:
             await self._wake_event.wait(longest)
         else:
-            source = self._listener.source(longest)
-            await transact_while(self._statement_engine, lambda _: None, lambda _: False, source)
+            source = listener.source(longest)
+            try:
+                await transact_while(self._statement_engine, lambda _: None, lambda _: False, source)
+            except DATABASE_ERRORS as error:
+                if not listener.give_way(error):
+                    raise
 
     def _seconds_to_next(self, connection: Connection) -> list[float]:
         """Seconds until an event comes again, and until a lease runs out."""
@@ -288,9 +294,19 @@ class Worker:
             is_over = time.monotonic() > turn_ends_at
             return len(claim.events) == self._batch_size and self._may_claim() and not is_over
 
-        source = None if self._listener is None else self._listener.source(longest)
-        await transact_while(self._statement_engine, self._claim, begin, source)
+        listener = self._way_to_listen()
+        try:
+            source = None if listener is None else listener.source(longest)
+            await transact_while(self._statement_engine, self._claim, begin, source)
+        except DATABASE_ERRORS as error:
+            if listener is None or not listener.give_way(error):
+                raise
+            return await self._claim_and_begin()
         return has_begun
+
+    def _way_to_listen(self) -> Listener | None:
+        """None where there is none, or while the engine's own way serves in its place."""
+        return None if self._listener is None or self._listener.is_away else self._listener
 
     def _claim(self, connection: Connection) -> Claim | None:
         if not self._may_claim():

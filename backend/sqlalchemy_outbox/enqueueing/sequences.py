@@ -44,7 +44,10 @@ _said_at: dict[str, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A table's sequence, which has given out `last` at most, while the table has `top`."""
+    """A table's sequence, which has given out `last` at most, while the table has `top`.
+
+    `last` is None where the role may not see it.
+    """
 
     table: str
     sequence: str
@@ -64,7 +67,8 @@ def behind(connection: Connection, outbox: Outbox) -> Iterator[Behind]:
     if connection.dialect.name != "postgresql":
         return
     for table in (outbox.events, outbox.records.deliveries, outbox.records.audit, outbox.erasures):
-        if (found := _look(connection, table)) is not None and found.top > (found.last or 0):
+        found = _look(connection, table)
+        if found is not None and found.last is not None and found.top > found.last:
             yield found
 
 
@@ -186,7 +190,7 @@ def _position(table: Table) -> Select[Any]:
     return select(
         cast(sequence, Text).label("sequence"),
         select(func.max(table.c.id)).scalar_subquery().label("top"),
-        case((may_look, func.pg_catalog.pg_sequence_last_value(sequence))).label("last"),
+        case((may_look, func.coalesce(func.pg_catalog.pg_sequence_last_value(sequence), 0))).label("last"),
     )
 
 

@@ -15,11 +15,14 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, f
 
 from sqlalchemy_outbox.clock import DatabaseNow, Instant
 from sqlalchemy_outbox.database.plan_hints import is_one_of, looked_up
+from sqlalchemy_outbox.database.server import limit_waits_for_locks
 from sqlalchemy_outbox.model import Outbox
 
 EVERY = timedelta(minutes=1)
 # How often what had to stay is read again: its older events may have been delivered or discarded meanwhile.
 FULL_PASS_EVERY = timedelta(hours=1)
+# How long a step waits for a lock: deliveries wait meanwhile.
+_LOCK_WAIT_MAX = timedelta(seconds=1)
 # The most events that a step deletes: it holds its locks for a moment only.
 AT_ONCE = 1000
 # Delivered events that a step reads, however many of them have to stay; and those that were settled with the last.
@@ -86,6 +89,11 @@ class Purge:
         self.is_over = is_used_up
         self._over_at = time.monotonic()
         return count
+
+    def short_step(self, connection: Connection) -> int:
+        """A step that fails soon where it would wait for rows of others that refer to what it deletes."""
+        limit_waits_for_locks(connection, _LOCK_WAIT_MAX)
+        return self.step(connection)
 
     def failed(self) -> None:
         """Take note that the last step was not committed: after a while, begin a new full pass."""

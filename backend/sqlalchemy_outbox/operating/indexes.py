@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from sqlalchemy import Connection, text
@@ -55,11 +56,14 @@ DEFINITIONS: Mapping[str, str] = {
     "ix_{0}_erasures_open": "(id) WHERE (cleaned_at IS NULL)",
 }
 _BTREE = "USING btree "
+# How it is stored makes no difference to what is found by it.
+_STORAGE = re.compile(r" WITH \([^)]*\)")
 _FOUND = text(
-    "SELECT c.relname, pg_catalog.pg_get_indexdef(c.oid), i.indisvalid "
+    "SELECT c.relname, pg_catalog.pg_get_indexdef(c.oid), i.indisvalid, i.indisunique, indexed.relname "
     "FROM pg_catalog.pg_class AS events "
     "JOIN pg_catalog.pg_class AS c ON c.relnamespace = events.relnamespace "
     "JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid "
+    "JOIN pg_catalog.pg_class AS indexed ON indexed.oid = i.indrelid "
     "WHERE events.oid = pg_catalog.to_regclass(:events) AND c.relname = ANY (:names)"
 )
 
@@ -70,13 +74,27 @@ def wrong_indexes(connection: Connection, outbox: Outbox) -> Iterator[str]:
         return
     expected = {name.format(outbox.name): definition for name, definition in DEFINITIONS.items()}
     parameters = {"events": qualified_name(connection, outbox.events), "names": list(expected)}
-    found = {name: (definition, is_valid) for name, definition, is_valid in connection.execute(_FOUND, parameters)}
+    found = {row[0]: row[1:] for row in connection.execute(_FOUND, parameters)}
+    tables = {table.name for table in outbox.tables}
     for name, definition in expected.items():
         if name not in found:
             yield f"{name} is missing"
             continue
-        there, is_valid = found[name]
-        if not is_valid:
+        there, is_valid, is_unique, table = found[name]
+        if table not in tables:
+            yield f"{name} is of another table"
+        elif not is_valid:
             yield f"{name} is invalid"
-        elif (actual := there.partition(_BTREE)[2]) != definition:
+        elif is_unique is not _is_unique(name):
+            yield f"{name} is {'unique' if is_unique else 'not unique'}"
+        elif (actual := _definition(there)) != definition:
             yield f"{name} is {actual or there} and not {definition}"
+
+
+def _is_unique(name: str) -> bool:
+    return name.startswith("uq_") or name.endswith("_pkey")
+
+
+def _definition(there: str) -> str:
+    """Empty of another kind of index. Quotes are there or not as a setting wants them."""
+    return _STORAGE.sub("", there.replace('"', "").partition(_BTREE)[2])

@@ -45,14 +45,19 @@ def subscribe(outbox: Outbox, wake_event: WakeEvent) -> None:
 
 
 @contextmanager
-def listening(engine: Engine | None, outbox: Outbox, wake_event: WakeEvent) -> Iterator[Listener | None]:
-    """A connection to claim by that receives other processes' notifications; None where none can be had."""
+def listening(
+    engine: Engine | None, outbox: Outbox, wake_event: WakeEvent, beside: Engine | None = None
+) -> Iterator[Listener | None]:
+    """A connection to claim by that hears of other processes' commits; None where none can be had.
+
+    Where the engine is not the worker's, that one is `beside`.
+    """
     if engine is None:
         yield None
         return
     from sqlalchemy_outbox.waking.listener import Listener  # noqa: PLC0415  # It needs psycopg, which only PostgreSQL's users install.
 
-    listener = Listener(engine, outbox.name, wake_event)
+    listener = Listener(engine, outbox.name, wake_event, beside)
     try:
         yield listener
     finally:

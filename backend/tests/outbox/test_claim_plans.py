@@ -145,11 +145,18 @@ def test_claim_reads_no_more_while_dead_rows_cannot_be_cleared(engine: Engine, o
     assert many <= few * 1.1 + 50
 
 
+def is_before(engine: Engine, version: int) -> bool:
+    with engine.connect() as connection:
+        return (connection.dialect.server_version_info or ()) < (version,)
+
+
 @pytest.mark.parametrize(("claims_before", "expensive"), [(20, claims.EXPENSIVE), (0, 1)])
 def test_claims_keep_their_plan_whatever_statistics_say(
     engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, claims_before: int, expensive: int
 ) -> None:
     """To plan a claim takes a quarter of its time. Here dead rows make it look dearer, and little lie ahead."""
+    if is_before(engine, 14):
+        pytest.skip("PostgreSQL 13 counts no plans")
     monkeypatch.setattr(claims, "EXPENSIVE", expensive)
     window = Window(WindowKind.AHEAD, after=20_500, first_open_id=20_001, size=100)
 

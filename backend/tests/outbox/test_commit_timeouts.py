@@ -33,12 +33,18 @@ async def test_row_and_event_of_a_commit_that_timed_out_are_stored_together(
         session = AsyncSession(application)
         await session.execute(insert(ORDERS).values(item="a"))
         event_id = enqueue(session, OUTBOX, "something_happened", "driver-1", {})
-        # The server hears the COMMIT, and its answer is lost.
-        event.listen(application.sync_engine, "commit", lambda _: proxy.deafen())
-        # SQLAlchemy waits 2 s for such a connection's end otherwise.
-        asyncio.get_running_loop().call_later(2 * LONGEST_SECONDS, proxy.reset)
+        loop, timeout = asyncio.get_running_loop(), asyncio.timeout(None)
+
+        def lose_the_answer(_: object) -> None:
+            """The server hears the COMMIT that comes now; time runs from here on, however long the write took."""
+            proxy.deafen()
+            timeout.reschedule(loop.time() + LONGEST_SECONDS)
+            # SQLAlchemy waits 2 s for such a connection's end otherwise.
+            loop.call_later(2 * LONGEST_SECONDS, proxy.reset)
+
+        event.listen(application.sync_engine, "commit", lose_the_answer)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(LONGEST_SECONDS):
+            async with timeout:
                 await session.commit()
         await eventually(lambda: count_orders(engine) == 1)
         assert stored_ids(engine) == [event_id]

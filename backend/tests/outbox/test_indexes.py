@@ -52,3 +52,36 @@ def test_index_with_another_predicate_or_none_at_all_is_named(engine: Engine) ->
     assert narrow.startswith("ix_outbox_events_open is (id) WHERE ((processed_at IS NULL) AND (failed_at IS NULL))")
     assert missing == "ix_outbox_events_waiting is missing"
     assert invalid == "ix_outbox_events_failed is invalid"
+
+
+def test_index_that_is_not_unique_or_of_another_table_is_named_and_one_of_other_storage_is_not(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for statement in (
+            "ALTER TABLE outbox_events DROP CONSTRAINT uq_outbox_events_event_id CASCADE",
+            "CREATE INDEX uq_outbox_events_event_id ON outbox_events (event_id)",
+            "DROP INDEX ix_outbox_events_failed",
+            "CREATE UNIQUE INDEX ix_outbox_events_failed ON outbox_events (subject, id) WHERE failed_at IS NOT NULL",
+            "DROP INDEX ix_outbox_events_failed_id",
+            "CREATE TABLE copy (LIKE outbox_events)",
+            "CREATE INDEX ix_outbox_events_failed_id ON copy (id) WHERE failed_at IS NOT NULL",
+            "ALTER INDEX ix_outbox_events_open SET (fillfactor = 70)",
+            "SET LOCAL quote_all_identifiers = on",
+        ):
+            connection.execute(text(statement))
+        wrong = list(wrong_indexes(connection, OUTBOX))
+    assert wrong == [
+        "uq_outbox_events_event_id is not unique",
+        "ix_outbox_events_failed is unique",
+        "ix_outbox_events_failed_id is of another table",
+    ]
+
+
+def test_half_of_each_page_is_left_to_updates_however_the_table_was_made(
+    engine: Engine, migrated_postgres_url: str
+) -> None:
+    options = text("SELECT reloptions FROM pg_class WHERE oid = 'outbox_events'::regclass")
+    migrated = create_engine(migrated_postgres_url)
+    for made in (engine, migrated):
+        with made.connect() as connection:
+            assert connection.execute(options).scalar_one() == ["fillfactor=50"]
+    migrated.dispose()

@@ -141,8 +141,13 @@ class History:
             unanswered = {row.event_id: row.requests for row in connection.execute(_UNANSWERED)}
         return cls(rows, moves, load, faults, unanswered)
 
+    def lost(self) -> set[UUID]:
+        """Events whose commit returned, and which are not there."""
+        return self.load.acknowledged - {row.event_id for row in self.rows}
+
     def objections(self) -> Iterator[str]:
-        yield from self._about_what_exists()
+        yield from (f"event {event_id} is lost, though its commit returned" for event_id in self.lost())
+        yield from self.about_what_exists()
         yield from self._about_the_fence()
         yield from self._about_one_claim_per_subject()
         yield from self._about_charges()
@@ -161,7 +166,7 @@ class History:
             "most attempts of an event": max((it.attempt_count for it in self.rows), default=0),
         }
 
-    def _about_what_exists(self) -> Iterator[str]:
+    def about_what_exists(self) -> Iterator[str]:
         """A driver's row and their events are of the same transactions: there together, or not at all."""
         numbers: defaultdict[str, list[int]] = defaultdict(list)
         for row in self.rows:

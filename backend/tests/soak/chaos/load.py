@@ -27,8 +27,9 @@ _PAUSE_SECONDS = 0.03
 class Load:
     """`track(session, subject, n)` enqueues a driver's n-th event, with n in its payload as `counter`.
 
-    `undone` are the events of transactions and savepoints that were rolled back. Of a commit that lost its connection
-    only the database knows whether it happened; `counts` has them as unknown.
+    `undone` are the events of transactions and savepoints that were rolled back, `acknowledged` those of commits that
+    returned. Of a commit that lost its connection only the database knows whether it happened; `counts` has them as
+    unknown.
     """
 
     engine: Engine
@@ -36,6 +37,7 @@ class Load:
     counter: str
     track: Callable[[Session, str, int], UUID]
     undone: set[UUID] = field(default_factory=set)
+    acknowledged: set[UUID] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[BaseException] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -104,6 +106,8 @@ class Load:
                 self._count("rolled back")
             else:
                 session.commit()
+                with self._lock:
+                    self.acknowledged.update(tracked)
                 self._count("committed")
 
     def _step(self, session: Session, subject: str) -> UUID:
