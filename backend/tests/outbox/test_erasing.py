@@ -158,7 +158,7 @@ def test_forgotten_subject_leaves_no_trace_in_any_table_or_file(queue: Queue) ->
     assert erasure.cleaned_at is not None
     assert json.loads(erasure.told) == {"contacts": 1}
     removed = json.loads(erasure.removed)
-    assert removed == {"deleted": 3, "discarded": 1, "words": 4}
+    assert removed == {"deleted": 3, "discarded": 1, "words": 5}
     assert queue.row(eves).last_error == "contact [forgotten], which is [forgotten]'s, has it"
 
 
