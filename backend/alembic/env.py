@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from app.database import create_database_engine
 from app.models import Base
 from app.settings import Settings, normalise_database_url
+from sqlalchemy_outbox import migrations
 
 config = context.config
 
@@ -26,6 +27,7 @@ def migrate(connection: Connection) -> None:
         # SQLite's DDL takes part in transactions too, once they begin as SQLAlchemy says.
         transactional_ddl=True,
         render_as_batch=connection.dialect.name == "sqlite",
+        render_item=migrations.render_item,
     )
     with context.begin_transaction():
         context.run_migrations()

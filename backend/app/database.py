@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Engine, NullPool, create_engine, func, literal, make_url, select
+from sqlalchemy import Engine, func, literal, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from sqlalchemy_outbox import configure_engine
-from sqlalchemy_outbox.database import pooler, postgresql
-from sqlalchemy_outbox.database.pooler import Pooler
+from sqlalchemy_outbox import Pooler, listen_engine, worker_engine
 from sqlalchemy_outbox.database.sqlite import BUSY_TIMEOUT
 from sqlalchemy_outbox.text import AnyText
 
@@ -18,32 +14,16 @@ _LOCK_TIMEOUT_MS = int(BUSY_TIMEOUT.total_seconds() * 1000)
 
 
 def create_database_engine(url: str, between: Pooler = Pooler.AUTO) -> Engine:
-    """An engine for `Settings.database_url`; `between` lies before its server.
-
-    Its errors quote no parameters, because those hold addresses.
-    """
-    if url.startswith("sqlite"):
-        # SQLite has one writer at a time, and lets those that wait starve each other. One connection makes the
-        # threads of this process a queue, and leaves the file's busy timeout to other processes.
-        engine = create_engine(url, hide_parameters=True, pool_size=1, max_overflow=0)
-    else:
-        engine = _create_postgresql_engine(url, between)
-        # A restarted server costs a ping per transaction, and not the first requests after it.
-        postgresql.ping_at_checkout(engine)
-    configure_engine(engine)
-    return engine
+    """An engine for `Settings.database_url`, for requests and the worker alike; `between` lies before its server."""
+    # SQLite has one writer at a time, and lets those that wait starve each other. One connection makes the threads of
+    # this process a queue, and leaves the file's busy timeout to other processes.
+    options = {"pool_size": 1, "max_overflow": 0} if url.startswith("sqlite") else {}
+    return worker_engine(url, pooler=between, server_settings={"lock_timeout": _LOCK_TIMEOUT_MS}, **options)
 
 
 def create_listen_engine(url: str) -> Engine | None:
-    """An engine for `Settings.database_listen_url`. Its connections are kept by who listens, and by no pool."""
-    return _create_postgresql_engine(url, Pooler.AUTO, poolclass=NullPool) if url.startswith("postgresql") else None
-
-
-def _create_postgresql_engine(url: str, between: Pooler, **options: Any) -> Engine:
-    arguments = postgresql.connect_arguments(make_url(url))
-    engine = create_engine(url, hide_parameters=True, connect_args=arguments, **options)
-    pooler.configure_engine(engine, {"lock_timeout": _LOCK_TIMEOUT_MS}, between)
-    return engine
+    """An engine for `Settings.database_listen_url`."""
+    return listen_engine(url) if url else None
 
 
 def create_sessions(engine: Engine) -> sessionmaker[Session]:

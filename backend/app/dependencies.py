@@ -10,16 +10,13 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.otp import SendCode
 from app.problems import NotAuthenticated, Problem
 from app.settings import Settings
 from app.wrong_keys import WrongKeys
-from hubspot_sync.page import Door
-from hubspot_sync.runtime import WorkerHost
-from hubspot_sync.telemetry import Exposition
+from hubspot_sync import Serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +24,8 @@ class Running:
     """The parts that live from the application's start to its stop."""
 
     settings: Settings
-    engine: Engine
     sessions: sessionmaker[Session]
-    worker: WorkerHost
-    metrics: Exposition
-    door: Door
+    hubspot: Serving
     send_code: SendCode
     wrong_keys: WrongKeys
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from app.wallet import PassType, Stage
-from hubspot_sync.event import (
+from hubspot_sync import (
+    EMAIL,
     Catalog,
     ContactProperty,
     EmailAddress,
@@ -28,7 +29,6 @@ STRING, NUMBER, DATETIME = PropertyType.STRING, PropertyType.NUMBER, PropertyTyp
 BOOL, ENUMERATION = PropertyType.BOOL, PropertyType.ENUMERATION
 
 USER_ID = ContactProperty("nerava_user_id", "Nerava driver id", STRING, is_unique=True)
-EMAIL = ContactProperty("email", "Email", STRING, is_standard=True, is_personal=True)
 PHONE = ContactProperty("phone", "Phone Number", STRING, is_standard=True, is_personal=True)
 STAGE = ContactProperty("nerava_stage", "Nerava stage", ENUMERATION, options=tuple(Stage))
 SIGNED_UP_AT = ContactProperty("nerava_signed_up_at", "Nerava signed up at", DATETIME)

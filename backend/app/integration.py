@@ -13,11 +13,21 @@ from hubspot_sync.integration import Integration
 
 
 def load_integration() -> Integration:
-    settings = Settings()
-    engine = create_database_engine(settings.database_url, settings.database_pooler)
-    listen_engine = create_listen_engine(settings.database_listen_url)
+    return integrate(Settings())
+
+
+def integrate(settings: Settings) -> Integration:
     return Integration(
-        settings, OUTBOX, CATALOG, engine, _migration_missing, PRESENT_STATE, listen_engine, settings.release
+        settings,
+        OUTBOX,
+        CATALOG,
+        create_database_engine(settings.database_url, settings.database_pooler),
+        migration_missing=_migration_missing,
+        present_state=PRESENT_STATE,
+        listen_engine=create_listen_engine(settings.database_listen_url),
+        command_line="python -m app.cli",
+        migrate_with="alembic upgrade head",
+        version=settings.release,
     )
 
 

@@ -1,47 +1,12 @@
-"""Where the log goes, and how much of it; `log_lines` says what a line looks like."""
+"""Nerava's log, without addresses and tokens, but for the one line that is there to show a code."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from functools import cached_property
+from hubspot_sync import configure_logging
 
-_HANDLER_NAME = "nerava"
-
-_QUIETER = {
-    # At INFO the HTTP client writes every URL, and a contact's may hold an address.
-    "httpx2": logging.WARNING,
-    # At INFO it introduces itself each time /readyz asks for the database's revision.
-    "alembic": logging.WARNING,
-}
+# It tells a developer's own terminal the code that it would have sent to an address.
+MAY_NAME_PEOPLE = frozenset({"app.otp"})
 
 
-def configure_logging() -> None:
-    """Send every logger's records from INFO up to stderr, once. Handlers that others have set stay."""
-    root = logging.getLogger()
-    if any(handler.name == _HANDLER_NAME for handler in root.handlers):
-        return
-    handler = logging.StreamHandler()
-    handler.name = _HANDLER_NAME
-    handler.setFormatter(_Lines(is_terminal=sys.stderr.isatty()))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    for name, level in _QUIETER.items():
-        logging.getLogger(name).setLevel(level)
-
-
-class _Lines(logging.Formatter):
-    """Prepares itself for the first record: a command that logs nothing ends sooner than structlog is imported."""
-
-    def __init__(self, *, is_terminal: bool) -> None:
-        super().__init__()
-        self._is_terminal = is_terminal
-
-    def format(self, record: logging.LogRecord) -> str:
-        return self._formatter.format(record)
-
-    @cached_property
-    def _formatter(self) -> logging.Formatter:
-        from app.log_lines import formatter  # noqa: PLC0415  # As above.
-
-        return formatter(is_terminal=self._is_terminal)
+def configure_nerava_logging() -> None:
+    configure_logging(may_name_people=MAY_NAME_PEOPLE)

@@ -9,21 +9,16 @@ from typing import Any, TypedDict
 
 from fastapi import Depends, FastAPI
 
-from app.database import create_database_engine, create_listen_engine, create_sessions
+from app.database import create_sessions
 from app.dependencies import Running, keep_nowhere
-from app.events import CATALOG
-from app.logs import configure_logging
-from app.models import OUTBOX
+from app.integration import integrate
+from app.logs import configure_nerava_logging
 from app.otp import SendCode, log_code
-from app.present_state import PRESENT_STATE
 from app.problems import ProblemBody, answer_with_problems
-from app.routers import auth, driver, health, metrics, nova, wallet
+from app.routers import auth, driver, health, nova, wallet
 from app.settings import OPERATOR_PAGE, Settings
 from app.wrong_keys import WrongKeys
-from hubspot_sync.integration import Integration
-from hubspot_sync.page import Door, OperatorPage
-from hubspot_sync.runtime import WorkerHost
-from hubspot_sync.telemetry import Exposition
+from hubspot_sync import AsgiIntegration
 
 log = logging.getLogger(__name__)
 
@@ -45,53 +40,34 @@ class _State(TypedDict):
 
 def create_app(settings: Settings | None = None, send_code: SendCode = log_code) -> FastAPI:
     """Nerava with its worker. Settings that are not given are read when the application starts, not before."""
-    page = OperatorPage()
+    hubspot = AsgiIntegration(lambda: integrate(settings or Settings()))
     app = Nerava(
         title="Nerava",
         summary="Rewards for charging an electric car.",
         description="Errors are problem responses (RFC 9457): `type` names the kind, `detail` says what to do.",
         version="0.1.0",
-        lifespan=_lifespan(settings, send_code, page),
+        lifespan=_lifespan(hubspot, send_code),
     )
     answer_with_problems(app)
-    for room in (auth, driver, wallet, nova, health, metrics):
+    for room in (auth, driver, wallet, nova, health):
         app.include_router(room.router, dependencies=[Depends(keep_nowhere)])
-    app.mount(OPERATOR_PAGE, page)
+    app.add_route("/metrics", hubspot.metrics)
+    app.mount(OPERATOR_PAGE, hubspot.page)
     return app
 
 
 def _lifespan(
-    settings: Settings | None, send_code: SendCode, page: OperatorPage
+    hubspot: AsgiIntegration, send_code: SendCode
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[_State]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[_State]:
-        configure_logging()
-        in_force = settings or Settings()
-        _warn_of_open_doors(in_force, send_code)
-        engine = create_database_engine(in_force.database_url, in_force.database_pooler)
-        listen_engine = create_listen_engine(in_force.database_listen_url)
-        integration = Integration(
-            in_force,
-            OUTBOX,
-            CATALOG,
-            engine,
-            present_state=PRESENT_STATE,
-            listen_engine=listen_engine,
-            version=in_force.release,
-        )
-        worker = WorkerHost(integration)
-        try:
-            await worker.start()
-            metrics = Exposition(engine, OUTBOX)
-            door = Door(in_force.operator_token)
-            async with page.serving(integration, door, lambda: worker.status):
-                running = Running(
-                    in_force, engine, create_sessions(engine), worker, metrics, door, send_code, WrongKeys()
-                )
-                yield {"running": running}
-        finally:
-            await worker.stop()
-            engine.dispose()
+        configure_nerava_logging()
+        async with hubspot.serving() as serving:
+            settings = serving.integration.settings
+            assert isinstance(settings, Settings)
+            _warn_of_open_doors(settings, send_code)
+            sessions = create_sessions(serving.integration.engine)
+            yield {"running": Running(settings, sessions, serving, send_code, WrongKeys())}
 
     return lifespan
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from warnings import catch_warnings, simplefilter
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, SAWarning
 
-from hubspot_sync.settings import HubSpotSettings
-from sqlalchemy_outbox.database.engines import parse_url, sync_url
-from sqlalchemy_outbox.database.pooler import Pooler
+from hubspot_sync import HubSpotSettings
+from sqlalchemy_outbox import Pooler, checked_url
 
 BACKEND = Path(__file__).resolve().parent.parent
 # Where the application mounts the operator's page.
 OPERATOR_PAGE = "/ops/hubspot"
-
-_DIALECTS = ("sqlite", "postgres", "postgresql")
 
 
 class Settings(HubSpotSettings):
@@ -50,11 +44,6 @@ class Settings(HubSpotSettings):
         default=SecretStr(""),
         description="What chargers send as X-Service-Key to grant Nova. Empty: every grant is refused.",
     )
-    operator_token: SecretStr = Field(
-        default=SecretStr(""),
-        description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty, or below 16 "
-        "characters: both are closed.",
-    )
 
     release: str = Field(
         default="",
@@ -76,35 +65,4 @@ class Settings(HubSpotSettings):
 
 def normalise_database_url(text: str, name: str = "DATABASE_URL") -> str:
     """The URL with the driver that Nerava uses, and a relative SQLite file anchored at `backend/`."""
-    try:
-        url = parse_url(text)
-    except (ArgumentError, ValueError):
-        # Their words quote what stands where a port belongs: the end of a password that has an @ or a / in it.
-        raise ValueError(f"{name} is no database URL; write sqlite:///nerava.db or postgresql://…") from None
-    if url.drivername.partition("+")[0] not in _DIALECTS:
-        raise ValueError(f"{name} names another database; Nerava runs on sqlite:// and postgresql://")
-    url = sync_url(url)
-    if url.drivername != "sqlite" and text.count("@") > 1:
-        raise ValueError(f"{name} has more than one @; write that of a password as %40, and its / as %2F")
-    if url.drivername == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            raise ValueError(f"{name} names no SQLite file; events must outlive the process")
-        url = url.set(database=str(BACKEND / url.database))
-    _refuse_odd_options(url, name)
-    return url.render_as_string(hide_password=False)
-
-
-def _refuse_odd_options(url: URL, name: str) -> None:
-    """What follows the question mark is, for SQLite, read by SQLAlchemy.
-
-    Of what it does not know, 2.1 warns; 2.0 leaves it out.
-    """
-    refusal = f"{name} has an option after its ? that does not exist or makes no sense"
-    with catch_warnings():
-        simplefilter("error", SAWarning)
-        try:
-            _, options = url.get_dialect()().create_connect_args(url)
-        except (ArgumentError, SAWarning, TypeError, ValueError):
-            raise ValueError(refusal) from None
-    if "uri" not in url.query and not url.query.keys() <= options.keys():
-        raise ValueError(refusal)
+    return checked_url(text, name=name, folder=BACKEND)

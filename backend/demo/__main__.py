@@ -20,7 +20,6 @@ from demo.script import Script
 from demo.sessions import read_sessions, write_script
 from demo.stage import Ports, free_ports
 
-STAYING_PORTS = Ports(application=8000, sandbox=8025)
 STAYING_DRIVERS = 40
 STAYING_EVENTS = 300
 
@@ -28,17 +27,22 @@ STAYING_EVENTS = 300
 def main(
     sessions: Annotated[Path | None, typer.Option(help="Play this CSV export of charging sessions.")] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Play a little without faults, then stay up.")] = False,
-    drivers: Annotated[int, typer.Option(min=1, hidden=True)] = DRIVERS,
-    events: Annotated[int, typer.Option(min=1, hidden=True)] = EVENTS,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the application that stays up.")] = 8000,
+    sandbox_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the sandbox that stays up.")] = 8025,
+    drivers: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+    events: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     seed: Annotated[int, typer.Option(hidden=True)] = SEED,
 ) -> None:
     """An evening at a charging hub, HubSpot's failures included, and an audit of what reached HubSpot."""
     exit_code = 1
     try:
         if stay:
-            exit_code = _stay(seed)
+            evening = write_evening(drivers or STAYING_DRIVERS, events or STAYING_EVENTS, seed)
+            exit_code = _stay(evening, Ports(port, sandbox_port))
         else:
-            exit_code = _prove(_read(sessions) if sessions else write_evening(drivers, events, seed))
+            exit_code = _prove(
+                _read(sessions) if sessions else write_evening(drivers or DRIVERS, events or EVENTS, seed)
+            )
     except* DemoFailed as failures:
         for failure in _leaves(failures):
             Console(stderr=True, highlight=False, soft_wrap=True).print(str(failure), style="red", markup=False)
@@ -52,9 +56,9 @@ def _prove(script: Script) -> int:
         return interrupted.exit_code
 
 
-def _stay(seed: int) -> int:
+def _stay(script: Script, ports: Ports) -> int:
     try:
-        run(stay_up(write_evening(STAYING_DRIVERS, STAYING_EVENTS, seed), STAYING_PORTS, Report()))
+        run(stay_up(script, ports, Report()))
     except Interrupted:
         # There is no other way to end it.
         return 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
-from app.settings import OPERATOR_PAGE
+from app.settings import BACKEND, OPERATOR_PAGE
 from demo.audit import take_audit
 from demo.client import NeravaClient
 from demo.errors import DemoFailed
@@ -68,6 +68,8 @@ async def stay_up(script: Script, ports: Ports, report: Report) -> NoReturn:
                 "one-time codes": "below, in the application's log",
             }
         )
+        report.show_environment(BACKEND, stage.settings_for_commands)
+        report.show_end()
         stage.show_log = report.show_log_line
         await stage.guard()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -74,6 +77,15 @@ class Report:
         self.console.print()
         for name, text in addresses.items():
             self.console.print(Text.assemble((f"{name:>16}  ", "dim"), text))
+
+    def show_environment(self, folder: Path, environment: Mapping[str, str]) -> None:
+        """What another terminal needs for the command line to work on the same database and sandbox."""
+        self.console.print("\nFor commands in another terminal, such as `python -m app.cli status`, paste:\n")
+        self.console.print(Text(f"cd {shlex.quote(str(folder))} && source ../.venv/bin/activate"))
+        for name, value in environment.items():
+            self.console.print(Text(f"export {name}={shlex.quote(value)}"))
+
+    def show_end(self) -> None:
         self.console.print(Text("\nCtrl-C ends all.", "bold"))
 
     def show_log_line(self, line: str) -> None:
@@ -130,6 +142,22 @@ def _counts(counts: Mapping[str, int]) -> str:
     return " · ".join(f"{name} × {count}" for name, count in sorted(counts.items()))
 
 
+# What a phone met, and repeated its request for.
+_CAUSES = {
+    "ConnectError": "the application was down",
+    "ReadError": "the application was killed in the middle",
+    "RemoteProtocolError": "the application was killed in the middle",
+    "WriteError": "the application was killed in the middle",
+}
+
+
+def _causes(retries: Mapping[str, int]) -> str:
+    counts: Counter[str] = Counter()
+    for kind, count in retries.items():
+        counts[_CAUSES.get(kind, kind)] += count
+    return _counts(counts)
+
+
 def _note(status: Status) -> str:
     if status.gate.state is GateState.OPEN:
         return f"{status.pending + status.claimed} on their way"
@@ -160,7 +188,7 @@ def _figures(audit: Audit, usage: Usage, retries: Mapping[str, int], seconds: fl
         ("requests used", usage.requests, _counts(usage.by_status)),
         ("events per request", f"{per_request:.1f}", ""),
         ("commit → HubSpot", f"{p50:.2f} s", f"p50; p99 {p99:.2f} s"),
-        ("requests repeated", sum(retries.values()), _counts(retries)),
+        ("requests repeated", sum(retries.values()), f"by drivers' phones: {_causes(retries)}" if retries else ""),
         ("wall time", f"{seconds:.1f} s", ""),
     ]
     table = Table.grid(padding=(0, 2))

@@ -87,6 +87,11 @@ class Stage:
         self._sandbox: Child | None = None
         self._application: Child | None = None
 
+    @property
+    def settings_for_commands(self) -> dict[str, str]:
+        """What differs from the defaults, for a command line on the same database and sandbox."""
+        return {name: self._environment[name] for name in _OF_THE_DEMO}
+
     async def migrate(self) -> None:
         await self._run("migration", "-m", "alembic", "upgrade", "head")
 
@@ -186,6 +191,16 @@ async def set_stage(ports: Ports, say: Callable[[str], None]) -> AsyncIterator[S
             group.create_task(stage.start_application())
         say(f"The contact properties are provisioned; Nerava is up on {stage.application_url}.")
         yield stage
+
+
+_OF_THE_DEMO = (
+    "DATABASE_URL",
+    "HUBSPOT_ENABLED",
+    "HUBSPOT_SEND_LIVE",
+    "HUBSPOT_PRIVATE_APP_TOKEN",
+    "HUBSPOT_PORTAL_ID",
+    "HUBSPOT_BASE_URL",
+)
 
 
 def _environment(database_url: str, sandbox_url: str) -> dict[str, str]:

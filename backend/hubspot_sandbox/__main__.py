@@ -46,5 +46,10 @@ def main(
         server.run()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """`hubspot-sandbox`."""
     typer.run(main)
+
+
+if __name__ == "__main__":
+    run()

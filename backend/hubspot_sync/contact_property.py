@@ -40,6 +40,10 @@ class ContactProperty:
     is_personal: bool = False
 
 
+# Every account has it, and it is the key of contacts that no integration of ours has met yet.
+EMAIL = ContactProperty("email", "Email", PropertyType.STRING, is_standard=True, is_personal=True)
+
+
 @dataclass(frozen=True, slots=True)
 class PropertyGroup:
     """Where HubSpot shows the properties."""

@@ -89,13 +89,15 @@ def _settings(integration: Integration) -> Iterator[Check]:
 
 
 def _database(integration: Integration) -> tuple[list[Check], Status | None]:
+    if (file := integration.missing_file()) is not None:
+        return [failed("database", f"there is no {file}", integration.how_to_migrate)], None
     try:
         with integration.engine.connect() as connection:
             if (schema := unusable_schema(connection, integration.outbox)) is not None:
                 return [_schema_is_closed(schema)], None
-            missing = integration.migration_missing(connection)
+            missing = integration.missing_in(connection)
             if missing is not None:
-                return [failed("database", missing, "run `alembic upgrade head`")], None
+                return [failed("database", missing, integration.how_to_migrate)], None
             status = read_status(connection, integration.outbox)
             skew = _skew(connection)
             checks = list(database_checks(integration, connection))

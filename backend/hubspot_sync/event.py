@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from hubspot_sync.contact_property import (
+    EMAIL,
     TEXT_LENGTH_MAX,
     ContactProperty,
     PropertyGroup,
@@ -27,6 +28,7 @@ from sqlalchemy_outbox.model import Event
 
 __all__ = [
     "DROPPED",
+    "EMAIL",
     "TEXT_LENGTH_MAX",
     "Catalog",
     "ContactProperty",

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -33,30 +34,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _nothing_is_missing(_: Connection) -> str | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Integration:
     """What an application hands over.
 
     What talks to HubSpot, and the worker, are imported where they are made: most commands need neither.
 
-    `migration_missing` says in words which of its migrations a database lacks, for `doctor`; None when none.
+    `migration_missing` says in words which of its migrations a database lacks, None when none; without it the outbox's
+    own steps are looked for. `migrate_with` is the command that migrates: `alembic upgrade head`, say.
     `present_state` is what `resync` asks how subjects stand; without it nothing can be sent anew.
     `listen_engine` is a way to the same database that tells a worker of commits, where `engine`'s does not. `version`
     is what a worker tells people that it is.
+    `command_line` is how its commands are called, as texts name them: `python -m shop.hubspot`, say.
     """
 
     settings: HubSpotSettings
     outbox: Outbox
     catalog: Catalog
     engine: Engine
-    migration_missing: Callable[[Connection], str | None] = _nothing_is_missing
+    migration_missing: Callable[[Connection], str | None] | None = None
     present_state: PresentState | None = None
     listen_engine: Engine | None = None
     version: str = ""
+    command_line: str = ""
+    migrate_with: str = ""
     _gate: Gate = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +65,36 @@ class Integration:
         object.__setattr__(self, "_gate", gate)
         # Who was forgotten is known in this process by the key that the settings say.
         self.outbox.names.use_key(self.settings.hubspot_erasure_key.get_secret_value())
+
+    def command(self, verb: str) -> str:
+        """A command as a person types it."""
+        return f"`{self.command_line} {verb}`" if self.command_line else f"the command `{verb}`"
+
+    @property
+    def how_to_migrate(self) -> str:
+        return f"run `{self.migrate_with}`" if self.migrate_with else "run your application's migrations"
+
+    def missing_file(self) -> str | None:
+        """The SQLite file that the engine is for, where there is none; connecting would make an empty one."""
+        url = self.engine.url
+        if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith(("file:", ":memory:")):
+            return None
+        return None if Path(url.database).exists() else url.database
+
+    def missing_in(self, connection: Connection) -> str | None:
+        """Which migration the database lacks, in words; None when it has all."""
+        if self.migration_missing is not None:
+            return self.migration_missing(connection)
+        from sqlalchemy_outbox import migrations  # noqa: PLC0415  # As in `worker`.
+
+        lacking = [f"{step.number} ({step.title})" for step in migrations.missing(connection, self.outbox)]
+        return f"The outbox's tables lack step {', then '.join(lacking)}" if lacking else None
+
+    def dispose(self) -> None:
+        """Close the connections of its engines."""
+        for engine in (self.engine, self.listen_engine):
+            if engine is not None:
+                engine.dispose()
 
     @property
     def types(self) -> list[str]:

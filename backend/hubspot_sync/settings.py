@@ -49,7 +49,7 @@ class HubSpotSettings(BaseSettings):
     )
     hubspot_worker_in_app: bool = Field(
         default=True,
-        description="False where `python -m app.cli worker` runs apart; then the application only stores events.",
+        description="False where the command `worker` runs apart; then the application only stores events.",
     )
     hubspot_api_version: Annotated[str, Field(pattern=r"^(v3|\d{4}-\d{2})$")] = Field(
         default="2026-09",
@@ -95,9 +95,14 @@ class HubSpotSettings(BaseSettings):
 
     hubspot_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=0,
-        description="Where `python -m app.cli worker` shows its metrics: on this port of its own machine only, without "
-        "a token. 0: nowhere, and what that worker delivers is in nobody's counters. Each worker of a machine needs "
+        description="Where the command `worker` shows its metrics: on this port of its own machine only, without a "
+        "token. 0: nowhere, and what that worker delivers is in nobody's counters. Each worker of a machine needs "
         "its own.",
+    )
+    operator_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Opens the operator's page, and the metrics as a bearer token. Empty, or below 16 characters: both "
+        "are closed.",
     )
 
     def missing_for_live(self) -> str | None:

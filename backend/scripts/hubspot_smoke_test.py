@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.integration import load_integration
-from app.logs import configure_logging
+from app.logs import configure_nerava_logging
 from app.models import OUTBOX
 from app.services.hubspot import track_event
 from hubspot_sync.integration import Integration
@@ -44,7 +44,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--live", action="store_true", help="really send it to HubSpot")
     is_live_allowed = arguments.parse_args().live
-    configure_logging()
+    configure_nerava_logging()
     try:
         integration = load_integration()
     except ValidationError as error:

@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sqlalchemy_outbox.database.engines import worker_engine
+    from sqlalchemy_outbox.database.engines import DriverMissing, Pooler, listen_engine, worker_engine
     from sqlalchemy_outbox.database.sqlite import configure_engine
+    from sqlalchemy_outbox.database.urls import checked_url
     from sqlalchemy_outbox.delivering.worker import Worker
     from sqlalchemy_outbox.destination import Claim, Deliver
     from sqlalchemy_outbox.enqueueing.enqueue import enqueue
@@ -25,6 +26,7 @@ __all__ = [
     "Claim",
     "Deliver",
     "Delivered",
+    "DriverMissing",
     "Event",
     "FollowUp",
     "Gate",
@@ -34,15 +36,18 @@ __all__ = [
     "LeaseEnding",
     "Outbox",
     "Outcome",
+    "Pooler",
     "Postponed",
     "Rejected",
     "Retry",
     "State",
     "Waiting",
     "Worker",
+    "checked_url",
     "configure_engine",
     "define_outbox",
     "enqueue",
+    "listen_engine",
     "worker_engine",
 ]
 
@@ -51,6 +56,7 @@ _MODULE_OF = {
     "Claim": "destination",
     "Deliver": "destination",
     "Delivered": "outcome",
+    "DriverMissing": "database.engines",
     "Event": "model",
     "FollowUp": "outcome",
     "Gate": "gate.gate",
@@ -60,15 +66,18 @@ _MODULE_OF = {
     "LeaseEnding": "gate.gate",
     "Outbox": "model",
     "Outcome": "outcome",
+    "Pooler": "database.engines",
     "Postponed": "outcome",
     "Rejected": "outcome",
     "Retry": "outcome",
     "State": "model",
     "Waiting": "outcome",
     "Worker": "delivering.worker",
+    "checked_url": "database.urls",
     "configure_engine": "database.sqlite",
     "define_outbox": "model",
     "enqueue": "enqueueing.enqueue",
+    "listen_engine": "database.engines",
     "worker_engine": "database.engines",
 }
 

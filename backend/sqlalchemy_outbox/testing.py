@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, NullPool, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sqlalchemy_outbox.clock import DatabaseNow
+from sqlalchemy_outbox.database.engines import worker_engine
 from sqlalchemy_outbox.delivering.worker import Worker
 from sqlalchemy_outbox.destination import Claim, Deliver
+from sqlalchemy_outbox.enqueueing import commits
 from sqlalchemy_outbox.gate.gate import Gate
+from sqlalchemy_outbox.migrations import migrate
 from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Retry, Waiting
 
@@ -31,19 +36,40 @@ class Enqueued:
     payload: dict[str, Any]
 
 
-def enqueued(engine: Engine, outbox: Outbox, event_type: str | None = None) -> list[Enqueued]:
-    """Every committed event of the outbox, or of one type, in order."""
+def create_tables(engine: Engine | AsyncEngine, outbox: Outbox) -> None:
+    """Make the outbox's tables as its migrations do; those that are there stay as they are."""
+    with _synchronous(engine) as own, own.begin() as connection:
+        migrate(connection, outbox)
+
+
+def enqueued(where: Engine | AsyncEngine | Connection, outbox: Outbox, event_type: str | None = None) -> list[Enqueued]:
+    """Every event of the outbox, or of one type, in order.
+
+    Of an engine those that are committed; of an async one too, without an await, by a connection of its own. Of a
+    connection also those that its transaction is to write, for a test that rolls it back: an async one's by
+    `await connection.run_sync(enqueued, OUTBOX)`.
+    """
+    found = _rows(where, outbox)
+    return [event for event in found if event_type is None or event.event_type == event_type]
+
+
+def _rows(where: Engine | AsyncEngine | Connection, outbox: Outbox) -> list[Enqueued]:
     c = outbox.events.c
     statement = select(c.event_type, c.subject, c.payload).order_by(c.id)
-    if event_type is not None:
-        statement = statement.where(c.event_type == event_type)
-    with engine.connect() as connection:
-        return [Enqueued(row.event_type, row.subject, json.loads(row.payload)) for row in connection.execute(statement)]
+    if isinstance(where, Connection):
+        rows: list[Any] = list(where.execute(statement))
+        rows += [entry.row for entry in commits.waiting(where) if entry.outbox is outbox]
+    else:
+        with _synchronous(where) as own, own.connect() as connection:
+            rows = list(connection.execute(statement))
+    return [Enqueued(row.event_type, row.subject, json.loads(row.payload)) for row in rows]
 
 
-def assert_enqueued(engine: Engine, outbox: Outbox, event_type: str, **payload: object) -> Enqueued:
+def assert_enqueued(
+    where: Engine | AsyncEngine | Connection, outbox: Outbox, event_type: str, **payload: object
+) -> Enqueued:
     """Return the one event of this type whose payload has these values; fail the test when there is not just one."""
-    candidates = enqueued(engine, outbox, event_type)
+    candidates = enqueued(where, outbox, event_type)
     found = [it for it in candidates if payload.items() <= it.payload.items()]
     assert len(found) == 1, f"{len(found)} events {event_type} with {payload}; of that type there are: {candidates}"
     return found[0]
@@ -62,6 +88,18 @@ async def drain(engine: Engine, outbox: Outbox, deliver: Deliver) -> None:
             if not connection.execute(make_due).all():
                 return
     raise AssertionError(f"events of {outbox.name} are still open after {_ROUNDS_MAX} rounds; is the gate shut?")
+
+
+@contextmanager
+def _synchronous(engine: Engine | AsyncEngine) -> Iterator[Engine]:
+    if isinstance(engine, Engine):
+        yield engine
+        return
+    own = worker_engine(engine, poolclass=NullPool)
+    try:
+        yield own
+    finally:
+        own.dispose()
 
 
 def _deliver_it(_event: Event) -> Outcome:

@@ -59,7 +59,7 @@ def _quiet_log() -> Iterator[None]:
 
 
 def _forget_log_handlers() -> None:
-    for handler in [it for it in logging.getLogger().handlers if it.name == "nerava"]:
+    for handler in [it for it in logging.getLogger().handlers if it.name == "hubspot_sync"]:
         logging.getLogger().removeHandler(handler)
 
 

@@ -10,13 +10,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.dependencies import Running, RunningApp
-from app.migrations import migration_missing
-from app.models import OUTBOX
 from app.problems import DatabaseUnavailable, Problem, describe
-from hubspot_sync.runtime import WorkerState
+from hubspot_sync import WorkerState, read_health
 from sqlalchemy_outbox import GateState
-from sqlalchemy_outbox.enqueueing import sequences
-from sqlalchemy_outbox.gate.row import read_gate
 
 router = APIRouter(tags=["health"])
 
@@ -47,7 +43,7 @@ class Worker(BaseModel):
 
     @classmethod
     def of(cls, running: Running) -> Worker:
-        status = running.worker.status
+        status = running.hubspot.worker.status
         return cls(state=status.state, reason=status.reason)
 
 
@@ -74,13 +70,11 @@ async def healthz() -> Alive:
     responses=describe(DatabaseUnavailable, NotMigrated),
 )
 def readyz(running: RunningApp) -> Ready:
-    with running.engine.connect() as connection:
-        if (missing := migration_missing(connection)) is not None:
-            raise NotMigrated(f"{missing} Run `cd backend && alembic upgrade head`.")
-        # Why it is shut is for operators: everybody can ask here, and the reason has their words and HubSpot's.
-        gate = read_gate(connection, OUTBOX)
-        behind = [str(found) for found in sequences.behind(connection, OUTBOX)]
-    return Ready(worker=Worker.of(running), gate=Gate(state=gate.state, until=gate.until), behind=behind)
+    health = read_health(running.hubspot.integration)
+    if health.missing is not None:
+        raise NotMigrated(f"{health.missing} Run `cd backend && alembic upgrade head`.")
+    gate = Gate(state=health.gate, until=health.until)
+    return Ready(worker=Worker.of(running), gate=gate, behind=health.behind)
 
 
 @router.get(

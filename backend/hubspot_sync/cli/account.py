@@ -32,7 +32,7 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     from hubspot_sync.check import Finding
     from hubspot_sync.doctor import examine
 
-    with opened(context) as integration:
+    with opened(context, needs_file=False) as integration:
         checks = asyncio.run(examine(integration))
         if as_json:
             print_json({"checks": [it.as_json() for it in checks]})

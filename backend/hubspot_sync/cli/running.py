@@ -22,10 +22,10 @@ from hubspot_sync.cli.terminal import (
     print_fields,
     print_json,
     print_line,
+    require_file,
 )
 from sqlalchemy_outbox import operations
-from sqlalchemy_outbox.gate.gate import GateShut
-from sqlalchemy_outbox.gate.row import GateStatus, read_gate
+from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState
 from sqlalchemy_outbox.operations import Status
 
@@ -43,16 +43,17 @@ def worker(
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due, then exit.")] = False,
 ) -> None:
     """Deliver events until stopped by Ctrl-C or SIGTERM."""
-    from hubspot_sync.runtime import WorkerState, why_no_worker
+    from hubspot_sync.runtime import WorkerState, deliver_due, why_no_worker
 
-    with opened(context) as integration:
-        if (why_not := why_no_worker(integration.settings, in_app=False)) is not None:
+    with opened(context, needs_file=False) as integration:
+        if (why_not := why_no_worker(integration, in_app=False)) is not None:
             raise typer.Exit(0 if why_not.state is WorkerState.DISABLED else 1)
+        require_file(integration)
         # What start-up has made stays to the end; to search it for garbage would halt deliveries for some 30 ms.
         gc.collect()
         gc.freeze()
         try:
-            asyncio.run(_drain(integration) if once else _run_worker(integration))
+            asyncio.run(deliver_due(integration, _stop_on_signal) if once else _run_worker(integration))
         finally:
             gc.unfreeze()
 
@@ -108,17 +109,6 @@ async def _run_until_stopped(integration: Integration) -> None:
         log.info("HubSpot sync worker started")
         await running.run()
         log.info("HubSpot sync worker stopped")
-
-
-async def _drain(integration: Integration) -> None:
-    """Deliver what is due; raise GateShut when the gate kept some of it back."""
-    async with integration.worker() as running:
-        _stop_on_signal(running)
-        await running.drain()
-    with integration.engine.connect() as connection:
-        gate = read_gate(connection, integration.outbox)
-    if gate.state is not GateState.OPEN:
-        raise GateShut(gate)
 
 
 def _stop_on_signal(running: Worker) -> None:

@@ -59,7 +59,7 @@ class Done(Protocol):
 
 
 @contextmanager
-def opened(context: typer.Context) -> Iterator[Integration]:
+def opened(context: typer.Context, *, needs_file: bool = True) -> Iterator[Integration]:
     """The integration for one command; what a person can mend ends it with exit code 1 and one line."""
     try:
         integration: Integration = context.obj()
@@ -67,15 +67,26 @@ def opened(context: typer.Context) -> Iterator[Integration]:
         problems = (f"{'.'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors(include_input=False))
         raise fail("; ".join(problems)) from None
     try:
+        if needs_file:
+            require_file(integration)
         yield integration
     except DataError as error:
         raise fail(f"The database takes no such value ({_first_line(error)}).") from error
     except DBAPIError as error:
-        raise fail(f"The database does not serve the outbox ({_first_line(error)}).{ask_or_advise(error)}") from error
+        advice = ask_or_advise(error)
+        if advice.endswith("?"):
+            advice = f"{advice} If not, {integration.how_to_migrate}."
+        raise fail(f"The database does not serve the outbox ({_first_line(error)}).{advice}") from error
     except (HubSpotError, GateShut) as error:
         raise fail(str(error)) from error
     finally:
         integration.engine.dispose()
+
+
+def require_file(integration: Integration) -> None:
+    """End the command where the database is a SQLite file that is not there: SQLite would make an empty one."""
+    if (file := integration.missing_file()) is not None:
+        raise fail(f"There is no database {file}; {integration.how_to_migrate}.")
 
 
 def _first_line(error: DBAPIError) -> str:

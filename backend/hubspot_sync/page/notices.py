@@ -89,7 +89,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 Level.BAD,
                 "No worker lives",
                 _last_sign(pulse.workers),
-                "Start a worker: `python -m app.cli worker`.",
+                "Start a worker: the command `worker`.",
                 (Act.DOCTOR,),
                 since=max((known.seen_at for known in pulse.workers), default=None),
                 costs=True,

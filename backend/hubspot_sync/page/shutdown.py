@@ -7,13 +7,16 @@ itself has to look. Under another server it ends after a while, and the browser 
 from __future__ import annotations
 
 import signal
+import sys
 from types import MethodType
-
-import uvicorn
 
 
 def server_is_stopping() -> bool:
     """True once uvicorn was told to stop; false under a server that cannot be asked."""
+    if "uvicorn" not in sys.modules:
+        return False
+    import uvicorn  # noqa: PLC0415  # The application chooses its server.
+
     handler = signal.getsignal(signal.SIGTERM)
     if not isinstance(handler, MethodType) or not isinstance(handler.__self__, uvicorn.Server):
         return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,15 +37,33 @@ _SEVERAL_HOSTS = re.compile(r"(postgres[^:/]*://)([^@/]*@)?([^@/?,]+(?:,[^@/?,]+
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(?::(\d+))?$")
 
 
+class Pooler(StrEnum):
+    """What lies between an engine and its server."""
+
+    AUTO = "auto"
+    # None, or one that leaves a client its session, as PgBouncer does in session mode.
+    NONE = "none"
+    TRANSACTION = "transaction"
+
+
 class DriverMissing(Exception):
     """A worker on PostgreSQL needs psycopg; install hubspot-outbox[postgresql]."""
 
 
-def worker_engine(application: AsyncEngine | URL | str, **options: Any) -> Engine:
-    """An engine for a worker, on the database of the application's async engine or URL.
+def worker_engine(
+    application: AsyncEngine | URL | str,
+    *,
+    pooler: Pooler = Pooler.AUTO,
+    server_settings: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Engine:
+    """A synchronous engine for a worker, on the database of the application's async engine or URL.
 
-    What a URL does not say, `connect_args` say among the `options`, which are `create_engine`'s.
+    `pooler` says what lies before a PostgreSQL, and `server_settings` are PostgreSQL's, in milliseconds. What a URL
+    does not say, `connect_args` say among the `options`, which are `create_engine`'s. Unless they say otherwise, errors
+    quote no parameters: those may hold addresses. Raises DriverMissing for PostgreSQL without psycopg.
     """
+    options.setdefault("hide_parameters", True)
     url = sync_url(application.url if isinstance(application, AsyncEngine) else parse_url(application))
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, **options)
@@ -52,13 +71,23 @@ def worker_engine(application: AsyncEngine | URL | str, **options: Any) -> Engin
         return engine
     if find_spec("psycopg") is None:
         raise DriverMissing(DriverMissing.__doc__)
-    from sqlalchemy_outbox.database import pooler, postgresql  # noqa: PLC0415  # They need psycopg.
+    from sqlalchemy_outbox.database import pooler as poolers  # noqa: PLC0415  # They need psycopg.
+    from sqlalchemy_outbox.database import postgresql  # noqa: PLC0415
 
     arguments = postgresql.connect_arguments(url) | options.pop("connect_args", {})
     engine = create_engine(url, connect_args=arguments, **options)
     postgresql.ping_at_checkout(engine)
-    pooler.configure_engine(engine)
+    poolers.configure_engine(engine, server_settings, pooler)
     return engine
+
+
+def listen_engine(direct: URL | str) -> Engine | None:
+    """An engine by which a worker hears of commits, where its own goes through a pooler; None for SQLite.
+
+    `direct` is a URL of the same database that leads past the pooler. Its connections are kept by who listens.
+    """
+    url = sync_url(parse_url(direct))
+    return None if url.get_backend_name() == "sqlite" else worker_engine(url, poolclass=NullPool)
 
 
 def parse_url(url: URL | str) -> URL:

@@ -11,7 +11,6 @@ from 1.26 on in which mode it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from sqlalchemy_outbox.database import postgresql
+from sqlalchemy_outbox.database.engines import Pooler
 from sqlalchemy_outbox.database.isolation import is_autocommit
 from sqlalchemy_outbox.database.prepared_statements import IS_POOLED, PROCESS
 from sqlalchemy_outbox.database.read_only import give_up_read_only_connections
@@ -48,15 +48,6 @@ FROM unnest(%s::text[], %s::text[]) AS w (name, value)
 
 # Names of settings, and their values.
 _Arrays = tuple[list[str], list[str]]
-
-
-class Pooler(StrEnum):
-    """What lies between an engine and its server."""
-
-    AUTO = "auto"
-    # None, or one that leaves a client its session, as PgBouncer does in session mode.
-    NONE = "none"
-    TRANSACTION = "transaction"
 
 
 def configure_engine(

@@ -149,6 +149,13 @@ def append(connection: Connection, entry: Entry) -> None:
         _write(connection, buffer)
 
 
+def waiting(connection: Connection) -> list[Entry]:
+    """What the connection's transaction is to write when it commits, in order."""
+    root = connection.get_transaction()
+    buffer = None if root is None else _buffers.get(root)
+    return [] if buffer is None else list(buffer.entries)
+
+
 def _mark_savepoints(buffer: _Buffer, savepoint: NestedTransaction | None) -> None:
     while savepoint is not None and savepoint not in buffer.savepoints:
         savepoint.__class__ = _Savepoint

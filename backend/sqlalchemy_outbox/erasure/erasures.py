@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     Table,
     Text,
     and_,
@@ -80,15 +82,16 @@ def look(connection: Connection, outbox: Outbox, remember: Remember) -> int:
         .where(e.cleaned_at.is_(None), e.erased_at.is_(None), or_(e.look_at <= DatabaseNow(), e.look_at > soon))
         .order_by(e.id)
         .limit(_ERASURES_AT_ONCE)
-        .with_for_update(skip_locked=True)
     )
     left = 0
     for row in connection.execute(due).all():
-        found = connection.execute(select(*event_columns(outbox)).where(c.event_id == row.event_id)).one_or_none()
-        has_more = False
-        if found is not None:
-            count, has_more = step(connection, outbox, as_event(found), remember)
-            left += count
+        # The event before the erasure's own row, as all do. Who has it is at it.
+        event = select(*event_columns(outbox)).where(c.event_id == row.event_id)
+        found = connection.execute(event.with_for_update(key_share=True, skip_locked=True)).one_or_none()
+        if found is None:
+            continue
+        count, has_more = step(connection, outbox, as_event(found), remember)
+        left += count
         if not has_more:
             later = DatabaseNow(LOOK_EVERY.total_seconds())
             connection.execute(update(outbox.erasures).where(e.id == row.id).values(look_at=later))
@@ -101,6 +104,8 @@ def step(connection: Connection, outbox: Outbox, erasure: Event, remember: Remem
     What the destination has to know of them is kept first.
     """
     c = outbox.events.c
+    # First of all: a step that would pass by what another one has locked must not go on before that one has kept it.
+    connection.execute(_open_erasures(outbox, erasure.subject)).all()
     is_other = and_(c.subject == erasure.subject, c.event_type != ERASURE)
     # By three indexes; together they hold all of a subject.
     waiting = _some(connection, outbox, outbox.events, is_other, outbox.is_open_of_subject(), c.claim_token.is_(None))
@@ -129,11 +134,16 @@ def keep(connection: Connection, outbox: Outbox, events: Sequence[Event], rememb
     c = outbox.events.c
     for subject in {event.subject for event in events}:
         its_events = [event for event in events if event.subject == subject]
-        is_its = and_(c.subject == subject, c.event_type == ERASURE, outbox.is_open_of_subject())
-        erasures = select(c.id, c.payload).where(is_its).order_by(c.id).with_for_update(key_share=True)
-        for row in connection.execute(erasures).all():
+        for row in connection.execute(_open_erasures(outbox, subject)).all():
             payload = json.dumps(remember(json.loads(row.payload), its_events))
             connection.execute(update(outbox.events).where(c.id == row.id).values(payload=payload))
+
+
+def _open_erasures(outbox: Outbox, subject: str) -> Select[Any]:
+    """The events that erase the subject, locked in order. Relies on ix_…_open_subject."""
+    c = outbox.events.c
+    is_its = and_(c.subject == subject, c.event_type == ERASURE, outbox.is_open_of_subject())
+    return select(c.id, c.payload).where(is_its).order_by(c.id).with_for_update(key_share=True)
 
 
 def refuse(connection: Connection, outbox: Outbox, names: Mapping[int, str]) -> None:

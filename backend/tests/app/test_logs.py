@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from app.log_lines import formatter
 from app.otp import log_code
+from hubspot_sync.log_lines import formatter
 from tests.app.conftest import on_sqlite_only
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -137,6 +138,29 @@ def test_a_demo_that_is_killed_leaves_no_process_either(tmp_path: Path) -> None:
     until(lambda: demo.processes() == [])
 
 
+def test_what_stays_up_takes_ports_and_prints_what_commands_need_to_work_on_its_database(tmp_path: Path) -> None:
+    ports = free_ports()
+    arguments = ("--port", str(ports.application), "--sandbox-port", str(ports.sandbox))
+    demo = Demo("--stay", *arguments, "--drivers", "2", "--events", "12", temporary_folder=tmp_path)
+    assert demo.process.stdout is not None
+    lines = []
+    for line in demo.process.stdout:
+        lines.append(line)
+        if "Ctrl-C ends all" in line:
+            break
+    pasted = "\n".join(line for line in lines if line.startswith("export "))
+    status = subprocess.run(
+        [*("bash", "-c"), f"{pasted}\n{sys.executable} -m app.cli status --json"],
+        cwd=BACKEND,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    demo.process.send_signal(signal.SIGINT)
+    demo.finish()
+    assert json.loads(status.stdout)["delivered"] >= 12, status.stderr
+
+
 def test_a_bad_file_is_a_message_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("sessionId,userId,ended,kwhTotal,platform,locationId\n1,2,0014-01-01,x,ios,3\n")
 
@@ -165,4 +189,5 @@ def test_the_whole_demo_survives_its_faults_and_leaves_no_process(whole_demo: De
     for fault in ("SIGKILL", "429", "502", "down", "resets"):
         assert fault in printed
     assert re.search(r"(?s)429 × \d.* 502 × \d.* reset ×\s+\d", printed)
+    assert re.search(r"(?s)requests repeated +\d.*the\s+application\s+was\s+down ×\s+\d", printed)
     assert whole_demo.processes() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -36,7 +37,7 @@ def run(*arguments: str) -> Result:
         return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
     finally:
         # Its handler writes to where the command's stderr was.
-        for handler in [it for it in logging.getLogger().handlers if it.name == "nerava"]:
+        for handler in [it for it in logging.getLogger().handlers if it.name == "hubspot_sync"]:
             logging.getLogger().removeHandler(handler)
 
 
@@ -120,6 +121,25 @@ def test_missing_table_is_named_with_the_remedy(engine: Engine) -> None:
         result = run(*command)
         assert result.exit_code == 1
         assert "migrated to head" in result.output
+        assert "run `alembic upgrade head`" in result.output
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_command_before_the_migration_names_what_to_run_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "not-there.db"
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{file}")
+    line = f"There is no database {file}; run `alembic upgrade head`.\n"
+    result = run("status")
+    assert (result.exit_code, result.output) == (1, line)
+    assert run("worker").exit_code == 0
+    monkeypatch.setenv("HUBSPOT_ENABLED", "true")
+    result = run("worker", "--once")
+    assert (result.exit_code, result.output) == (1, line)
+    [database] = [it for it in json.loads(run("doctor", "--json").stdout)["checks"] if it["name"] == "database"]
+    assert (database["finding"], database["remedy"]) == ("fail", "run `alembic upgrade head`")
+    assert not file.exists()
 
 
 def test_unreachable_hubspot_ends_provisioning_with_one_line(live: Sandbox) -> None:

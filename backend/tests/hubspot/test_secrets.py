@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.log_lines import formatter
 from hubspot_sync.client import HubSpotClient
 from hubspot_sync.errors import NoAnswer
+from hubspot_sync.log_lines import formatter
 from hubspot_sync.redaction import Redaction, redact
 from hubspot_sync.settings import HubSpotSettings
 from sqlalchemy_outbox.model import GateState

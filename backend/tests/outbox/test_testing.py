@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
+from sqlalchemy_outbox import configure_engine, enqueue
 from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Retry
 from sqlalchemy_outbox.testing import RecordingDestination, assert_enqueued, drain, enqueued
@@ -35,6 +38,38 @@ def test_missing_or_ambiguous_event_fails_the_test_and_shows_what_there_is(queue
     for payload in ({"n": 9}, {}):
         with pytest.raises(AssertionError, match="there are: "):
             assert_enqueued(queue.engine, queue.outbox, "something_happened", **payload)
+
+
+@pytest.mark.parametrize("is_flushed_first", [True, False])
+def test_events_are_seen_in_a_transaction_that_the_test_rolls_back(queue: Queue, is_flushed_first: bool) -> None:
+    with queue.engine.connect() as connection:
+        around = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint") as db:
+            if is_flushed_first:
+                db.execute(text("SELECT 1"))
+            for subject in ("a", "b"):
+                enqueue(db, queue.outbox, "something_happened", subject, {"n": subject})
+                db.commit()
+            enqueue(db, queue.outbox, "something_happened", "c", {})
+            db.rollback()
+        assert [event.subject for event in enqueued(connection, queue.outbox)] == ["a", "b"]
+        assert assert_enqueued(connection, queue.outbox, "something_happened", n="b").subject == "b"
+        around.rollback()
+    assert enqueued(queue.engine, queue.outbox) == []
+
+
+async def test_events_of_an_async_transaction_are_seen_likewise(queue: Queue) -> None:
+    url = queue.engine.url.set(drivername=queue.engine.url.drivername.replace("sqlite", "sqlite+aiosqlite"))
+    configure_engine(engine := create_async_engine(url))
+    async with engine.connect() as connection:
+        await connection.begin()
+        async with AsyncSession(connection, join_transaction_mode="create_savepoint") as db:
+            enqueue(db, queue.outbox, "something_happened", "a", {})
+            await db.commit()
+        assert [event.subject for event in await connection.run_sync(enqueued, queue.outbox)] == ["a"]
+        await connection.rollback()
+    assert enqueued(engine, queue.outbox) == []
+    await engine.dispose()
 
 
 async def test_drain_goes_on_through_retries_to_the_end(queue: Queue) -> None:
