@@ -52,7 +52,8 @@ shots: .venv/dev ## Pictures of every view of the operator's page into shots/; S
 
 check: .venv/dev ## Lint, types, and the arrows between the rooms
 	@$(IN_BACKEND) for folder in . ../examples ../docs/site; do \
-		$(BIN)/ruff format -q --check --config pyproject.toml $$folder; $(BIN)/ruff check -q --config pyproject.toml $$folder; done
+		$(BIN)/ruff format -q --check --config pyproject.toml $$folder && \
+		$(BIN)/ruff check -q --config pyproject.toml $$folder || exit 1; done
 	@$(IN_BACKEND) $(BIN)/mypy && $(BIN)/mypy ../examples/*.py
 	@$(IN_BACKEND) $(BIN)/lint-imports --no-cache
 

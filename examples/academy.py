@@ -11,10 +11,11 @@ import os
 from datetime import UTC, datetime
 from typing import Annotated
 
-import hubspot_sync as hs
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import hubspot_sync as hs
 from sqlalchemy_outbox import define_outbox, worker_engine
 
 STUDENT = hs.ContactProperty("academy_student_id", "Academy student id", hs.PropertyType.STRING, is_unique=True)

@@ -6,9 +6,10 @@
 import os
 from typing import Annotated
 
-import hubspot_sync as hs
 from flask import Flask, request
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert
+
+import hubspot_sync as hs
 from sqlalchemy_outbox import define_outbox, migrations, worker_engine
 
 READER = hs.ContactProperty("library_reader_id", "Library reader id", hs.PropertyType.STRING, is_unique=True)

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import hubspot_sync as hs
 from sqlalchemy import Column, MetaData, Table, Text, insert
+
+import hubspot_sync as hs
 from sqlalchemy_outbox import define_outbox, worker_engine
 
 MEMBER = hs.ContactProperty("club_member_id", "Club member id", hs.PropertyType.STRING, is_unique=True)

@@ -35,7 +35,7 @@ CONTENTS = {
     "Use the library": ("quickstart", "application", "declaring", "testing", "sandbox", "reference", "upgrading"),
     "Nerava": ("events", "new-event", "settings", "commands", "hubspot"),
     "Run it": ("operations", "logs", "metrics", "page", "erasure", "deploying", "proxy"),
-    "Change it": ("architecture", "guarantees"),
+    "Change it": ("architecture", "guarantees", "sql/README"),
 }
 PACKAGES = {
     "sqlalchemy_outbox": ("migrations", "operations", "testing"),
