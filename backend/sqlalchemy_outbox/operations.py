@@ -23,14 +23,15 @@ from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.housekeeping.purge import Purge, count_purgeable
 from sqlalchemy_outbox.housekeeping.workers import KnownWorker
 from sqlalchemy_outbox.model import Event, Outbox
-from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series
+from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series, turn
 from sqlalchemy_outbox.operating import selection as selections
 from sqlalchemy_outbox.operating.audit import Action, AuditEntry
 from sqlalchemy_outbox.operating.history import Discarded, History, KeptDelivery
-from sqlalchemy_outbox.operating.search import EventSummary, FailureReason
+from sqlalchemy_outbox.operating.search import EventSummary, FailureReason, Found
 from sqlalchemy_outbox.operating.selection import EventFilter, EventIds, Selection
 from sqlalchemy_outbox.operating.series import Range, Series
 from sqlalchemy_outbox.operating.status import Pulse, Status, read_pulse, read_status
+from sqlalchemy_outbox.operating.turn import Turn
 from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.waking import wakeup
 
@@ -41,6 +42,7 @@ __all__ = [
     "EventIds",
     "EventSummary",
     "FailureReason",
+    "Found",
     "History",
     "KeptDelivery",
     "KnownWorker",
@@ -50,10 +52,13 @@ __all__ = [
     "Selection",
     "Series",
     "Status",
+    "Turn",
     "count",
+    "count_found",
     "discard",
     "end_session",
     "events_of",
+    "export_events",
     "failure_reasons",
     "find_events",
     "hold",
@@ -66,6 +71,7 @@ __all__ = [
     "read_history",
     "read_newer",
     "read_payloads",
+    "read_queue",
     "read_series",
     "read_workers",
     "release",
@@ -79,6 +85,8 @@ log = logging.getLogger(__name__)
 
 # A transaction of this size holds its locks for a moment only.
 BATCH_SIZE = 1000
+# Batches that one export holds.
+EXPORT_BATCHES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,34 @@ def find_events(
     """A page of events, newest first; the next one is `before` the last one's `id`."""
     with engine.connect() as connection:
         return search.find_events(connection, outbox, filter_, before, limit)
+
+
+def count_found(
+    engine: Engine, outbox: Outbox, filter_: EventFilter, *, looked_at_max: int = search.COUNTED_MAX
+) -> Found:
+    """How many events are like that; of each state the newest `looked_at_max` are looked at."""
+    with engine.connect() as connection:
+        return search.count_found(connection, outbox, filter_, looked_at_max)
+
+
+def export_events(
+    engine: Engine, outbox: Outbox, filter_: EventFilter, *, batch_size: int = BATCH_SIZE, batches: int = EXPORT_BATCHES
+) -> Iterator[list[EventSummary]]:
+    """Events of the filter, newest first, in so many batches at most; no transaction lasts beyond one."""
+    before: int | None = None
+    for _ in range(batches):
+        batch = find_events(engine, outbox, filter_, before=before, limit=batch_size)
+        if batch:
+            yield batch
+        if len(batch) < batch_size:
+            return
+        before = batch[-1].id
+
+
+def read_queue(engine: Engine, outbox: Outbox, subject: str, *, limit: int = 50) -> list[EventSummary]:
+    """The first `limit` open events of a subject, in the order in which they go."""
+    with engine.connect() as connection:
+        return turn.read_queue(connection, outbox, subject, limit)
 
 
 def read_events(engine: Engine, outbox: Outbox, event_ids: Iterable[UUID]) -> list[EventSummary]:
