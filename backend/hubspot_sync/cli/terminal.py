@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -159,6 +159,18 @@ def a_while(text: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no time like 90s, 5m, 2h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def an_instant(text: str) -> datetime:
+    """`2h`, so long ago; or an ISO 8601 instant, UTC where it names no zone."""
+    text = text.strip()
+    try:
+        if re.fullmatch(r"\d{1,6}[smhd]", text, re.ASCII):
+            return datetime.now(UTC) - a_while(text)
+        instant = datetime.fromisoformat(text)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no instant like 2026-12-01T03:00Z, nor a time ago like 2h") from None
 
 
 def printable(text: str) -> str:

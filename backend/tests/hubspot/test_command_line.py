@@ -236,3 +236,16 @@ def test_history_and_workers_say_what_happened_and_who_did_it(hubspot: HubSpot) 
     assert row.split("\t")[1:3] == ["1.1", "alive"]
     (worker,) = json.loads(run("workers", "--json").stdout)["workers"]
     assert (worker["version"], worker["in_flight"], worker["is_dead"]) == ("1.1", 3, False)
+
+
+def test_pending_event_says_when_its_turn_comes_and_a_span_of_time_narrows_the_list(hubspot: HubSpot) -> None:
+    first, second = hubspot.sign_up("driver-1"), hubspot.sign_up("driver-1")
+    shown = run("show", str(second)).stdout
+    assert "next  attempt 1 of 3, due at " in shown
+    assert f"behind 1 event of its subject: {first} (pending)" in shown
+    found = json.loads(run("show", str(second), "--json").stdout)["next"]
+    assert (found["attempt"], found["behind"], found["behind_count"]) == (1, [str(first)], 1)
+    assert found["due_at"] == json.loads(run("events", "--json").stdout)["events"][0]["due_at"]
+    for words, number in ((("--since", "1h"), 2), (("--until", "1h"), 0), (("--since", "2026-11-30T23:00+01:00"), 2)):
+        assert len(json.loads(run("events", "--json", *words).stdout)["events"]) == number
+    assert run("events", "--since", "yesterday").exit_code == 2
