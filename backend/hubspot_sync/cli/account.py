@@ -72,3 +72,5 @@ def _print_checks(checks: list[Check]) -> None:
         console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=styles[check.finding])
         if check.remedy:
             console.print(f"      {check.remedy}")
+        if check.entry:
+            console.print(f"      See {check.entry.place}")

@@ -75,7 +75,10 @@ function ownZone(field) {
 }
 
 for (const field of document.querySelectorAll("input[data-instant]")) ownZone(field);
-document.getElementById("zone").textContent = `Times are those of ${zone.replaceAll("_", " ")}; UTC is under the pointer.`;
+if (zone !== "UTC") {
+  const place = zone.replaceAll("_", " ");
+  document.getElementById("zone").textContent = `Times are those of ${place}; UTC is under the pointer. Charts are in UTC.`;
+}
 tell();
 document.addEventListener("htmx:afterSwap", tell);
 setInterval(tell, 10_000);
