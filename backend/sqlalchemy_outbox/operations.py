@@ -22,7 +22,7 @@ from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.housekeeping.purge import Purge, count_purgeable
 from sqlalchemy_outbox.housekeeping.workers import KnownWorker
-from sqlalchemy_outbox.model import Event, Outbox
+from sqlalchemy_outbox.model import Event, GateState, Outbox
 from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series, turn
 from sqlalchemy_outbox.operating import selection as selections
 from sqlalchemy_outbox.operating.audit import Action, AuditEntry
@@ -267,13 +267,20 @@ def hold(engine: Engine, outbox: Outbox, reason: str, *, by: str) -> None:
 
 
 def release(engine: Engine, outbox: Outbox, *, by: str) -> GateStatus:
-    """Open the gate, whoever or whatever shut it, and return what it was. What lasts shuts it again."""
+    """Open the gate, whoever or whatever shut it, and return what it was. What lasts shuts it again.
+
+    Of an open one only the next request's time is set right, and nothing is recorded: nothing was done to deliveries.
+    """
     with engine.begin() as connection:
+        gate_row.lock(connection, outbox)
         before = gate_row.read_gate(connection, outbox)
         gate_row.release(connection, outbox)
-        detail = {"state": before.state.value, "held_by": before.held_by, "was": before.reason}
-        audit.record(connection, outbox, Action.RELEASE, by=by, detail=detail)
-    log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})
+        was_shut = before.state is not GateState.OPEN
+        if was_shut:
+            detail = {"state": before.state.value, "held_by": before.held_by, "was": before.reason}
+            audit.record(connection, outbox, Action.RELEASE, by=by, detail=detail)
+    if was_shut:
+        log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})
     wakeup.wake(engine, outbox)
     return before
 

@@ -94,7 +94,10 @@ def events(
 
 
 def reasons(context: typer.Context, as_json: AsJson = False) -> None:
-    """Say why events have failed, the most frequent reason first. Ids and numbers in a reason read `#`."""
+    """Say why events have failed, the most frequent reason first. Ids and numbers in a reason read `#`.
+
+    Examples: `reasons` · `reasons --json`
+    """
     with opened(context) as integration:
         found = operations.failure_reasons(integration.engine, integration.outbox)
         if as_json:
@@ -170,7 +173,10 @@ def purge(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Delete what was delivered or discarded long ago, as a worker does that has nothing else to do."""
+    """Delete what was delivered or discarded long ago, as a worker does that has nothing else to do.
+
+    Examples: `purge --older-than 7d` · `purge --older-than 7d --yes`
+    """
     with opened(context) as integration:
         kept = timedelta(days=integration.settings.hubspot_retention_days)
         age = kept if older_than is None else older_than
@@ -185,7 +191,10 @@ def audit(
     before: Before = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say who did what, newest first."""
+    """Say who did what, newest first.
+
+    Examples: `audit` · `audit --limit 200 --json`
+    """
     with opened(context) as integration:
         found = operations.read_audit(integration.engine, integration.outbox, before=before, limit=limit)
         if as_json:

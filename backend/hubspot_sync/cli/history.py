@@ -38,7 +38,12 @@ def show(
     reveal: Reveal = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now."""
+    """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now.
+
+    Of one that waits it says when its turn comes.
+
+    Examples: `show 3f0c…` · `show 3f0c… --reveal`
+    """
     from hubspot_sync.inspection import inspect
 
     with opened(context) as integration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from rich.text import Text
 from sqlalchemy.exc import DataError, DBAPIError
 
 from hubspot_sync.errors import HubSpotError
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.gate.gate import GateShut
 
 if TYPE_CHECKING:
@@ -58,15 +60,19 @@ class Done(Protocol):
 
 
 @contextmanager
-def opened(context: typer.Context) -> Iterator[Integration]:
-    """The integration for one command; what a person can mend ends it with exit code 1 and one line."""
+def opened(context: typer.Context, *, log_level: int = logging.WARNING) -> Iterator[Integration]:
+    """The integration for one command; what a person can mend ends it with exit code 1 and one line.
+
+    A command says itself what it did; of the log, its terminal shows warnings about anything else.
+    """
     try:
         integration: Integration = context.obj()
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors(include_input=False))
         raise fail("; ".join(problems)) from None
     try:
-        yield integration
+        with _logged_from(log_level):
+            yield integration
     except DataError as error:
         raise fail(f"The database takes no such value ({_first_line(error)}).") from error
     except DBAPIError as error:
@@ -77,6 +83,19 @@ def opened(context: typer.Context) -> Iterator[Integration]:
         raise fail(str(error)) from error
     finally:
         integration.engine.dispose()
+
+
+@contextmanager
+def _logged_from(level: int) -> Iterator[None]:
+    root, verbs = logging.getLogger(), logging.getLogger(operations.__name__)
+    before = root.level, verbs.level
+    root.setLevel(level)
+    verbs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before[0])
+        verbs.setLevel(before[1])
 
 
 def _first_line(error: DBAPIError) -> str:
@@ -108,9 +127,11 @@ def print_json(value: object) -> None:
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in a terminal; elsewhere one line a row, its fields between tabs, without headings."""
+    """A table in a terminal; elsewhere a line of headings and one a row, fields between tabs. Nothing without a row."""
     if not console.is_terminal:
-        for row in rows:
+        for number, row in enumerate(rows):
+            if not number:
+                print_line("\t".join(headings))
             print_line("\t".join(map(in_one_line, row)))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -194,4 +215,4 @@ def counted(count: int, noun: str) -> str:
 
 
 def moment(instant: datetime | None) -> str:
-    return "" if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}"
+    return "" if instant is None else f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
