@@ -83,7 +83,7 @@ def _lifespan(
         try:
             await worker.start()
             metrics = Exposition(engine, OUTBOX)
-            door = Door(in_force.operator_token)
+            door = Door(in_force.operator_token, in_force.reader_token)
             async with page.serving(integration, door, lambda: worker.status):
                 running = Running(
                     in_force, engine, create_sessions(engine), worker, metrics, door, send_code, WrongKeys()

@@ -55,7 +55,11 @@ class Settings(HubSpotSettings):
         description="Opens the operator's page at /ops/hubspot, and `/metrics` as a bearer token. Empty, or below 16 "
         "characters: both are closed.",
     )
-
+    reader_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Opens the operator's page to look only, without what is personal, and `/metrics`. Empty, below 16 "
+        "characters, or OPERATOR_TOKEN itself: there are no readers.",
+    )
     release: str = Field(
         default="",
         max_length=60,

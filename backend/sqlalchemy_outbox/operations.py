@@ -56,6 +56,7 @@ __all__ = [
     "count",
     "count_found",
     "discard",
+    "end_all_sessions",
     "end_session",
     "events_of",
     "export_events",
@@ -323,9 +324,17 @@ def end_session(engine: Engine, outbox: Outbox, session: str, ends_at: datetime,
     log.info("Operator %s signed out.", by, extra={"by": by})
 
 
-def is_session_ended(engine: Engine, outbox: Outbox, session: str) -> bool:
+def end_all_sessions(engine: Engine, outbox: Outbox, ends_at: datetime, *, by: str) -> None:
+    """End each session that began by now, in any process: those that would last until `ends_at` or less."""
+    with engine.begin() as connection:
+        ended_sessions.end_all(connection, outbox, ends_at)
+        audit.record(connection, outbox, Action.END_SESSIONS, by=by)
+    log.warning("All sessions are ended by %s.", by, extra={"by": by})
+
+
+def is_session_ended(engine: Engine, outbox: Outbox, session: str, ends_at: datetime) -> bool:
     with engine.connect() as connection:
-        return ended_sessions.is_ended(connection, outbox, session)
+        return ended_sessions.is_ended(connection, outbox, session, ends_at)
 
 
 def _in_batches(

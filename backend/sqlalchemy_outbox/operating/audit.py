@@ -30,6 +30,7 @@ class Action(StrEnum):
     PROVISION = "provision"
     REVEAL = "reveal"
     RESYNC = "resync"
+    END_SESSIONS = "end sessions"
 
 
 @dataclass(frozen=True, slots=True)
