@@ -79,8 +79,9 @@ def test_readers_cookie_cannot_be_made_an_operators_and_ends_with_either_token(r
 
 
 @pytest.mark.parametrize("token", ["", "short", TOKEN])
-def test_reader_token_that_is_no_better_than_none_admits_no_reader(open_page, token):
+def test_reader_token_that_is_no_better_than_none_admits_no_reader_and_the_log_says_so(open_page, token, caplog):
     client = open_page(reader_token=token)
+    assert any("Readers stay out: READER_TOKEN" in message for message in caplog.messages) is bool(token)
     if token != TOKEN:
         assert client.sign_in(token, "Rea").status_code in (403, 422)
     client.sign_in()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from app.events import CATALOG
 from app.models import OUTBOX
@@ -108,6 +108,8 @@ def test_pending_event_says_what_happens_next_and_its_subject_shows_the_queue(op
 def test_span_of_time_is_a_filter_whose_events_are_counted_and_exported(operator, engine):
     events = track(engine, "driver_signed_up", *({"user_id": f"d{n}", **SIGNED_UP} for n in range(60)))
     hostile = fail(engine, "=1+1", email=EMAIL)
+    with engine.begin() as connection:
+        connection.execute(update(OUTBOX.events).where(OUTBOX.events.c.event_id == hostile).values(last_error=EMAIL))
     now = datetime.now(UTC)
     around = f"since={now - timedelta(hours=1):%Y-%m-%dT%H:%M}&until={now + timedelta(hours=1):%Y-%m-%dT%H:%M}Z"
     shown = operator.get(f"/events?{around}").text
