@@ -77,7 +77,7 @@ class AsgiIntegration:
         """Meanwhile the worker runs, or one line of the log says why not, and what is mounted answers."""
         integration = self._load()
         worker = WorkerHost(integration)
-        door = Door(integration.settings.operator_token)
+        door = Door(integration.settings.operator_token, integration.settings.reader_token)
         serving = Serving(integration, worker, Exposition(integration.engine, integration.outbox), door)
         try:
             await worker.start()

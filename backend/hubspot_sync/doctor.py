@@ -17,6 +17,7 @@ from hubspot_sync.answer import Answer, http_date, parsed
 from hubspot_sync.check import Check, failed, listed, passed, warned
 from hubspot_sync.client import HubSpotClient
 from hubspot_sync.database_checks import database_checks, role_checks
+from hubspot_sync.entries import Entry
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.integration import Integration
 from hubspot_sync.limits import DailyLimit, call_aside
@@ -69,14 +70,19 @@ def _settings(integration: Integration) -> Iterator[Check]:
     mode = "live" if settings.hubspot_send_live else "a dry run: nothing is sent, and events are used up"
     if not settings.hubspot_enabled:
         yield warned(
-            "worker", "HUBSPOT_ENABLED=false: no worker runs", "set HUBSPOT_ENABLED=true once events may be sent"
+            "worker",
+            "HUBSPOT_ENABLED=false: no worker runs",
+            "set HUBSPOT_ENABLED=true once events may be sent",
+            Entry.NOTHING_IS_SENT,
         )
     elif (missing := settings.missing_for_live()) is not None:
-        yield failed("settings", f"live, but {missing}", "set what is empty; until then no worker starts")
+        yield failed(
+            "settings", f"live, but {missing}", "set what is empty; until then no worker starts", Entry.NOTHING_IS_SENT
+        )
     elif settings.hubspot_send_live:
         yield passed("settings", f"enabled, {mode}")
     else:
-        yield warned("settings", f"enabled, {mode}", "set HUBSPOT_SEND_LIVE=true to deliver")
+        yield warned("settings", f"enabled, {mode}", "set HUBSPOT_SEND_LIVE=true to deliver", Entry.DRY_RUN)
     if not settings.hubspot_private_app_token.get_secret_value() and not settings.hubspot_send_live:
         yield warned("token", "HUBSPOT_PRIVATE_APP_TOKEN is empty, so HubSpot was not asked", "set it to look further")
     url = urlsplit(settings.hubspot_base_url)
@@ -97,7 +103,7 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
                 return [_schema_is_closed(schema)], None
             missing = integration.missing_in(connection)
             if missing is not None:
-                return [failed("database", missing, integration.how_to_migrate)], None
+                return [failed("database", missing, integration.how_to_migrate, Entry.UNREADABLE)], None
             status = read_status(connection, integration.outbox)
             skew = _skew(connection)
             checks = list(database_checks(integration, connection))
@@ -105,7 +111,8 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
         first_line = str(error.orig).splitlines()[0]
         if sqlstate_of(error) == INSUFFICIENT_PRIVILEGE:
             return _role(integration, first_line), None
-        return [failed("database", f"it does not serve the outbox ({first_line})", "is it there, and migrated?")], None
+        words = f"it does not serve the outbox ({first_line})"
+        return [failed("database", words, "is it there, and migrated?", Entry.UNREADABLE)], None
     return [passed("database", "reachable and migrated"), *checks, _clock("database's", skew)], status
 
 
@@ -149,9 +156,15 @@ def _backlog(integration: Integration, status: Status) -> Iterator[Check]:
             "backlog",
             f"{waits}; some are due for more than {UNATTENDED_AFTER.seconds} s and no worker takes them",
             "start the application, or `worker`, and look at its log",
+            Entry.LAG,
         )
     if status.failed:
-        yield warned("failed events", f"{status.failed} events have failed", "see their last_error, then `retry` them")
+        yield warned(
+            "failed events",
+            f"{status.failed} events have failed",
+            "see their last_error, then `retry` them",
+            Entry.FAILED,
+        )
 
 
 def _waits(status: Status) -> Iterator[Check]:
@@ -160,6 +173,7 @@ def _waits(status: Status) -> Iterator[Check]:
             "waiting events",
             f"{wait.events} since {wait.since:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}",
             "once that is mended, they go on by themselves within a minute",
+            Entry.TYPE_WAITS,
         )
 
 
@@ -176,12 +190,15 @@ def _gate(status: Status) -> Check:
         case GateState.OPEN:
             return passed("gate", "open")
         case GateState.THROTTLED:
-            return warned(
-                "gate", f"throttled until {gate.until:%H:%M:%S} UTC: {gate.reason}", "wait; it opens by itself"
-            )
+            entry = Entry.DAY if "HUBSPOT_DAILY_RESERVE" in (gate.reason or "") else Entry.THROTTLED
+            words = f"throttled until {gate.until:%H:%M:%S} UTC: {gate.reason}"
+            return warned("gate", words, "wait; it opens by itself", entry)
         case GateState.HELD:
             return failed(
-                "gate", f"held: {gate.reason}", "mend that; a worker tries again every 60 s and when it starts"
+                "gate",
+                f"held: {gate.reason}",
+                "mend that; a worker tries again every 60 s and when it starts",
+                Entry.HELD,
             )
 
 
@@ -189,7 +206,9 @@ def _clock(whose: str, skew: timedelta) -> Check:
     seconds = skew.total_seconds()
     if abs(skew) <= SKEW_MAX:
         return passed("clock", f"within {abs(seconds):.1f} s of the {whose}")
-    return warned("clock", f"{seconds:+.0f} s from the {whose}", "let both machines keep their clocks by NTP")
+    return warned(
+        "clock", f"{seconds:+.0f} s from the {whose}", "let both machines keep their clocks by NTP", Entry.LAG
+    )
 
 
 class _HubSpotSide:
@@ -237,6 +256,7 @@ class _HubSpotSide:
                 "portal",
                 f"the token belongs to {where}, HUBSPOT_PORTAL_ID says {meant}",
                 "set the token or the portal that is meant; nothing is written until they agree",
+                Entry.HELD,
             )
         return passed("portal", where)
 
@@ -248,9 +268,11 @@ class _HubSpotSide:
         detail = f"{used} of {limit.maximum} requests used; the day ends at midnight in {account.time_zone_name}"
         reserve = self._integration.settings.hubspot_daily_reserve
         if not limit.leaves(reserve):
-            return warned("daily limit", detail, f"events wait for midnight: HUBSPOT_DAILY_RESERVE is {reserve:g}")
+            return warned(
+                "daily limit", detail, f"events wait for midnight: HUBSPOT_DAILY_RESERVE is {reserve:g}", Entry.DAY
+            )
         if used > limit.maximum * DAILY_SHARE_WARN:
-            return warned("daily limit", detail, "find out which integration uses it up")
+            return warned("daily limit", detail, "find out which integration uses it up", Entry.DAY)
         return passed("daily limit", detail)
 
     async def _properties(self) -> Check:
@@ -259,17 +281,22 @@ class _HubSpotSide:
         except (NoAnswer, Refused) as error:
             return warned("properties", f"unknown ({error})", "grant the token crm.schemas.contacts.read")
         if plan.differences:
-            return failed("properties", "; ".join(plan.differences), "do that, then run `provision`")
+            return failed("properties", "; ".join(plan.differences), "do that, then run `provision`", Entry.TYPE_WAITS)
         if plan.is_empty:
             return passed("properties", "group and properties are as declared")
-        return failed("properties", "; ".join(plan.lines()), "run `provision`")
+        return failed("properties", "; ".join(plan.lines()), "run `provision`", Entry.TYPE_WAITS)
 
 
 def _token_refused(answer: Answer) -> Check:
     if answer.is_success:
         return failed("token", "HubSpot's answer names no portal", "check HUBSPOT_BASE_URL and HUBSPOT_API_VERSION")
     if answer.status == 401:
-        return failed("token", answer.summary(), "set HUBSPOT_PRIVATE_APP_TOKEN to a valid key, and restart the worker")
+        return failed(
+            "token",
+            answer.summary(),
+            "set HUBSPOT_PRIVATE_APP_TOKEN to a valid key, and restart the worker",
+            Entry.HELD,
+        )
     return failed("token", answer.summary(), "check HUBSPOT_BASE_URL and HUBSPOT_API_VERSION, or look again later")
 
 
@@ -287,7 +314,7 @@ def _scopes(answer: Answer) -> Check:
     if not missing:
         return passed("scopes", listed(SCOPES))
     verdict = failed if SCOPE_TO_DELIVER in missing else warned
-    return verdict("scopes", f"the token lacks {listed(missing)}", "grant them in HubSpot")
+    return verdict("scopes", f"the token lacks {listed(missing)}", "grant them in HubSpot", Entry.HELD)
 
 
 class _Usage(BaseModel):

@@ -104,6 +104,11 @@ class HubSpotSettings(BaseSettings):
         description="Opens the operator's page, and the metrics as a bearer token. Empty, or below 16 characters: both "
         "are closed.",
     )
+    reader_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Opens the operator's page to look only, without what is personal, and `/metrics`. Empty, below 16 "
+        "characters, or OPERATOR_TOKEN itself: there are no readers.",
+    )
 
     def missing_for_live(self) -> str | None:
         """What to set before anything can be sent live, in words; None when nothing is missing."""

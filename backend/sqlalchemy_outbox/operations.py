@@ -24,15 +24,16 @@ from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.housekeeping.purge import Purge, count_purgeable
 from sqlalchemy_outbox.housekeeping.workers import KnownWorker
-from sqlalchemy_outbox.model import ERASURE, Event, Outbox
-from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series
+from sqlalchemy_outbox.model import ERASURE, Event, GateState, Outbox
+from sqlalchemy_outbox.operating import audit, ended_sessions, history, moves, search, series, turn
 from sqlalchemy_outbox.operating import selection as selections
 from sqlalchemy_outbox.operating.audit import Action, AuditEntry
 from sqlalchemy_outbox.operating.history import Discarded, History, KeptDelivery
-from sqlalchemy_outbox.operating.search import EventSummary, FailureReason
+from sqlalchemy_outbox.operating.search import EventSummary, FailureReason, Found
 from sqlalchemy_outbox.operating.selection import EventFilter, EventIds, Selection
 from sqlalchemy_outbox.operating.series import Range, Series
 from sqlalchemy_outbox.operating.status import Pulse, Status, read_pulse, read_status
+from sqlalchemy_outbox.operating.turn import Turn
 from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.waking import wakeup
 
@@ -44,6 +45,7 @@ __all__ = [
     "EventIds",
     "EventSummary",
     "FailureReason",
+    "Found",
     "History",
     "KeptDelivery",
     "KnownWorker",
@@ -53,11 +55,15 @@ __all__ = [
     "Selection",
     "Series",
     "Status",
+    "Turn",
     "count",
+    "count_found",
     "count_older_workers",
     "discard",
+    "end_all_sessions",
     "end_session",
     "events_of",
+    "export_events",
     "failure_reasons",
     "find_events",
     "hold",
@@ -71,6 +77,7 @@ __all__ = [
     "read_history",
     "read_newer",
     "read_payloads",
+    "read_queue",
     "read_series",
     "read_workers",
     "release",
@@ -85,6 +92,8 @@ log = logging.getLogger(__name__)
 
 # A transaction of this size holds its locks for a moment only.
 BATCH_SIZE = 1000
+# Batches that one export holds.
+EXPORT_BATCHES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,34 @@ def find_events(
     """A page of events, newest first; the next one is `before` the last one's `id`."""
     with engine.connect() as connection:
         return search.find_events(connection, outbox, filter_, before, limit)
+
+
+def count_found(
+    engine: Engine, outbox: Outbox, filter_: EventFilter, *, looked_at_max: int = search.COUNTED_MAX
+) -> Found:
+    """How many events are like that; of each state the newest `looked_at_max` are looked at."""
+    with engine.connect() as connection:
+        return search.count_found(connection, outbox, filter_, looked_at_max)
+
+
+def export_events(
+    engine: Engine, outbox: Outbox, filter_: EventFilter, *, batch_size: int = BATCH_SIZE, batches: int = EXPORT_BATCHES
+) -> Iterator[list[EventSummary]]:
+    """Events of the filter, newest first, in so many batches at most; no transaction lasts beyond one."""
+    before: int | None = None
+    for _ in range(batches):
+        batch = find_events(engine, outbox, filter_, before=before, limit=batch_size)
+        if batch:
+            yield batch
+        if len(batch) < batch_size:
+            return
+        before = batch[-1].id
+
+
+def read_queue(engine: Engine, outbox: Outbox, subject: str, *, limit: int = 50) -> list[EventSummary]:
+    """The first `limit` open events of a subject, in the order in which they go."""
+    with engine.connect() as connection:
+        return turn.read_queue(connection, outbox, subject, limit)
 
 
 def read_events(engine: Engine, outbox: Outbox, event_ids: Iterable[UUID]) -> list[EventSummary]:
@@ -256,13 +293,20 @@ def hold(engine: Engine, outbox: Outbox, reason: str, *, by: str) -> None:
 
 
 def release(engine: Engine, outbox: Outbox, *, by: str) -> GateStatus:
-    """Open the gate, whoever or whatever shut it, and return what it was. What lasts shuts it again."""
+    """Open the gate, whoever or whatever shut it, and return what it was. What lasts shuts it again.
+
+    Of an open one only the next request's time is set right, and nothing is recorded: nothing was done to deliveries.
+    """
     with engine.begin() as connection:
+        gate_row.lock(connection, outbox)
         before = gate_row.read_gate(connection, outbox)
         gate_row.release(connection, outbox)
-        detail = {"state": before.state.value, "held_by": before.held_by, "was": before.reason}
-        audit.record(connection, outbox, Action.RELEASE, by=by, detail=detail)
-    log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})
+        was_shut = before.state is not GateState.OPEN
+        if was_shut:
+            detail = {"state": before.state.value, "held_by": before.held_by, "was": before.reason}
+            audit.record(connection, outbox, Action.RELEASE, by=by, detail=detail)
+    if was_shut:
+        log.info("Deliveries are released by %s.", by, extra={"gate": "open", "by": by})
     wakeup.wake(engine, outbox)
     return before
 
@@ -306,9 +350,17 @@ def end_session(engine: Engine, outbox: Outbox, session: str, ends_at: datetime,
     log.info("Operator %s signed out.", by, extra={"by": by})
 
 
-def is_session_ended(engine: Engine, outbox: Outbox, session: str) -> bool:
+def end_all_sessions(engine: Engine, outbox: Outbox, ends_at: datetime, *, by: str) -> None:
+    """End each session that began by now, in any process: those that would last until `ends_at` or less."""
+    with engine.begin() as connection:
+        ended_sessions.end_all(connection, outbox, ends_at)
+        audit.record(connection, outbox, Action.END_SESSIONS, by=by)
+    log.warning("All sessions are ended by %s.", by, extra={"by": by})
+
+
+def is_session_ended(engine: Engine, outbox: Outbox, session: str, ends_at: datetime) -> bool:
     with engine.connect() as connection:
-        return ended_sessions.is_ended(connection, outbox, session)
+        return ended_sessions.is_ended(connection, outbox, session, ends_at)
 
 
 def _in_batches(

@@ -32,7 +32,12 @@ def pytest_configure() -> None:
 def _no_settings_of_this_machine() -> None:
     """Tests state their own settings; what a developer has exported is not among them."""
     for name in list(os.environ):
-        if name.startswith("HUBSPOT_") or name in ("DATABASE_URL", "OPERATOR_TOKEN", "CHARGER_SERVICE_KEY"):
+        if name.startswith("HUBSPOT_") or name in (
+            "DATABASE_URL",
+            "OPERATOR_TOKEN",
+            "READER_TOKEN",
+            "CHARGER_SERVICE_KEY",
+        ):
             del os.environ[name]
 
 

@@ -19,7 +19,10 @@ def provision(
     context: typer.Context,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
 ) -> None:
-    """Create the property group and the contact properties that the events set. Repeatable; deletes nothing."""
+    """Create the property group and the contact properties that the events set. Repeatable; deletes nothing.
+
+    Examples: `provision --plan` · `provision`
+    """
     with opened(context) as integration:
         if not integration.settings.hubspot_private_app_token.get_secret_value():
             raise fail("HUBSPOT_PRIVATE_APP_TOKEN is empty; set it to look at the account.")
@@ -28,7 +31,10 @@ def provision(
 
 
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
-    """Look at all that deliveries depend on, and say what to do. Exit code 1 if something fails."""
+    """Look at all that deliveries depend on, and say what to do. Exit code 1 if something fails.
+
+    Examples: `doctor` · `doctor --json`
+    """
     from hubspot_sync.check import Finding
     from hubspot_sync.doctor import examine
 
@@ -72,3 +78,5 @@ def _print_checks(checks: list[Check]) -> None:
         console.print(f"{check.finding:<4}  {check.name}: {check.detail}", style=styles[check.finding])
         if check.remedy:
             console.print(f"      {check.remedy}")
+        if check.entry:
+            console.print(f"      See {check.entry.place}")

@@ -36,7 +36,10 @@ def contact(
     reveal: Reveal = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what was last sent of a subject with what HubSpot has now. Exit code 1 where the two differ."""
+    """Compare what was last sent of a subject with what HubSpot has now. Exit code 1 where the two differ.
+
+    Examples: `contact 42` · `contact 42 --reveal`
+    """
     from hubspot_sync.contact import Presence, look_at_contact
 
     with opened(context) as integration:

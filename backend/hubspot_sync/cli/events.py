@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from hubspot_sync.cli.terminal import (
     AsJson,
     Yes,
     a_while,
+    an_instant,
     carry_out,
     console,
     counted,
@@ -43,6 +44,14 @@ Reason = Annotated[str | None, typer.Option(help="Failed for this reason, as `re
 OlderThan = Annotated[
     timedelta | None, typer.Option(parser=a_while, metavar="TIME", help="Enqueued longer ago: 90s, 5m, 2h, 30d.")
 ]
+Since = Annotated[
+    datetime | None,
+    typer.Option(parser=an_instant, metavar="INSTANT", help="Enqueued then or later: 2h (ago), 2026-12-01T03:00Z."),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(parser=an_instant, metavar="INSTANT", help="Enqueued before: 2h (ago), 2026-12-01T03:00Z."),
+]
 FailedEvents = Annotated[list[UUID] | None, typer.Argument(metavar="[EVENT...]", help="Ids of failed events.")]
 All = Annotated[bool, typer.Option("--all", help="Every failed event.")]
 
@@ -54,30 +63,41 @@ def events(
     subject: Subject = None,
     older_than: OlderThan = None,
     reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = 50,
     before: Before = None,
     as_json: AsJson = False,
 ) -> None:
-    """List events, newest first.
+    """List events, newest first. Those that wait say when they are due.
 
-    Examples: `events --state failed` · `events --subject 42 --json` · `events --state pending --older-than 10m`
+    Examples: `events --state failed` · `events --subject 42 --json` · `events --since 2h` ·
+    `events --since 2026-12-01T01:00Z --until 2026-12-01T03:00Z`
     """
     with opened(context) as integration:
-        wanted = EventFilter(state, event_type, subject, older_than, reason)
+        wanted = EventFilter(state, event_type, subject, older_than, reason, since, until)
         found = operations.find_events(integration.engine, integration.outbox, wanted, before=before, limit=limit)
         following = found[-1].id if len(found) == limit else None
         if as_json:
             print_json({"events": [it.as_json() for it in found], "next": following})
             return
         print_rows(
-            ("event", "state", "type", "subject", "enqueued", "attempts", "error"), (_event_row(it) for it in found)
+            ("event", "state", "type", "subject", "enqueued", "attempts", "due", "error"),
+            (_event_row(it) for it in found),
         )
+        if console.is_terminal:
+            number = operations.count_found(integration.engine, integration.outbox, wanted)
+            least = "" if number.is_all else "at least "
+            console.print(f"Found: {least}{counted(number.count, 'event')}.", style="dim")
         if following is not None and console.is_terminal:
             console.print(f"More: add --before {following}", style="dim")
 
 
 def reasons(context: typer.Context, as_json: AsJson = False) -> None:
-    """Say why events have failed, the most frequent reason first. Ids and numbers in a reason read `#`."""
+    """Say why events have failed, the most frequent reason first. Ids and numbers in a reason read `#`.
+
+    Examples: `reasons` · `reasons --json`
+    """
     with opened(context) as integration:
         found = operations.failure_reasons(integration.engine, integration.outbox)
         if as_json:
@@ -153,7 +173,10 @@ def purge(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Delete what was delivered or discarded long ago, as a worker does that has nothing else to do."""
+    """Delete what was delivered or discarded long ago, as a worker does that has nothing else to do.
+
+    Examples: `purge --older-than 7d` · `purge --older-than 7d --yes`
+    """
     with opened(context) as integration:
         kept = timedelta(days=integration.settings.hubspot_retention_days)
         age = kept if older_than is None else older_than
@@ -168,7 +191,10 @@ def audit(
     before: Before = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say who did what, newest first."""
+    """Say who did what, newest first.
+
+    Examples: `audit` · `audit --limit 200 --json`
+    """
     with opened(context) as integration:
         found = operations.read_audit(integration.engine, integration.outbox, before=before, limit=limit)
         if as_json:
@@ -224,6 +250,7 @@ def _event_row(event: EventSummary) -> tuple[str, ...]:
         event.subject,
         moment(event.created_at),
         str(event.attempt_count),
+        "set apart" if event.is_set_apart else moment(event.due_at),
         event.last_error or "",
     )
 

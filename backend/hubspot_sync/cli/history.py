@@ -13,6 +13,7 @@ from hubspot_sync.cli.terminal import (
     AsJson,
     Reveal,
     console,
+    counted,
     fail,
     in_one_line,
     moment,
@@ -23,7 +24,8 @@ from hubspot_sync.cli.terminal import (
     print_rows,
 )
 from sqlalchemy_outbox import operations
-from sqlalchemy_outbox.operations import History
+from sqlalchemy_outbox.model import ATTEMPTS_MAX
+from sqlalchemy_outbox.operations import History, Turn
 
 if TYPE_CHECKING:
     from hubspot_sync.inspection import Inspection
@@ -36,7 +38,12 @@ def show(
     reveal: Reveal = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now."""
+    """Show one event: what became of it, HubSpot's answers, and the request as it would be sent now.
+
+    Of one that waits it says when its turn comes.
+
+    Examples: `show 3f0c…` · `show 3f0c… --reveal`
+    """
     from hubspot_sync.inspection import inspect
 
     with opened(context) as integration:
@@ -57,6 +64,7 @@ def _as_json(history: History, inspection: Inspection) -> dict[str, object]:
     return {
         "event": history.summary.as_json() | {"traceparent": history.event.traceparent},
         "waits_for": history.waits_for,
+        "next": history.turn and history.turn.as_json(),
         "payload": inspection.payload,
         "discarded": history.discarded and history.discarded.as_json(),
         "deliveries": [it.as_json() for it in history.deliveries],
@@ -76,6 +84,7 @@ def _print(history: History, inspection: Inspection) -> None:
             ("subject", event.subject),
             ("state", "discarded" if history.discarded else f"{event.state}{' (dry run)' if event.dry_run else ''}"),
             ("attempts", str(event.attempt_count)),
+            *([("next", _next(history.turn))] if history.turn else []),
             *([("waits" if history.waits_for else "error", event.last_error)] if event.last_error else []),
         ]
     )
@@ -88,6 +97,16 @@ def _print(history: History, inspection: Inspection) -> None:
         console.print(_pretty(inspection.request))
     if inspection.objection is not None:
         console.print(f"\nIt cannot be sent: {in_one_line(inspection.objection)}")
+
+
+def _next(turn: Turn) -> str:
+    due = f"due at {moment(turn.due_at)}" if turn.due_at else "once what it waits for is there"
+    words = f"attempt {turn.attempt} of {ATTEMPTS_MAX}, {due}"
+    if not turn.ahead_count:
+        return words
+    ahead = ", ".join(f"{event.event_id} ({event.state})" for event in turn.ahead)
+    more = f" and {turn.ahead_count - len(turn.ahead)} more" if turn.ahead_count > len(turn.ahead) else ""
+    return f"{words}, behind {counted(turn.ahead_count, 'event')} of its subject: {ahead}{more}"
 
 
 def _timeline(history: History) -> Iterator[tuple[str, str]]:

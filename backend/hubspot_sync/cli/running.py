@@ -17,6 +17,7 @@ from hubspot_sync.cli.terminal import (
     console,
     given,
     in_one_line,
+    moment,
     opened,
     operator,
     print_fields,
@@ -42,10 +43,13 @@ def worker(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due, then exit.")] = False,
 ) -> None:
-    """Deliver events until stopped by Ctrl-C or SIGTERM."""
+    """Deliver events until stopped by Ctrl-C or SIGTERM.
+
+    Examples: `worker` · `worker --once`
+    """
     from hubspot_sync.runtime import WorkerState, deliver_due, why_no_worker
 
-    with opened(context, needs_file=False) as integration:
+    with opened(context, needs_file=False, log_level=logging.INFO) as integration:
         if (why_not := why_no_worker(integration, in_app=False)) is not None:
             raise typer.Exit(0 if why_not.state is WorkerState.DISABLED else 1)
         require_file(integration)
@@ -63,7 +67,10 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 s, until Ctrl-C.")] = False,
 ) -> None:
-    """Count the events by state, and say whether the gate is open."""
+    """Count the events by state, and say whether the gate is open, or since when it is shut.
+
+    Examples: `status` · `status --watch` · `status --json`
+    """
     with opened(context) as integration:
         if watch:
             _watch(integration, as_json=as_json)
@@ -80,7 +87,10 @@ def hold(
     context: typer.Context,
     reason: Annotated[str, typer.Argument(help="Why, for those who look at the status.")],
 ) -> None:
-    """Let no delivery pass, of any process, until `release`. Events are stored meanwhile, and wait."""
+    """Let no delivery pass, of any process, until `release`. Events are stored meanwhile, and wait.
+
+    Example: `hold 'import until noon'`
+    """
     reason = given(reason, "REASON")
     with opened(context) as integration:
         operations.hold(integration.engine, integration.outbox, reason, by=operator())
@@ -88,11 +98,18 @@ def hold(
 
 
 def release(context: typer.Context) -> None:
-    """Open the gate, whoever or whatever shut it. What lasts shuts it again with the next delivery."""
+    """Open the gate, whoever or whatever shut it. What lasts shuts it again with the next delivery.
+
+    Example: `release`
+    """
     with opened(context) as integration:
         before = operations.release(integration.engine, integration.outbox, by=operator())
         was = " and ".join(it for it in _gate_words(before) if it)
-        console.print("The gate was open." if before.state is GateState.OPEN else f"Released; it was {was}.")
+        console.print(
+            "The gate is open; there was nothing to release."
+            if before.state is GateState.OPEN
+            else f"Released; it was {was}."
+        )
 
 
 async def _run_worker(integration: Integration) -> None:
@@ -149,7 +166,7 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     if found.oldest_pending_seconds is not None:
         lines.append(("oldest", f"waits for {found.oldest_pending_seconds:.0f} s"))
     for wait in found.waiting:
-        lines.append(("waiting", in_one_line(f"{wait.events} since {wait.since:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")))
+        lines.append(("waiting", in_one_line(f"{wait.events} since {moment(wait.since)}: {wait.reason}")))
     lines += [("ids", in_one_line(behind)) for behind in found.behind]
     state, reason = _gate_words(found.gate)
     return [*lines, ("gate", state), *([("", reason)] if reason else [])]
@@ -158,9 +175,13 @@ def _lines(found: Status) -> list[tuple[str, str]]:
 def _gate_words(gate: GateStatus) -> tuple[str, str]:
     state = str(gate.state)
     if gate.held_by:
-        state += f" by {gate.held_by} until `release`"
+        state += f" by {gate.held_by}"
+    if gate.since:
+        state += f" since {moment(gate.since)}"
+    if gate.held_by:
+        state += " until `release`"
     elif gate.until:
-        state += f" until {gate.until:%Y-%m-%d %H:%M:%S} UTC"
+        state += f" until {moment(gate.until)}"
     return in_one_line(state), in_one_line(gate.reason or "")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -20,6 +21,7 @@ from rich.text import Text
 from sqlalchemy.exc import DataError, DBAPIError
 
 from hubspot_sync.errors import HubSpotError
+from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.delivering.retrying import ask_or_advise
 from sqlalchemy_outbox.gate.gate import GateShut
 
@@ -59,8 +61,13 @@ class Done(Protocol):
 
 
 @contextmanager
-def opened(context: typer.Context, *, needs_file: bool = True) -> Iterator[Integration]:
-    """The integration for one command; what a person can mend ends it with exit code 1 and one line."""
+def opened(
+    context: typer.Context, *, needs_file: bool = True, log_level: int = logging.WARNING
+) -> Iterator[Integration]:
+    """The integration for one command; what a person can mend ends it with exit code 1 and one line.
+
+    A command says itself what it did; of the log, its terminal shows warnings about anything else.
+    """
     try:
         integration: Integration = context.obj()
     except ValidationError as error:
@@ -69,7 +76,8 @@ def opened(context: typer.Context, *, needs_file: bool = True) -> Iterator[Integ
     try:
         if needs_file:
             require_file(integration)
-        yield integration
+        with _logged_from(log_level):
+            yield integration
     except DataError as error:
         raise fail(f"The database takes no such value ({_first_line(error)}).") from error
     except DBAPIError as error:
@@ -87,6 +95,19 @@ def require_file(integration: Integration) -> None:
     """End the command where the database is a SQLite file that is not there: SQLite would make an empty one."""
     if (file := integration.missing_file()) is not None:
         raise fail(f"There is no database {file}; {integration.how_to_migrate}.")
+
+
+@contextmanager
+def _logged_from(level: int) -> Iterator[None]:
+    root, verbs = logging.getLogger(), logging.getLogger(operations.__name__)
+    before = root.level, verbs.level
+    root.setLevel(level)
+    verbs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before[0])
+        verbs.setLevel(before[1])
 
 
 def _first_line(error: DBAPIError) -> str:
@@ -118,9 +139,11 @@ def print_json(value: object) -> None:
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in a terminal; elsewhere one line a row, its fields between tabs, without headings."""
+    """A table in a terminal; elsewhere a line of headings and one a row, fields between tabs. Nothing without a row."""
     if not console.is_terminal:
-        for row in rows:
+        for number, row in enumerate(rows):
+            if not number:
+                print_line("\t".join(headings))
             print_line("\t".join(map(in_one_line, row)))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -171,6 +194,18 @@ def a_while(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+def an_instant(text: str) -> datetime:
+    """`2h`, so long ago; or an ISO 8601 instant, UTC where it names no zone."""
+    text = text.strip()
+    try:
+        if re.fullmatch(r"\d{1,6}[smhd]", text, re.ASCII):
+            return datetime.now(UTC) - a_while(text)
+        instant = datetime.fromisoformat(text)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no instant like 2026-12-01T03:00Z, nor a time ago like 2h") from None
+
+
 def printable(text: str) -> str:
     """The text with an escape for all that would move a cursor, hide what follows, or fit no encoding."""
     return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
@@ -192,4 +227,4 @@ def counted(count: int, noun: str) -> str:
 
 
 def moment(instant: datetime | None) -> str:
-    return "" if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}"
+    return "" if instant is None else f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -64,7 +64,7 @@ class OperatorPage:
         desk = Desk(
             integration,
             worker,
-            seal=Seal(door.token),
+            seal=Seal(door.token, door.reader_token),
             templates=self._templates,
             pulses=Pulses(lambda: operations.pulse(integration.engine, integration.outbox)),
             jobs=Jobs(),

@@ -21,6 +21,7 @@ from hubspot_sync.settings import HubSpotSettings
 from sqlalchemy_outbox import operations
 
 _SUBJECT_LENGTH_MAX = 500
+QUEUE_SHOWN = 20
 # Where HubSpot's own page of a contact is; the sandbox has none.
 _HUBSPOT = "https://api.hubapi.com"
 _RECORD_PAGE = "https://app.hubspot.com/contacts/{portal_id}/record/0-1/{record_id}"
@@ -82,6 +83,8 @@ class Contacts:
             is_revealed=is_revealed,
             query=urlencode(query),
             events=events,
+            queue=operations.read_queue(desk.engine, desk.outbox, subject, limit=QUEUE_SHOWN),
+            queue_shown_max=QUEUE_SHOWN,
             masked=masked_addresses(desk, events),
             events_shown_max=EVENTS_MAX,
             view=view,

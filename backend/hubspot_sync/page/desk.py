@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
@@ -55,8 +56,9 @@ class Desk:
         return self.integration.catalog
 
     def is_ended(self, session: Session) -> bool:
-        """Whether its operator has signed out; reads the database, so it is for a thread."""
-        return operations.is_session_ended(self.engine, self.outbox, session.id)
+        """Whether it was ended before its time; reads the database, so it is for a thread."""
+        ends_at = datetime.fromtimestamp(session.ends_at, UTC)
+        return operations.is_session_ended(self.engine, self.outbox, session.id, ends_at)
 
     def notices(self, pulse: Pulse) -> list[Notice]:
         return notices(pulse, self.worker(), self.integration.settings)
@@ -80,7 +82,17 @@ class Desk:
         )
 
     def action(self, path: str, act: Act) -> Route:
-        """The only way to a route that changes something: `act` runs in a thread, for a form of this session."""
+        """The only way to a route that changes something: it wants an operator, who sent a form of this session."""
+
+        def act_as_operator(request: Request, form: Form) -> Response:
+            if not session_of(request).may_act:
+                raise HTTPException(403, "You are signed in as a reader: only an operator can do this.")
+            return act(request, form)
+
+        return self.form(path, act_as_operator)
+
+    def form(self, path: str, act: Act) -> Route:
+        """What everybody who is signed in may do with a form of this session; `act` runs in a thread."""
 
         async def endpoint(request: Request) -> Response:
             form = await Form.read(request)

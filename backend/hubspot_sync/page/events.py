@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hubspot_sync.inspection import inspect
 from hubspot_sync.moves import claimed_types
 from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.export import FORMATS, lines_of
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.masks import masked_address, masked_addresses
 from hubspot_sync.page.rendering import query_number
@@ -35,6 +37,7 @@ class Events:
     def routes(self) -> list[Route]:
         return [
             Route("/events", self.show_list, methods=["GET"]),
+            Route("/events.{format:str}", self.export, methods=["GET"]),
             Route("/events/{event_id:uuid}", self.show, methods=["GET"]),
             self._desk.action("/events/{event_id:uuid}/reveal", self.reveal),
         ]
@@ -50,6 +53,7 @@ class Events:
             request,
             "events.html",
             events=events,
+            found=operations.count_found(desk.engine, desk.outbox, asked),
             masked=masked_addresses(desk, events),
             asked=asked,
             asked_fields=dict(fields_of(asked)),
@@ -62,6 +66,17 @@ class Events:
             ages={key: words for key, (words, _) in AGES.items()},
         )
 
+    def export(self, request: Request) -> Response:
+        """The whole filter as a file, with its newest events up to `operations.EXPORT_BATCHES`."""
+        format_ = FORMATS.get(request.path_params["format"])
+        if format_ is None:
+            raise HTTPException(404)
+        asked = filter_of(Form.of(request.url.query))
+        batches = operations.export_events(self._desk.engine, self._desk.outbox, asked)
+        name = f"events-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.{format_.name}"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(lines_of(batches, format_), media_type=format_.media_type, headers=headers)
+
     def show(self, request: Request) -> Response:
         desk, history = self._desk, self._history(request)
         reveal = request.query_params.get("reveal", "")
@@ -73,6 +88,7 @@ class Events:
             "event.html",
             history=history,
             steps=steps_of(history),
+            is_known=history.event.event_type in claimed_types(desk.catalog),
             masked=masked_address(history.event.payload, desk.catalog.email_field),
             is_revealed=is_revealed,
             payload=_pretty(inspection.payload),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from hubspot_sync.entries import Entry
+
 
 class Level(StrEnum):
     GOOD = "good"
@@ -28,6 +30,7 @@ class Notice:
     """`remedy` says what a person should do, and `words` why, in HubSpot's words or a person's.
 
     `until` is when it ends, or is looked at next, as `until_words` say. `costs` whether what waits is told beside it.
+    `entry` has more.
     """
 
     level: Level
@@ -39,3 +42,4 @@ class Notice:
     until: datetime | None = None
     until_words: str = ""
     costs: bool = False
+    entry: Entry | None = None

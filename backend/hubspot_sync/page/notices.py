@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from hubspot_sync.entries import Entry
 from hubspot_sync.page.notice import Act, Level, Notice
 from hubspot_sync.page.shut_gate import about_gate
 from hubspot_sync.runtime import WorkerState, WorkerStatus
@@ -57,6 +58,7 @@ def _about_waits(pulse: Pulse) -> Iterator[Notice]:
             f"{'it goes' if one else 'they go'} on within a minute. Others are delivered meanwhile.",
             (Act.PROVISION, Act.DOCTOR) if names_remedy else (Act.DOCTOR,),
             since=wait.since,
+            entry=Entry.TYPE_WAITS,
         )
 
 
@@ -64,7 +66,13 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
     match worker.state:
         case WorkerState.DEAD:
             yield Notice(
-                Level.BAD, "The worker has ended", worker.reason, "Restart the application.", (Act.DOCTOR,), costs=True
+                Level.BAD,
+                "The worker has ended",
+                worker.reason,
+                "Restart the application.",
+                (Act.DOCTOR,),
+                costs=True,
+                entry=Entry.LAG,
             )
         case WorkerState.NOT_CONFIGURED:
             yield Notice(
@@ -73,6 +81,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 worker.reason,
                 "Set what is missing, and restart the application.",
                 costs=True,
+                entry=Entry.NOTHING_IS_SENT,
             )
         case WorkerState.DISABLED if not _has_living(pulse):
             yield Notice(
@@ -81,6 +90,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 worker.reason,
                 "Set HUBSPOT_ENABLED=true and restart; until then events are stored and wait.",
                 costs=True,
+                entry=Entry.NOTHING_IS_SENT,
             )
         case WorkerState.STOPPED:
             yield Notice(Level.WARNING, "The worker is stopped", worker.reason, costs=True)
@@ -93,6 +103,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 (Act.DOCTOR,),
                 since=max((known.seen_at for known in pulse.workers), default=None),
                 costs=True,
+                entry=Entry.NOTHING_IS_SENT,
             )
         case WorkerState.ELSEWHERE if _is_stalled(pulse) and not _has_living(pulse):
             yield Notice(
@@ -102,6 +113,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 "Start a worker, or look at the log of the one that should run.",
                 (Act.DOCTOR,),
                 costs=True,
+                entry=Entry.LAG,
             )
         case WorkerState.RUNNING | WorkerState.ELSEWHERE if _is_stalled(pulse):
             yield Notice(
@@ -111,6 +123,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 "Look at the worker's log.",
                 (Act.DOCTOR,),
                 costs=True,
+                entry=Entry.LAG,
             )
     yield from _about_the_dead(pulse.workers or ())
 
@@ -145,6 +158,7 @@ def _about_settings(settings: HubSpotSettings) -> Iterator[Notice]:
             "This is a dry run",
             "Events are marked delivered, and nothing is sent to HubSpot, now or later.",
             "Set HUBSPOT_SEND_LIVE=true to send.",
+            entry=Entry.DRY_RUN,
         )
 
 

@@ -24,7 +24,7 @@ from hubspot_sync.page.forms import Form
 from hubspot_sync.page.notices import mark_of
 from hubspot_sync.page.pulses import BEATS_KEPT, Beat, TooManyWatch
 from hubspot_sync.page.rendering import query_number
-from hubspot_sync.page.sessions import Session
+from hubspot_sync.page.sessions import SESSION_LENGTH, Session
 from hubspot_sync.page.sign_in import session_of, signed_out
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.operations import Range
@@ -48,7 +48,8 @@ class Overview:
             self._desk.action("/release", self.release),
             self._desk.action("/try-now", self.try_now),
             Route("/series", self.series, methods=["GET"]),
-            self._desk.action("/sign-out", self.sign_out),
+            self._desk.form("/sign-out", self.sign_out),
+            self._desk.action("/end-sessions", self.end_sessions),
         ]
 
     def show(self, request: Request) -> Response:
@@ -107,6 +108,13 @@ class Overview:
         session = session_of(request)
         ends_at = datetime.fromtimestamp(session.ends_at, UTC)
         operations.end_session(self._desk.engine, self._desk.outbox, session.id, ends_at, by=session.by)
+        return signed_out(request)
+
+    def end_sessions(self, request: Request, _form: Form) -> Response:
+        """Everybody's, this one among them, in every process; who knows a token signs in again."""
+        session = session_of(request)
+        ends_at = datetime.fromtimestamp(time.time() + SESSION_LENGTH.total_seconds(), UTC)
+        operations.end_all_sessions(self._desk.engine, self._desk.outbox, ends_at, by=session.by)
         return signed_out(request)
 
     async def stream(self, request: Request) -> Response:

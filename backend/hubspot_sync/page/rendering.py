@@ -48,9 +48,13 @@ class Templates:
             "redacted": redact,
             "count": lambda number: f"{number:,}",
             "instant": lambda instant: f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-            "iso": lambda instant: instant.astimezone(UTC).isoformat(timespec="seconds"),
+            "instant_ms": lambda instant: f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3],
+            "iso": lambda instant: instant.astimezone(UTC).isoformat(timespec="milliseconds"),
+            # As a browser's own field for an instant has it, without a zone.
+            "field": lambda instant: f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
             # A clock that ran ahead may have dated it.
             "ago": lambda instant: f"{duration_in_words(max(timedelta(0), datetime.now(UTC) - instant))} ago",
+            "relative": lambda instant: in_words_of_now(instant, datetime.now(UTC)),
             # The day is told where it is another one.
             "clock": clock_in_words,
             "ahead": lambda instant: f"in {duration_in_words(max(timedelta(0), instant - datetime.now(UTC)))}",
@@ -58,6 +62,7 @@ class Templates:
             "with_code": with_code,
             "sentence": lambda words: f"{words[:1].upper()}{words[1:]}{'' if words.endswith('.') else '.'}",
         }
+        self._environment.tests["past"] = lambda instant: instant <= datetime.now(UTC)
         sums = {str(it.relative_to(STATIC)): _sum(it) for it in STATIC.rglob("*") if it.is_file()}
         self._environment.globals["asset"] = lambda path: f"static/{path}?v={sums[path]}"
 
@@ -81,6 +86,11 @@ def duration_in_words(duration: timedelta | float | None) -> str:
         elif words:
             break
     return " ".join(words[:2]) or "0 s"
+
+
+def in_words_of_now(instant: datetime, now: datetime) -> str:
+    """How far it lies behind or ahead."""
+    return f"in {duration_in_words(instant - now)}" if instant > now else f"{duration_in_words(now - instant)} ago"
 
 
 def with_code(words: str) -> Markup:

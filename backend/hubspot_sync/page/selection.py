@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
@@ -34,6 +34,8 @@ def filter_of(form: Form) -> EventFilter:
         subject=form.text("subject") or None,
         older_than=AGES[age][1] if age else None,
         reason="" if form.text("no_reason") else form.text("reason") or None,
+        since=_instant(form, "since"),
+        until=_instant(form, "until"),
     )
 
 
@@ -59,6 +61,8 @@ def fields_of(selection: Selection) -> Fields:
         "older_than": age,
         "reason": selection.reason,
         "no_reason": "1" if selection.reason == "" else None,
+        "since": _as_field(selection.since),
+        "until": _as_field(selection.until),
     }
     return [(name, str(value)) for name, value in fields.items() if value]
 
@@ -75,6 +79,10 @@ def in_words(selection: Selection) -> str:
     if selection.older_than:
         age = next(words for words, age in AGES.values() if age == selection.older_than)
         words.append(f"enqueued more than {age} ago")
+    if selection.since:
+        words.append(f"enqueued since {_as_field(selection.since)}")
+    if selection.until:
+        words.append(f"enqueued before {_as_field(selection.until)}")
     if selection.reason is not None:
         words.append(f"for the reason “{selection.reason}”" if selection.reason else "that gave no reason")
     return ", ".join(words)
@@ -85,3 +93,19 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError as error:
         raise HTTPException(400, "An event's id is a UUID.") from error
+
+
+def _instant(form: Form, name: str) -> datetime | None:
+    """An ISO 8601 instant; UTC where it names no zone, as a browser's own field for it does not."""
+    text = form.text(name, 40)
+    if not text:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise HTTPException(400, f"{name} is no instant like 2026-12-01T03:00Z.") from error
+
+
+def _as_field(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

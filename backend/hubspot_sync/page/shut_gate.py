@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hubspot_sync.entries import Entry
 from hubspot_sync.page.notice import Act, Level, Notice
 from hubspot_sync.weather import ONE_CONTACT
 from sqlalchemy_outbox.gate.row import GateStatus
@@ -40,6 +41,7 @@ def about_gate(gate: GateStatus) -> Iterator[Notice]:
                 gate.until,
                 "goes on",
                 costs=True,
+                entry=Entry.THROTTLED,
             )
 
 
@@ -52,6 +54,7 @@ def _held_by_a_person(gate: GateStatus, held_by: str) -> Notice:
         (Act.RELEASE,),
         gate.since,
         costs=True,
+        entry=Entry.LEFT_ALONE,
     )
 
 
@@ -59,7 +62,18 @@ def _held(gate: GateStatus, reason: str) -> Notice:
     """Only a person can mend it."""
     what, remedy, acts = _cause(reason)
     title = f"Deliveries are held: {what}" if what else "Deliveries are held"
-    return Notice(Level.BAD, title, reason, remedy, (Act.TRY_NOW, *acts), gate.since, gate.until, _NEXT_TRY, costs=True)
+    return Notice(
+        Level.BAD,
+        title,
+        reason,
+        remedy,
+        (Act.TRY_NOW, *acts),
+        gate.since,
+        gate.until,
+        _NEXT_TRY,
+        costs=True,
+        entry=Entry.HELD,
+    )
 
 
 def _cause(reason: str) -> tuple[str, str, tuple[Act, ...]]:
@@ -92,7 +106,8 @@ def _outage(gate: GateStatus, reason: str) -> Notice:
         title = "HubSpot does not answer"
         remedy = "Check the network's way to HubSpot, and status.hubspot.com. It goes on with the first answer."
     acts = (Act.TRY_NOW, Act.DOCTOR)
-    return Notice(Level.WARNING, title, words, remedy, acts, gate.since, gate.until, _NEXT_TRY, costs=True)
+    shut = (gate.since, gate.until, _NEXT_TRY)
+    return Notice(Level.WARNING, title, words, remedy, acts, *shut, costs=True, entry=Entry.THROTTLED)
 
 
 def _day_is_used_up(gate: GateStatus, reason: str) -> Notice:
@@ -105,4 +120,5 @@ def _day_is_used_up(gate: GateStatus, reason: str) -> Notice:
         "The day's requests are down to the reserve" if is_reserve else "The account's requests for today are used up"
     )
     acts = (Act.TRY_NOW, Act.DOCTOR)
-    return Notice(Level.WARNING, title, reason, remedy, acts, gate.since, gate.until, _MIDNIGHT, costs=True)
+    shut = (gate.since, gate.until, _MIDNIGHT)
+    return Notice(Level.WARNING, title, reason, remedy, acts, *shut, costs=True, entry=Entry.DAY)

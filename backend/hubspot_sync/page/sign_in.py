@@ -55,12 +55,19 @@ class SignIn:
         if not 1 <= len(name) <= NAME_LENGTH_MAX or not name.isprintable():
             objection = f"Say who you are, in up to {NAME_LENGTH_MAX} characters: it stands beside what you do."
             return self._show(request, 422, objection, name, wanted)
-        if not self._door.admits(token, address):
+        role = self._door.admits(token, address)
+        if role is None:
             return self._show(request, 403, "This is not the token in OPERATOR_TOKEN.", name, wanted)
         self._door.forgive(address)
-        log.info("Operator %s signed in from %s.", name, address or "an unknown address", extra={"by": f"page:{name}"})
+        log.info(
+            "%s %s signed in from %s.",
+            role.capitalize(),
+            name,
+            address or "an unknown address",
+            extra={"by": f"page:{name}"},
+        )
         answer = RedirectResponse(_within(request, wanted), 303)
-        _set_cookie(request, answer, self._seal.issue(name, time.time()))
+        _set_cookie(request, answer, self._seal.issue(name, time.time(), role))
         return answer
 
     def _show(

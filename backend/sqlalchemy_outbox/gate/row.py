@@ -81,6 +81,11 @@ def read_gate(connection: Connection, outbox: Outbox) -> GateStatus:
     return GateStatus(GateState(row.state), row.until, row.reason, wait_seconds, row.held_by)
 
 
+def lock(connection: Connection, outbox: Outbox) -> None:
+    """Let nobody else change the gate until this transaction ends."""
+    connection.execute(select(outbox.gate.c.id).with_for_update())
+
+
 def hold(connection: Connection, outbox: Outbox, reason: str, by: str) -> None:
     """Let nothing pass, not even a probe, until a person releases the gate."""
     make_row(connection, outbox)

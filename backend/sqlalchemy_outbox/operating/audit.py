@@ -31,6 +31,7 @@ class Action(StrEnum):
     REVEAL = "reveal"
     RESYNC = "resync"
     FORGET = "forget"
+    END_SESSIONS = "end sessions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Table, func, select
 
-from sqlalchemy_outbox.model import WAIT_MIN, Event, Outbox, State, as_event, event_columns
+from sqlalchemy_outbox.model import Event, Outbox, as_event, event_columns
 from sqlalchemy_outbox.operating.audit import AuditEntry, read_audit_of
 from sqlalchemy_outbox.operating.search import EventSummary, as_summary
+from sqlalchemy_outbox.operating.turn import Turn, read_turn
 
 # An event that waits for weeks behind a hold is probed thousands of times; a person reads the last ones.
 DELIVERIES_MAX = 200
@@ -52,7 +53,8 @@ class Discarded:
 class History:
     """An event, the last requests that carried it, in order, and the audit's entries about it, in order.
 
-    `delivery_count` counts all those requests; `waits_for` is the key of what a pending event is set apart for.
+    `delivery_count` counts all those requests; `waits_for` is the key of what a pending event is set apart for. `turn`
+    is what happens next to a pending event.
     """
 
     summary: EventSummary
@@ -62,6 +64,7 @@ class History:
     delivery_count: int
     audit: list[AuditEntry]
     waits_for: str | None = None
+    turn: Turn | None = None
 
 
 def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> History | None:
@@ -74,7 +77,6 @@ def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> Hist
             return None
         discarded = Discarded(row.discarded_at, row.discarded_by, row.reason)
     summary, event = as_summary(row), as_event([getattr(row, it.name) for it in event_columns(outbox)])
-    is_waiting = summary.state is State.PENDING and row.available_at - row.created_at > WAIT_MIN
     return History(
         summary=summary,
         event=event,
@@ -82,7 +84,8 @@ def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> Hist
         deliveries=_read_deliveries(connection, outbox, event.id),
         delivery_count=_count_deliveries(connection, outbox, event.id),
         audit=read_audit_of(connection, outbox, event.id),
-        waits_for=row.waits_for if is_waiting else None,
+        waits_for=summary.waits_for if summary.is_set_apart else None,
+        turn=None if discarded else read_turn(connection, outbox, summary),
     )
 
 

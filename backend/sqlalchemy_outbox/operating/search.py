@@ -12,17 +12,20 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, false, func, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, false, func, select, true, union_all
 
 from sqlalchemy_outbox.database.json_rows import ids_in
 from sqlalchemy_outbox.database.plan_hints import is_one_of
-from sqlalchemy_outbox.model import Event, Outbox, State, as_event, event_columns
+from sqlalchemy_outbox.model import WAIT_MIN, Event, Outbox, State, as_event, event_columns
+from sqlalchemy_outbox.operating.id_bounds import id_bounds
 from sqlalchemy_outbox.operating.selection import EventFilter, EventIds, is_of, parameters
 
 _STATE_COLUMNS = ("id", "event_id", "event_type", "subject", "created_at", "processed_at", "failed_at")
-_COLUMNS = (*_STATE_COLUMNS, "attempt_count", "last_error", "dry_run", "claim_token")
+_COLUMNS = (*_STATE_COLUMNS, "available_at", "waits_for", "attempt_count", "last_error", "dry_run", "claim_token")
 # Delivered events that a person is shown a comparison with.
 _DELIVERED_MAX = 1000
+# Events that a count goes through; a person who narrows the filter has the exact number.
+COUNTED_MAX = 10_000
 # More reasons than a person reads: then the errors differ in what is neither id nor number.
 REASONS_MAX = 100
 
@@ -42,11 +45,33 @@ class EventSummary:
     attempt_count: int
     last_error: str | None
     dry_run: bool
+    available_at: datetime
+    waits_for: str | None
+
+    @property
+    def is_set_apart(self) -> bool:
+        """Whether it waits for something that other events do not wait for."""
+        return self.state is State.PENDING and self.available_at - self.created_at > WAIT_MIN
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it may be claimed, if it is its turn; None unless it is pending, and while it is set apart."""
+        return None if self.state is not State.PENDING or self.is_set_apart else self.available_at
 
     def as_json(self) -> dict[str, object]:
-        values = {it.name: getattr(self, it.name) for it in fields(self) if it.name not in ("id", "event_id")}
+        left_out = ("id", "event_id", "available_at", "waits_for")
+        values = {it.name: getattr(self, it.name) for it in fields(self) if it.name not in left_out}
+        values["due_at"] = self.due_at
         moments = {name: value.isoformat() for name, value in values.items() if isinstance(value, datetime)}
         return {"event_id": str(self.event_id)} | values | moments
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """So many events are like what was asked for, or, unless `is_all` was looked at, so many at least."""
+
+    count: int
+    is_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +91,27 @@ def find_events(
 ) -> list[EventSummary]:
     """The newest `limit` events of the filter whose `id` is below `before`, newest first."""
     c = outbox.events.c
+    asked = [*filter_.conditions(outbox), *id_bounds(connection, outbox, filter_.since, filter_.until)]
     pages = []
     for condition in _by_state(outbox, filter_, connection.dialect.name):
-        page = _summaries(outbox).where(*condition, *filter_.conditions(outbox)).order_by(c.id.desc()).limit(limit)
+        page = summaries(outbox).where(*condition, *asked).order_by(c.id.desc()).limit(limit)
         pages.append(page if before is None else page.where(c.id < before))
     return _merged(connection, pages, limit)
+
+
+def count_found(connection: Connection, outbox: Outbox, filter_: EventFilter, looked_at_max: int) -> Found:
+    """How many events are like that, among the newest so many of what an index finds of each state."""
+    c = outbox.events.c
+    indexed = [*filter_.indexed(outbox), *id_bounds(connection, outbox, filter_.since, filter_.until)]
+    found, is_all = 0, True
+    for condition in _by_state(outbox, filter_, connection.dialect.name):
+        newest = select(c.event_type, c.created_at).where(*condition, *indexed).order_by(c.id.desc())
+        looked_at = newest.limit(looked_at_max + 1).subquery()
+        is_like_that = func.count().filter(and_(true(), *filter_.compared(looked_at)))
+        of_all, number = connection.execute(select(func.count(), is_like_that).select_from(looked_at)).one()
+        found += number
+        is_all &= of_all <= looked_at_max
+    return Found(found, is_all)
 
 
 def events_of(connection: Connection, outbox: Outbox, subject: str, limit: int) -> list[EventSummary]:
@@ -82,7 +123,7 @@ def read_events(connection: Connection, outbox: Outbox, event_ids: Iterable[UUID
     """Those of the events that exist, in order. Relies on uq_…_event_id."""
     selection = EventIds(frozenset(event_ids))
     c = outbox.events.c
-    statement = _summaries(outbox).where(is_of(selection, c.event_id, connection.dialect.name)).order_by(c.id)
+    statement = summaries(outbox).where(is_of(selection, c.event_id, connection.dialect.name)).order_by(c.id)
     return [as_summary(row) for row in connection.execute(statement, parameters(selection))]
 
 
@@ -178,12 +219,13 @@ def _is_in(outbox: Outbox, dialect_name: str, state: State) -> list[ColumnElemen
             assert_never(state)
 
 
-def _summaries(outbox: Outbox) -> Select[Any]:
+def summaries(outbox: Outbox) -> Select[Any]:
+    """What `as_summary` reads, of all events."""
     return select(*(outbox.events.c[name] for name in _COLUMNS))
 
 
 def _by_id(connection: Connection, outbox: Outbox, ids: Sequence[int]) -> dict[int, EventSummary]:
-    statement = _summaries(outbox).where(outbox.events.c.id.in_(ids))
+    statement = summaries(outbox).where(outbox.events.c.id.in_(ids))
     return {row.id: as_summary(row) for row in connection.execute(statement)}
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, column, false, func, select
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, column, false, func, select
 
 from sqlalchemy_outbox.clock import DatabaseNow
 from sqlalchemy_outbox.database.json_rows import rows_of
@@ -31,7 +31,8 @@ class EventIds:
 class EventFilter:
     """Events that have all of this in common; what is None may be anything.
 
-    `older_than` is since they were enqueued. `reason` is that of a failure, as `failure_reasons` names it.
+    `older_than` is since they were enqueued; they were so at `since` or later, and before `until`. `reason` is that of
+    a failure, as `failure_reasons` names it.
     """
 
     state: State | None = None
@@ -39,6 +40,8 @@ class EventFilter:
     subject: str | None = None
     older_than: timedelta | None = None
     reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
     def as_json(self) -> dict[str, object]:
         """What it asks for, by name."""
@@ -48,22 +51,38 @@ class EventFilter:
             "subject": self.subject,
             "older_than_seconds": None if self.older_than is None else self.older_than.total_seconds(),
             "reason": self.reason,
+            "since": _in_utc(self.since),
+            "until": _in_utc(self.until),
         }
         return {name: value for name, value in asked.items() if value is not None}
 
     def conditions(self, outbox: Outbox) -> list[ColumnElement[bool]]:
         """All but the state."""
+        return [*self.indexed(outbox), *self.compared(outbox.events)]
+
+    def indexed(self, outbox: Outbox) -> list[ColumnElement[bool]]:
+        """What an index finds, together with the state."""
         c = outbox.events.c
         conditions: list[ColumnElement[bool]] = []
-        if self.event_type is not None:
-            conditions.append(c.event_type == self.event_type)
         if self.subject is not None:
             conditions.append(c.subject == self.subject)
-        if self.older_than is not None:
-            conditions.append(c.created_at <= DatabaseNow(-self.older_than.total_seconds()))
         if self.reason is not None:
             # The empty reason is that of events which were failed by a statement that gave none.
             conditions.append(c.failure_reason == self.reason if self.reason else c.failure_reason.is_(None))
+        return conditions
+
+    def compared(self, events: FromClause) -> list[ColumnElement[bool]]:
+        """What is found by looking at each."""
+        c = events.c
+        conditions: list[ColumnElement[bool]] = []
+        if self.event_type is not None:
+            conditions.append(c.event_type == self.event_type)
+        if self.older_than is not None:
+            conditions.append(c.created_at <= DatabaseNow(-self.older_than.total_seconds()))
+        if self.since is not None:
+            conditions.append(c.created_at >= self.since)
+        if self.until is not None:
+            conditions.append(c.created_at < self.until)
         return conditions
 
 
@@ -100,3 +119,7 @@ def count_failed(connection: Connection, outbox: Outbox, selection: Selection, t
     statement = statement.where(*failed(outbox, selection, connection.dialect.name))
     is_meant = outbox.events.c.event_type != ERASURE if types is None else outbox.events.c.event_type.in_(types)
     return connection.execute(statement.where(is_meant), parameters(selection)).scalar_one()
+
+
+def _in_utc(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(UTC).isoformat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -172,7 +173,7 @@ def test_events_are_listed_page_by_page_newest_first(hubspot: HubSpot) -> None:
 def test_events_in_a_pipe_are_one_line_each_without_colours(hubspot: HubSpot) -> None:
     hubspot.sign_up("driver-1")
     failed = fail_three(hubspot)
-    lines = run("events", "--state", "failed").stdout.splitlines()
+    _, *lines = run("events", "--state", "failed").stdout.splitlines()
     assert [it.split("\t")[0] for it in lines] == [str(it) for it in failed[::-1]]
     assert all(it.split("\t")[1:4] == ["failed", "nova_earned", f"driver-{2 - n}"] for n, it in enumerate(lines))
     assert "\x1b" not in "".join(lines)
@@ -252,7 +253,59 @@ def test_history_and_workers_say_what_happened_and_who_did_it(hubspot: HubSpot) 
     assert "no worker lived" in run("history", "--range", "7d").stdout
     with hubspot.engine.begin() as connection:
         workers.note_alive(connection, OUTBOX, "w1", CATALOG.types, Sign("1.1", in_flight=3))
-    (row,) = run("workers").stdout.splitlines()
+    _, row = run("workers").stdout.splitlines()
     assert row.split("\t")[1:3] == ["1.1", "alive"]
     (worker,) = json.loads(run("workers", "--json").stdout)["workers"]
     assert (worker["version"], worker["in_flight"], worker["is_dead"]) == ("1.1", 3, False)
+
+
+def test_pending_event_says_when_its_turn_comes_and_a_span_of_time_narrows_the_list(hubspot: HubSpot) -> None:
+    first, second = hubspot.sign_up("driver-1"), hubspot.sign_up("driver-1")
+    shown = run("show", str(second)).stdout
+    assert "next  attempt 1 of 3, due at " in shown
+    assert f"behind 1 event of its subject: {first} (pending)" in shown
+    found = json.loads(run("show", str(second), "--json").stdout)["next"]
+    assert (found["attempt"], found["behind"], found["behind_count"]) == (1, [str(first)], 1)
+    assert found["due_at"] == json.loads(run("events", "--json").stdout)["events"][0]["due_at"]
+    for words, number in ((("--since", "1h"), 2), (("--until", "1h"), 0), (("--since", "2026-11-30T23:00+01:00"), 2)):
+        assert len(json.loads(run("events", "--json", *words).stdout)["events"]) == number
+    assert run("events", "--since", "yesterday").exit_code == 2
+
+
+def test_release_of_an_open_gate_says_so_and_nothing_is_recorded(hubspot: HubSpot) -> None:
+    assert "The gate is open; there was nothing to release." in run("release").stdout
+    assert operations.read_audit(hubspot.engine, OUTBOX) == []
+    run("hold", "an import")
+    assert "Released; it was held" in run("release").stdout
+    assert [entry.action for entry in operations.read_audit(hubspot.engine, OUTBOX)] == ["release", "hold"]
+
+
+def test_status_says_since_when_the_gate_is_shut_with_the_zone(hubspot: HubSpot) -> None:
+    run("hold", "an import")
+    instant = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.search(f"gate  held by cli:.+ since {instant} until `release`", run("status").stdout)
+    assert re.search(rf"\t{instant}\t", f"\t{run('audit').stdout.splitlines()[1]}")
+
+
+def test_rows_have_a_line_of_headings_and_none_where_there_is_no_row(hubspot: HubSpot) -> None:
+    assert run("events").stdout == ""
+    hubspot.sign_up("driver-1")
+    headings, row = run("events").stdout.splitlines()
+    assert headings.split("\t") == ["event", "state", "type", "subject", "enqueued", "attempts", "due", "error"]
+    assert len(row.split("\t")) == 8
+
+
+def test_log_lines_do_not_come_between_what_a_command_prints(hubspot: HubSpot) -> None:
+    hubspot.track("no_such_event", {"user_id": "driver-1"})
+    for words in (("hold", "an import"), ("release",), ("discard", "--all", "--why", "a test", "--yes")):
+        done = run(*words)
+        assert (done.exit_code, done.stderr) == (0, ""), words
+    # The level is that of one command: an application in this process logs as before.
+    assert not logging.getLogger(operations.__name__).level
+
+
+@pytest.mark.parametrize(
+    "command", sorted(command.name or command.callback.__name__ for command in cli.registered_commands)
+)
+def test_help_of_each_command_has_an_example(command: str) -> None:
+    assert re.search(rf"Examples?: {command}\b", run(command, "--help").stdout.replace("`", ""))

@@ -81,8 +81,8 @@ def test_a_persons_terminal_is_spared_too(attacked: UUID) -> None:
 
 
 def test_row_in_a_pipe_is_one_line_with_all_its_fields(attacked: UUID) -> None:
-    (line,) = run("events").stdout.splitlines()
-    assert len(line.split("\t")) == 7
+    headings, line = run("events").stdout.splitlines()
+    assert len(line.split("\t")) == len(headings.split("\t")) == 8
 
 
 def test_payload_that_no_encoding_holds_or_that_is_no_json_is_shown_all_the_same(hubspot: HubSpot) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -299,3 +299,23 @@ def test_entry_of_many_events_tells_the_first_of_their_ids(queue: Queue) -> None
     (entry,) = operations.read_audit(queue.engine, queue.outbox)
     assert len(entry.detail["event_ids"]) < 25
     assert entry.count == 25
+
+
+def test_all_sessions_that_would_last_no_longer_are_ended_at_once_and_again(queue: Queue) -> None:
+    def is_ended(ends_at: datetime) -> bool:
+        return operations.is_session_ended(queue.engine, queue.outbox, "0123abcd", ends_at)
+
+    now = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=12)
+    assert not is_ended(now)
+    operations.end_all_sessions(queue.engine, queue.outbox, now, by="page:ada")
+    assert (is_ended(now), is_ended(now - timedelta(hours=1)), is_ended(now + timedelta(seconds=1))) == (
+        True,
+        True,
+        False,
+    )
+    # Another one that signs out keeps the row.
+    operations.end_session(queue.engine, queue.outbox, "4567ef", now + timedelta(minutes=1), by="page:ada")
+    assert is_ended(now)
+    operations.end_all_sessions(queue.engine, queue.outbox, now + timedelta(seconds=5), by="page:ada")
+    assert is_ended(now + timedelta(seconds=1))
+    assert [entry.action for entry in operations.read_audit(queue.engine, queue.outbox)] == ["end sessions"] * 2

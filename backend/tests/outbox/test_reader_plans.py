@@ -6,7 +6,7 @@ The long form, with a million events, is in `tests/soak`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -89,6 +89,12 @@ def find(filter_: EventFilter, before: int | None = None) -> Call:
     return lambda engine: operations.find_events(engine, OUTBOX, filter_, before=before)
 
 
+def of_a_span(state: State | None = None) -> EventFilter:
+    """An hour in the middle of what `fill` wrote, a second apart."""
+    middle = datetime.now(UTC) - timedelta(seconds=EVENTS / 2)
+    return EventFilter(state, since=middle, until=middle + timedelta(hours=1))
+
+
 def in_transaction(call: Callable[[Connection, Outbox], object]) -> Call:
     """The call's statements, undone."""
 
@@ -112,6 +118,9 @@ PAGES: dict[str, Call] = {
     "of a subject": find(EventFilter(subject="driver-7")),
     "failed of a subject": find(EventFilter(State.FAILED, subject="driver-0")),
     "pending of a subject": find(EventFilter(State.PENDING, subject="driver-2")),
+    "of a span": lambda engine: find(of_a_span())(engine),
+    "failed in a span": lambda engine: find(of_a_span(State.FAILED))(engine),
+    "queue of a subject": lambda engine: operations.read_queue(engine, OUTBOX, "driver-2"),
     "old and failed": find(EventFilter(State.FAILED, older_than=OLD)),
     "events of a subject": lambda engine: operations.events_of(engine, OUTBOX, "driver-7"),
     "events by id": lambda engine: operations.read_events(engine, OUTBOX, [known_event(engine), uuid4()]),
@@ -124,6 +133,8 @@ PAGES: dict[str, Call] = {
 COUNTS: dict[str, Call] = {
     # By its index as well; and yet PostgreSQL now and then sorts all the events of a reason rather than walk them.
     "of a reason": find(EventFilter(reason="reason 3")),
+    "all, counted": lambda engine: operations.count_found(engine, OUTBOX, EventFilter()),
+    "span, counted": lambda engine: operations.count_found(engine, OUTBOX, of_a_span()),
     "status": lambda engine: operations.status(engine, OUTBOX),
     "pulse": lambda engine: operations.pulse(engine, OUTBOX),
     **{

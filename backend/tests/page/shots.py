@@ -102,6 +102,8 @@ def healthy(engine: Engine) -> None:
     c = OUTBOX.events.c
     with engine.begin() as connection:
         connection.execute(update(OUTBOX.events).where(c.id <= 36).values(processed_at=DatabaseNow(-20.0)))
+    for _ in range(3):
+        track(engine, "driver_signed_up", {"user_id": "driver-39", "email": "driver39@example.com", **SIGNED_UP})
     fail(engine, "driver-41", email="ada@example.com")
     operations.hold(engine, OUTBOX, "Contacts are being merged in HubSpot", by="page:Grace")
     operations.release(engine, OUTBOX, by="page:Grace")
@@ -247,6 +249,7 @@ TROUBLES: dict[str, Stage] = {
 def views(engine: Engine) -> dict[str, str]:
     """Of a healthy outbox, each by its name."""
     failed = operations.find_events(engine, OUTBOX, EventFilter(State.FAILED), limit=1)
+    pending = operations.find_events(engine, OUTBOX, EventFilter(State.PENDING), limit=1)
     event_id: UUID | None = failed[0].event_id if failed else None
     named = {
         "overview": "/",
@@ -264,6 +267,9 @@ def views(engine: Engine) -> dict[str, str]:
     if event_id is None:
         return named
     return named | {
+        "event-pending": f"/events/{pending[0].event_id}",
+        "contact-queue": f"/contact?subject={pending[0].subject}",
+        "events-span": "/events?since=2026-11-01T00:00Z&state=pending",
         "event": f"/events/{event_id}",
         "retry": f"/retry?event={event_id}",
         "discard": f"/discard?event={event_id}",

@@ -38,6 +38,7 @@ ACTIONS = [
     "/contact/reveal",
     "/contact/resync",
     "/sign-out",
+    "/end-sessions",
 ]
 AN_EVENT = "/events/00000000-0000-0000-0000-000000000000"
 

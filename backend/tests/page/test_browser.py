@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
@@ -264,3 +265,37 @@ def test_hold_shows_by_itself_with_its_remedy(scene):
     expect(page.get_by_role("heading", name="Deliveries are held")).to_be_visible()
     expect(page.locator("#notices")).to_contain_text("HUBSPOT_PRIVATE_APP_TOKEN")
     assert scene.operator.complaints == []
+
+
+def test_times_are_the_viewers_with_utc_under_the_pointer_and_a_span_is_typed_in_them_and_sent_in_utc(scene, browser):
+    operations.hold(scene.engine, OUTBOX, "The events stay", by="tests")
+    [event_id] = track(scene.engine, "driver_signed_up", {"user_id": "driver-1", **SIGNED_UP})
+    at = datetime(2026, 11, 24, 18, 30, 0, 250_000, tzinfo=UTC)
+    with scene.engine.begin() as connection:
+        connection.execute(update(OUTBOX.events).values(created_at=at, available_at=at))
+    with browser.new_context(timezone_id="Asia/Kolkata") as context:
+        operator = Operator(context.new_page(), scene.operator.address)
+        page = operator.page
+        operator.sign_in()
+        operator.go(f"/events/{event_id}")
+        expect(page.locator(".timeline time")).to_have_text("2026-11-25 00:00:00.250 GMT+5:30")
+        expect(page.locator("#next")).to_contain_text("due since 2026-11-25 00:00:00 GMT+5:30")
+        expect(page.locator("#next")).to_contain_text("The gate is shut")
+        operator.go("/events")
+        told = page.locator("td.short time")
+        expect(told).to_have_text(re.compile(r"^2026-11-25 00:00 · \d+ d .*ago$"))
+        expect(told).to_have_attribute("title", "2026-11-24 18:30:00.250 UTC")
+        expect(page.locator("#zone")).to_contain_text("UTC is under the pointer")
+        since = page.get_by_label("Since")
+        since.fill("2026-11-25T00:00:01")
+        expect(page.locator("#found")).to_contain_text("No event is like that")
+        since.fill("2026-11-25T00:00:00")
+        expect(page.locator("#found")).to_contain_text("1 event")
+        expect(told).to_have_text(re.compile("^2026-11-25 00:00 "))
+        assert "since=2026-11-24T18%3A30%3A00.000Z" in page.url
+        page.goto(page.url)
+        expect(since).to_have_value(re.compile("^2026-11-25T00:00"))
+        with page.expect_download() as download:
+            page.get_by_role("link", name="CSV").click()
+        assert str(event_id) in download.value.path().read_text()
+        assert operator.complaints == []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import re
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from app.events import CATALOG
 from app.models import OUTBOX
@@ -27,7 +29,7 @@ from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState, State
 from sqlalchemy_outbox.operations import EventFilter, EventIds, Pulse
 from tests.conftest import BACKEND
-from tests.page.conftest import TOKEN, fail, track
+from tests.page.conftest import SIGNED_UP, TOKEN, fail, track
 
 EMAIL, PHONE = "ada@example.com", "+491711234567"
 
@@ -88,8 +90,55 @@ def test_events_are_found_by_filter_and_page_by_page(operator, engine):
     assert "No event is like that" in operator.get("/events?older_than=1d").text
 
 
+def test_pending_event_says_what_happens_next_and_its_subject_shows_the_queue(operator, engine):
+    first, second = track(engine, "driver_signed_up", *({"user_id": "driver-1", **SIGNED_UP} for _ in range(2)))
+    shown = operator.get(f"/events/{second}").text
+    assert "Attempt 1 of 3, due since" in shown
+    assert "It waits behind 1 event of its subject" in shown
+    assert f"/events/{first}" in shown
+    assert "Nothing of its subject is before it" in operator.get(f"/events/{first}").text
+    operations.hold(engine, OUTBOX, "A test", by="tests")
+    assert "The gate is shut" in operator.get(f"/events/{first}").text
+    queue = operator.get("/contact?subject=driver-1").text.partition('id="queue"')[2].partition("</section>")[0]
+    assert [UUID(found) for found in re.findall(r"/events/([\w-]+)", queue)] == [first, second]
+    failed = fail(engine, "driver-2")
+    assert "What happens next" not in operator.get(f"/events/{failed}").text
+
+
+def test_span_of_time_is_a_filter_whose_events_are_counted_and_exported(operator, engine):
+    events = track(engine, "driver_signed_up", *({"user_id": f"d{n}", **SIGNED_UP} for n in range(60)))
+    hostile = fail(engine, "=1+1", email=EMAIL)
+    with engine.begin() as connection:
+        connection.execute(update(OUTBOX.events).where(OUTBOX.events.c.event_id == hostile).values(last_error=EMAIL))
+    now = datetime.now(UTC)
+    around = f"since={now - timedelta(hours=1):%Y-%m-%dT%H:%M}&until={now + timedelta(hours=1):%Y-%m-%dT%H:%M}Z"
+    shown = operator.get(f"/events?{around}").text
+    assert "<b>61 events</b>" in shown
+    assert "No event is like that" in operator.get(f"/events?since={now + timedelta(hours=1):%Y-%m-%dT%H:%M}").text
+    [place] = re.findall(r'href="/ops/hubspot(/events\.json\?[^"]*)"', shown)
+    exported = operator.get(place.replace("&amp;", "&"))
+    assert "attachment" in exported.headers["content-disposition"]
+    assert [UUID(event["event_id"]) for event in exported.json()] == [hostile, *events[::-1]]
+    [row] = csv.DictReader(io.StringIO(operator.get("/events.csv?state=failed").text))
+    assert (row["subject"], row["state"], row["event_id"]) == ("'=1+1", "failed", str(hostile))
+    assert EMAIL not in operator.get("/events.csv").text + exported.text
+    assert operator.get("/events.json?state=claimed").json() == []
+    assert operator.get("/events.xml").status_code == 404
+    assert operator.get("/events.csv?since=x").status_code == 400
+
+
 @pytest.mark.parametrize(
-    "query", ["state=x", "older_than=x", "before=x", "before=-1", f"before={'9' * 40}", "&".join(["a=b"] * 600)]
+    "query",
+    [
+        "state=x",
+        "older_than=x",
+        "before=x",
+        "before=-1",
+        f"before={'9' * 40}",
+        "since=x",
+        "until=0001-01-01T00:00%2B14:00",
+        "&".join(["a=b"] * 600),
+    ],
 )
 def test_query_that_makes_no_sense_is_refused_and_not_an_error(operator, query):
     assert operator.get(f"/events?{query}").status_code == 400
@@ -166,6 +215,7 @@ def test_selection_survives_the_way_through_a_form():
         EventIds(frozenset({UUID(int=7)})),
         EventFilter(State.FAILED, "a&b", "d=1", timedelta(hours=1), "no # “reason”"),
         EventFilter(reason=""),
+        EventFilter(since=datetime(2026, 12, 1, 3, 0, 0, 500, tzinfo=UTC), until=datetime(2026, 12, 2, tzinfo=UTC)),
     ):
         fields: dict[str, list[str]] = {}
         for name, value in fields_of(selection):
