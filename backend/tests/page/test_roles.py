@@ -8,6 +8,7 @@ import time
 import pytest
 
 from app.models import OUTBOX
+from hubspot_sync.page.lockout import FAILURES_FREE
 from hubspot_sync.page.roles import Role
 from hubspot_sync.page.sessions import Seal
 from hubspot_sync.page.sign_in import COOKIE
@@ -106,3 +107,10 @@ def test_operator_ends_all_sessions_in_every_process_and_who_knows_a_token_signs
     assert (entry.action, entry.by) == ("end sessions", "page:Ada")
     later = Seal(TOKEN, READER_TOKEN).issue("Rea", time.time() + 2, Role.READER)
     assert reader.get("/events", Cookie=f"{COOKIE}={later}").status_code == 200
+
+
+def test_reader_guesses_at_the_operators_token_no_faster_than_a_stranger(reader):
+    for _ in range(FAILURES_FREE):
+        assert reader.sign_in("a guess at the other token").status_code in (403, 429)
+        reader.sign_in(READER_TOKEN, "Rea")
+    assert reader.sign_in("a guess at the other token").status_code == 429
