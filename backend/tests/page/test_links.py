@@ -27,6 +27,7 @@ ANSWERS = {
     "DeliveriesThrottled": "Since <time",
     "EventsFailed": 'id="reasons"',
     "EventsSetApart": "What the account lacks of what the events set",
+    "ErasuresNotDone": "Erasures",
     "DayRunsOut": "Everything that deliveries depend on",
 }
 
