@@ -115,6 +115,8 @@ def retry(
     subject: Subject = None,
     older_than: OlderThan = None,
     reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
     every: All = False,
     cautious: Annotated[
         bool, typer.Option("--cautious", help="Leave alone what newer events that no worker can read may have set.")
@@ -127,7 +129,8 @@ def retry(
 
     Examples: `retry 3f0c…` · `retry --reason 'HubSpot refused it: INVALID_EMAIL' --yes` · `retry --all --yes`
     """
-    chosen = _chosen(events, event_type, subject, older_than, reason, every=every)
+    asked = EventFilter(State.FAILED, event_type, subject, older_than, reason, since, until)
+    chosen = _chosen(events, asked, every=every)
     with opened(context) as integration:
         if events:
             _retry_named(integration, events, is_cautious=cautious)
@@ -147,6 +150,8 @@ def discard(
     subject: Subject = None,
     older_than: OlderThan = None,
     reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
     every: All = False,
     yes: Yes = False,
 ) -> None:
@@ -155,7 +160,8 @@ def discard(
     Examples: `discard 3f0c… --why 'a test account' --yes` · `discard --subject 42 --why 'left us' --yes`
     """
     why = given(why, "--why")
-    chosen = _chosen(events, event_type, subject, older_than, reason, every=every)
+    asked = EventFilter(State.FAILED, event_type, subject, older_than, reason, since, until)
+    chosen = _chosen(events, asked, every=every)
     with opened(context) as integration:
         engine, outbox = integration.engine, integration.outbox
         if _is_meant(operations.count(engine, outbox, chosen), "would be discarded", yes=yes):
@@ -219,20 +225,11 @@ def _retry_named(integration: Integration, event_ids: list[UUID], *, is_cautious
         raise typer.Exit(1)
 
 
-def _chosen(
-    events: list[UUID] | None,
-    event_type: str | None,
-    subject: str | None,
-    older_than: timedelta | None,
-    reason: str | None,
-    *,
-    every: bool,
-) -> Selection:
+def _chosen(events: list[UUID] | None, asked: EventFilter, *, every: bool) -> Selection:
     """Those that are named, those of a filter, or all; just one of these, so that none is passed over in silence."""
-    chosen = EventFilter(State.FAILED, event_type, subject, older_than, reason)
-    if [bool(events), chosen != EventFilter(State.FAILED), every].count(True) != 1:
+    if [bool(events), asked != EventFilter(State.FAILED), every].count(True) != 1:
         raise typer.BadParameter("name events, or a filter, or --all for every failed event; one of them")
-    return EventIds(frozenset(events)) if events else chosen
+    return EventIds(frozenset(events)) if events else asked
 
 
 def _is_meant(count: int, words: str, *, yes: bool) -> bool:

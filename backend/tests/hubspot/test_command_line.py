@@ -272,6 +272,16 @@ def test_pending_event_says_when_its_turn_comes_and_a_span_of_time_narrows_the_l
     assert run("events", "--since", "yesterday").exit_code == 2
 
 
+def test_failed_events_of_a_span_of_time_are_retried_and_discarded_and_no_others(hubspot: HubSpot) -> None:
+    fail_three(hubspot)
+    assert "0 events would be tried again" in run("retry", "--until", "1h").stdout
+    assert "3 events would be discarded" in run("discard", "--since", "1h", "--why", "a test").stdout
+    assert run("retry", "--since", "1h", "--all").exit_code == 2
+    assert "Pending again: 3 events." in run("retry", "--since", "1h", "--yes").stdout
+    [entry] = operations.read_audit(hubspot.engine, OUTBOX)
+    assert set(entry.detail) == {"state", "since"}
+
+
 def test_release_of_an_open_gate_says_so_and_nothing_is_recorded(hubspot: HubSpot) -> None:
     assert "The gate is open; there was nothing to release." in run("release").stdout
     assert operations.read_audit(hubspot.engine, OUTBOX) == []

@@ -114,6 +114,8 @@ def test_span_of_time_is_a_filter_whose_events_are_counted_and_exported(operator
     around = f"since={now - timedelta(hours=1):%Y-%m-%dT%H:%M}&until={now + timedelta(hours=1):%Y-%m-%dT%H:%M}Z"
     shown = operator.get(f"/events?{around}").text
     assert "<b>61 events</b>" in shown
+    assert "Retry 1 failed event?" not in operator.get(f"/retry?since={now + timedelta(hours=1):%Y-%m-%dT%H:%M}").text
+    assert "Discard 1 failed event?" in operator.get(f"/discard?{around}").text
     assert "No event is like that" in operator.get(f"/events?since={now + timedelta(hours=1):%Y-%m-%dT%H:%M}").text
     [place] = re.findall(r'href="/ops/hubspot(/events\.json\?[^"]*)"', shown)
     exported = operator.get(place.replace("&amp;", "&"))
