@@ -82,10 +82,8 @@ def migrate(connection: Connection, outbox: Outbox) -> list[Step]:
 
 
 def missing(connection: Connection, outbox: Outbox) -> list[Step]:
-    """The steps that the database lacks, in order: from the first one that it has not taken."""
-    found = steps(connection.dialect.name)
-    taken = [step.number for step in found if _is_taken(connection, outbox, step)]
-    return [step for step in found if step.number > max(taken, default=0)]
+    """The steps that the database lacks, in order."""
+    return [step for step in steps(connection.dialect.name) if not _is_taken(connection, outbox, step)]
 
 
 def steps(dialect: str) -> list[Step]:

@@ -60,6 +60,7 @@ def test_pace_that_the_look_at_start_learns_holds_for_the_first_events(
         strict.run(lambda account: account.rolling_limit("pat-na1-0").__init__(80))
         for n in range(4):
             hubspot.sign_up(f"driver-{n}", email=f"driver-{n}@example.com")
+        caplog.clear()
         with caplog.at_level("INFO"):
             asyncio.run(_deliver_once_the_pace_is_known(hubspot, caplog))
         arrived = [datetime.fromisoformat(upsert["time"]) for upsert in hubspot.upserts()]
