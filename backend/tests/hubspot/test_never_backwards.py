@@ -383,4 +383,4 @@ async def provision(client: HubSpotClient, engine: Engine) -> None:
 
 def test_no_property_of_a_contact_goes_back_whatever_happens(sides: tuple[list[Side], asyncio.Runner]) -> None:
     Machine.sides, Machine.runner = sides
-    run_state_machine(Machine, examples=15, steps=30, variable="STATE_MACHINE_EXAMPLES")
+    run_state_machine(Machine, examples=8, steps=30, variable="STATE_MACHINE_EXAMPLES")

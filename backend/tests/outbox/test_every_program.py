@@ -413,7 +413,7 @@ class Async(Machine):
 
 
 def run_programs(machine: type[Machine]) -> None:
-    run_state_machine(machine, examples=60, steps=20, variable="PROGRAM_EXAMPLES")
+    run_state_machine(machine, examples=30, steps=20, variable="PROGRAM_EXAMPLES")
 
 
 @contextmanager

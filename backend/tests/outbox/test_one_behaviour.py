@@ -356,4 +356,4 @@ def test_both_databases_behave_as_the_model_says(
     monkeypatch.setattr("sqlalchemy_outbox.settling.backoff.BACKOFF_BASE", LONG / 2)
     monkeypatch.setattr("sqlalchemy_outbox.settling.backoff.BACKOFF_MAX", LONG / 2)
     Machine.engines = engines
-    run_state_machine(Machine, examples=15, steps=40, variable="STATE_MACHINE_EXAMPLES")
+    run_state_machine(Machine, examples=8, steps=40, variable="STATE_MACHINE_EXAMPLES")

@@ -19,6 +19,7 @@ PROPERTIES = {
     "tests/hubspot/test_plain_payload.py": ("PLAIN_PAYLOAD_EXAMPLES", 1000),
     "tests/hubspot/test_never_backwards.py": ("STATE_MACHINE_EXAMPLES", 30),
     "tests/hubspot/test_addresses.py": ("ADDRESS_EXAMPLES", 15),
+    "tests/hubspot/test_command_line_fuzz.py": ("EVERY_VALUE", 1),
     "tests/outbox/test_every_program.py": ("PROGRAM_EXAMPLES", 60),
     "tests/outbox/test_one_behaviour.py": ("STATE_MACHINE_EXAMPLES", 30),
 }
