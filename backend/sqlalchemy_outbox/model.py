@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
-    DDL,
     JSON,
     BigInteger,
     Boolean,
@@ -44,7 +43,6 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     and_,
-    event,
     false,
     func,
     literal_column,
@@ -54,6 +52,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sqlalchemy_outbox.clock import DatabaseNow, Instant
+from sqlalchemy_outbox.fillfactor import set_fillfactor
 from sqlalchemy_outbox.names import Names
 from sqlalchemy_outbox.records import Records, declare_records
 from sqlalchemy_outbox.subjects import declare_erasures, declare_subjects
@@ -70,8 +69,6 @@ NAME_CHARS_MAX = 30
 ERASURE = "subject_erasure"
 # Why an event fails whose subject was forgotten, and how those are told from others that failed: nobody can mend them.
 REFUSED = "its subject was forgotten"
-
-_FILLFACTOR = 50
 
 _EMPTY: ColumnElement[str] = literal_column("''", Text)
 _REFUSED: ColumnElement[str] = literal_column(f"'{REFUSED}'", Text)
@@ -257,7 +254,8 @@ def define_outbox(metadata: MetaData, name: str = "outbox_events") -> Outbox:
         # Ids are never used twice, so order by id stays the order of commits even after a purge.
         sqlite_autoincrement=True,
     )
-    _leave_room_for_updates(events)
+    # Claims write each row anew.
+    set_fillfactor(events, 50)
     _add_indexes(events)
     leases = Table(
         f"{name}_leases",
@@ -349,18 +347,6 @@ def _is_set_apart(c: Columns) -> ColumnElement[bool]:
 def _may_lie_below_first_open(c: Columns) -> ColumnElement[bool]:
     is_open = func.coalesce(c.failed_at, c.processed_at).is_(None)
     return and_(is_open, or_(c.retried_at.is_not(None), c.waits_for.is_not(None)))
-
-
-def _leave_room_for_updates(events: Table) -> None:
-    """Claims write each row anew; half of a page is left to that, and then no index has to know of it."""
-    options = events.dialect_options["postgresql"]
-    if "with" in options:
-        options["with"] = {"fillfactor": _FILLFACTOR}
-    else:
-        # SQLAlchemy 2.0 has no words for it in CREATE TABLE.
-        statement = f"ALTER TABLE %(fullname)s SET (fillfactor = {_FILLFACTOR})"
-        set_fillfactor: Any = DDL(statement)  # type: ignore[no-untyped-call]
-        event.listen(events, "after_create", set_fillfactor.execute_if(dialect="postgresql"))
 
 
 def _add_indexes(events: Table) -> None:

@@ -11,12 +11,13 @@ from sqlalchemy import BigInteger, Column, Identity, Index, Integer, MetaData, T
 from sqlalchemy.types import TypeEngine
 
 from sqlalchemy_outbox.clock import Instant
+from sqlalchemy_outbox.fillfactor import set_fillfactor
 from sqlalchemy_outbox.text import AnyText
 
 
 def declare_subjects(metadata: MetaData, name: str) -> Table:
     """One row for each subject that was delivered: the record that the last delivery reached, and by which key."""
-    return Table(
+    subjects = Table(
         f"{name}_subjects",
         metadata,
         Column("subject", AnyText, primary_key=True),
@@ -24,9 +25,10 @@ def declare_subjects(metadata: MetaData, name: str) -> Table:
         Column("key_property", AnyText, nullable=False),
         Column("first_delivered_at", Instant, nullable=False),
         Column("last_delivered_at", Instant, nullable=False),
-        # Each delivery of a subject writes its row anew, and then no index has to know of it.
-        postgresql_with={"fillfactor": 80},
     )
+    # Each delivery of a subject writes its row anew.
+    set_fillfactor(subjects, 80)
+    return subjects
 
 
 def declare_erasures(metadata: MetaData, name: str, event_id: TypeEngine[Any]) -> Table:

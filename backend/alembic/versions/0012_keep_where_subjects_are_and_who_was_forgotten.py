@@ -28,8 +28,9 @@ def upgrade() -> None:
         sa.Column("key_property", sa.Text, nullable=False),
         sa.Column("first_delivered_at", INSTANT, nullable=False),
         sa.Column("last_delivered_at", INSTANT, nullable=False),
-        postgresql_with={"fillfactor": 80},
     )
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("ALTER TABLE outbox_events_subjects SET (fillfactor = 80)")
     op.create_table(
         "outbox_events_erasures",
         sa.Column("id", ID, sa.Identity(), primary_key=True),
