@@ -41,7 +41,8 @@ node: .venv/dev .node/$(NODE_CLIENT) ## Drive the sandbox with HubSpot's own Nod
 	@$(IN_BACKEND) $(BIN)/python -m pytest tests/sandbox/test_node_client.py $(ARGS)
 
 .node/$(NODE_CLIENT):
-	@npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts --prefix .node $(NODE_CLIENT)
+	@mkdir -p .node && cd .node && \
+		npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts $(NODE_CLIENT)
 	@mkdir -p $(@D) && touch $@
 
 bench: .venv/dev .venv-bench/peers ## Measure the outbox against the physical limit and its peers, about 30 minutes; QUICK=1 about 7, SECTIONS="drain live" some
