@@ -110,6 +110,19 @@ def settings_for(sandbox: HasUrl, **changes: object) -> HubSpotSettings:
     return HubSpotSettings(**(values | changes))
 
 
+def environment_for(sandbox: HasUrl, **changes: str) -> dict[str, str]:
+    """What `settings_for` sets, for a process of its own."""
+    values = {
+        "HUBSPOT_ENABLED": "true",
+        "HUBSPOT_SEND_LIVE": "true",
+        "HUBSPOT_PRIVATE_APP_TOKEN": "pat-na1-0",
+        "HUBSPOT_PORTAL_ID": PORTAL_ID,
+        "HUBSPOT_BASE_URL": sandbox.url,
+        "HUBSPOT_REQUESTS_PER_SECOND": "100",
+    }
+    return values | changes
+
+
 @dataclass
 class HubSpot:
     """Both ends: what Nerava tracks, and what HubSpot has."""

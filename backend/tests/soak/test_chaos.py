@@ -25,7 +25,7 @@ from sqlalchemy_outbox.enqueueing.enqueue import EVENTS_LOST, enqueue
 from sqlalchemy_outbox.lease import REQUEST_DEADLINE
 from sqlalchemy_outbox.operating.status import read_status
 from tests.conftest import migrate
-from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
+from tests.hubspot.conftest import HubSpot, environment_for, settings_for
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import TYPES
 from tests.postgres import Cluster, run_cluster
@@ -160,14 +160,7 @@ def test_contacts_are_right_whatever_breaks(
     load.prepare()
     with Sandbox(seed=seed, rate_max=100_000) as sandbox:
         HubSpot(engine, sandbox, settings_for(sandbox)).provision()
-        environment = {
-            "HUBSPOT_ENABLED": "true",
-            "HUBSPOT_SEND_LIVE": "true",
-            "HUBSPOT_PRIVATE_APP_TOKEN": "pat-na1-0",
-            "HUBSPOT_PORTAL_ID": PORTAL_ID,
-            "HUBSPOT_BASE_URL": sandbox.url,
-            "HUBSPOT_REQUESTS_PER_SECOND": "100",
-        }
+        environment = environment_for(sandbox)
 
         def be_late(requests: int) -> None:
             sandbox.faults.clear()

@@ -31,7 +31,7 @@ from sqlalchemy_outbox.operating.status import Status
 from tests.app.conftest import Hub
 from tests.app.conftest import settings_for as app_settings_for
 from tests.conftest import migrate
-from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
+from tests.hubspot.conftest import HubSpot, environment_for, settings_for
 from tests.postgres import Cluster, run_cluster
 from tests.soak.chaos.faults import Chaos, draw_plan
 from tests.soak.chaos.fleet import Fleet, run_fleet
@@ -45,19 +45,6 @@ __all__ = ["report", "seconds", "seed"]
 KEY = "k" * 32
 COMMAND = ["-m", "app.cli", "worker"]
 _DONE_SECONDS = 150
-
-
-def worker_environment(url: str, **changes: str) -> Mapping[str, str]:
-    return {
-        "HUBSPOT_ENABLED": "true",
-        "HUBSPOT_SEND_LIVE": "true",
-        "HUBSPOT_PRIVATE_APP_TOKEN": "pat-na1-0",
-        "HUBSPOT_PORTAL_ID": PORTAL_ID,
-        "HUBSPOT_BASE_URL": url,
-        "HUBSPOT_REQUESTS_PER_SECOND": "100",
-        "HUBSPOT_ERASURE_KEY": KEY,
-        **changes,
-    }
 
 
 @contextmanager
@@ -151,7 +138,7 @@ def test_nothing_of_the_forgotten_is_left_whatever_breaks(
                 sandbox.faults.add("slow", requests=requests, delay=REQUEST_DEADLINE.total_seconds() + 1)
 
         leavers = Leavers(hub, engine, seed, speak_without_the_key(engine))
-        with run_fleet(url, tmp_path, COMMAND, worker_environment(recorder.url)) as fleet:
+        with run_fleet(url, tmp_path, COMMAND, environment_for(recorder, HUBSPOT_ERASURE_KEY=KEY)) as fleet:
             chaos = Chaos(fleet, cluster, engine, be_late, seed)
             with leavers.running():
                 chaos.reign(draw_plan(seed, seconds))
@@ -210,7 +197,7 @@ def live_on_sqlite(
     with Sandbox(seed=seed, rate_max=100_000) as sandbox, recording(sandbox.url) as recorder, nerava(url) as hub:
         HubSpot(engine, sandbox, settings_for(sandbox, hubspot_erasure_key=KEY)).provision()
         leavers = Leavers(hub, engine, seed, speak_without_the_key(engine))
-        with sqlite_fleet(url, tmp_path, worker_environment(recorder.url, **environment)) as fleet:
+        with sqlite_fleet(url, tmp_path, environment_for(recorder, HUBSPOT_ERASURE_KEY=KEY) | environment) as fleet:
             with leavers.running():
                 kill_some(fleet, sandbox, seed, seconds)
             await_done(engine, fleet)

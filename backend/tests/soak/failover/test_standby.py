@@ -6,21 +6,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from app.database import create_database_engine
 from app.settings import normalise_database_url
 from hubspot_sandbox import Sandbox
 from sqlalchemy_outbox.enqueueing.enqueue import EVENTS_LOST
 from sqlalchemy_outbox.testing import RecordingDestination
-from tests.conftest import migrate, wait_for_replica
-from tests.hubspot.conftest import PORTAL_ID, HubSpot, settings_for
+from tests.conftest import wait_for_replica
 from tests.outbox.conftest import METADATA, OUTBOX
 from tests.outbox.queue import Queue
 from tests.outbox.test_way_to_listen import worker_that_listens_by
@@ -28,13 +24,11 @@ from tests.outbox.test_worker import eventually, running
 from tests.postgres import Cluster, run_pair
 from tests.soak.chaos.faults import Fault, Kind
 from tests.soak.chaos.fleet import Fleet
-from tests.soak.chaos.history import History, note_moves
+from tests.soak.chaos.history import History
 from tests.soak.chaos.load import Load
-from tests.soak.test_chaos import Report, await_drained, report, track_earned
+from tests.soak.failover.conftest import LOAD_SECONDS, earned
+from tests.soak.test_chaos import Report, await_drained
 
-__all__ = ["report"]
-_SEED = 20
-_LOAD_SECONDS = 4.0
 # What an asynchronous standby lacks when its primary is killed.
 _LAG_SECONDS = 1.0
 
@@ -73,56 +67,8 @@ def pair() -> Iterator[Pair]:
 
 
 @pytest.fixture
-def engine(pair: Pair) -> Iterator[Engine]:
-    migrate(pair.url)
-    engine = create_database_engine(pair.url)
-    note_moves(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def load(engine: Engine) -> Load:
-    load = Load(engine, _SEED, "lifetime_earned", track_earned)
-    load.prepare()
-    return load
-
-
-@pytest.fixture
-def sandbox(engine: Engine) -> Iterator[Sandbox]:
-    with run_sandbox(engine) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def fleet(pair: Pair, sandbox: Sandbox, tmp_path: Path) -> Iterator[Fleet]:
-    with run_two_workers(pair.url, sandbox, tmp_path) as fleet:
-        yield fleet
-
-
-@contextmanager
-def run_sandbox(engine: Engine) -> Iterator[Sandbox]:
-    with Sandbox(seed=_SEED, rate_max=100_000) as sandbox:
-        HubSpot(engine, sandbox, settings_for(sandbox)).provision()
-        yield sandbox
-
-
-@contextmanager
-def run_two_workers(database_url: str, sandbox: Sandbox, folder: Path) -> Iterator[Fleet]:
-    environment = {
-        "HUBSPOT_ENABLED": "true",
-        "HUBSPOT_SEND_LIVE": "true",
-        "HUBSPOT_PRIVATE_APP_TOKEN": "pat-na1-0",
-        "HUBSPOT_PORTAL_ID": PORTAL_ID,
-        "HUBSPOT_BASE_URL": sandbox.url,
-        "HUBSPOT_REQUESTS_PER_SECOND": "100",
-    }
-    fleet = Fleet([], [database_url] * 2, folder, ["-m", "app.cli", "worker"], environment)
-    try:
-        fleet.start()
-        yield fleet
-    finally:
-        fleet.kill_all()
+def url(pair: Pair) -> str:
+    return pair.url
 
 
 def test_nothing_is_lost_reordered_or_stuck_when_the_primary_of_a_synchronous_standby_is_killed(
@@ -131,9 +77,9 @@ def test_nothing_is_lost_reordered_or_stuck_when_the_primary_of_a_synchronous_st
     pair.follow_synchronously()
     lost_before = EVENTS_LOST._value.get()
     with load.running():
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
         killed_at, promoted_at = pair.fail_over()
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
     await_drained(engine, fleet)
     load.touch_everyone()
     await_drained(engine, fleet)
@@ -153,13 +99,13 @@ def test_what_an_asynchronous_standby_lacked_is_lost_with_its_rows_and_all_else_
 ) -> None:
     """HubSpot may have been told of what is lost, and is ahead until the driver's next event."""
     with load.running():
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
         stop_sending(pair.primary)
         time.sleep(_LAG_SECONDS)
         killed_at, promoted_at = pair.fail_over()
         known = earned(sandbox)
         ahead = {subject for subject, n in load.reached().items() if known.get(subject, 0) > n}
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
     await_drained(engine, fleet)
     load.touch_everyone()
     await_drained(engine, fleet)
@@ -195,11 +141,6 @@ async def test_worker_claims_nothing_of_a_former_primary_that_its_way_to_listen_
     assert len(recorder.events) == 1
     engine.dispose()
     former.dispose()
-
-
-def earned(sandbox: Sandbox) -> dict[str, int]:
-    contacts = [contact["properties"] for contact in sandbox.contacts()]
-    return {contact["nerava_user_id"]: int(contact["nerava_lifetime_earned"]) for contact in contacts}
 
 
 def seconds(history: History, killed_at: float, promoted_at: float) -> dict[str, object]:

@@ -7,25 +7,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from app.database import create_database_engine
 from hubspot_sandbox import Sandbox
-from tests.conftest import migrate, missing_tool
+from tests.conftest import missing_tool
 from tests.soak.chaos.faults import Fault, Kind
 from tests.soak.chaos.fleet import Fleet
-from tests.soak.chaos.history import History, note_moves
+from tests.soak.chaos.history import History
 from tests.soak.chaos.load import Load
-from tests.soak.patroni import TTL_SECONDS, Node, Patroni, PatroniMissing, run_patroni
-from tests.soak.test_chaos import Report, await_drained, report, track_earned
-from tests.soak.test_failover import earned, run_sandbox, run_two_workers
+from tests.soak.failover.conftest import LOAD_SECONDS, earned
+from tests.soak.failover.patroni import TTL_SECONDS, Node, Patroni, PatroniMissing, run_patroni
+from tests.soak.test_chaos import Report, await_drained
 
-__all__ = ["report"]
-_SEED = 21
-_LOAD_SECONDS = 4.0
 # Silent connections are given up after 10 s, hosts that do not answer after 5 s each.
 _PAUSE_OF_OURS_SECONDS = 20
 
@@ -42,31 +37,8 @@ def patroni(request: pytest.FixtureRequest) -> Iterator[Patroni]:
 
 
 @pytest.fixture
-def engine(patroni: Patroni) -> Iterator[Engine]:
-    migrate(patroni.url)
-    engine = create_database_engine(patroni.url)
-    note_moves(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def load(engine: Engine) -> Load:
-    load = Load(engine, _SEED, "lifetime_earned", track_earned)
-    load.prepare()
-    return load
-
-
-@pytest.fixture
-def sandbox(engine: Engine) -> Iterator[Sandbox]:
-    with run_sandbox(engine) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def fleet(patroni: Patroni, sandbox: Sandbox, tmp_path: Path) -> Iterator[Fleet]:
-    with run_two_workers(patroni.url, sandbox, tmp_path) as fleet:
-        yield fleet
+def url(patroni: Patroni) -> str:
+    return patroni.url
 
 
 @pytest.mark.parametrize("patroni", [True], ids=["synchronous"], indirect=True)
@@ -76,9 +48,9 @@ def test_nothing_is_lost_reordered_or_stuck_whatever_becomes_of_patronis_leader(
     faults: dict[str, tuple[float, float]] = {}
     with load.running():
         for what, fault in (("killed", kill), ("switched over", switch_over), ("frozen", freeze)):
-            time.sleep(_LOAD_SECONDS)
+            time.sleep(LOAD_SECONDS)
             faults[what] = carry_out(fault, patroni)
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
     await_drained(engine, fleet)
     load.touch_everyone()
     await_drained(engine, fleet)
@@ -98,9 +70,9 @@ def test_what_patroni_lost_in_asynchronous_mode_is_counted_and_all_else_is_deliv
     patroni: Patroni, engine: Engine, load: Load, sandbox: Sandbox, fleet: Fleet, report: Report
 ) -> None:
     with load.running():
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
         times = carry_out(kill, patroni)
-        time.sleep(_LOAD_SECONDS)
+        time.sleep(LOAD_SECONDS)
     await_drained(engine, fleet)
     load.touch_everyone()
     await_drained(engine, fleet)
@@ -139,7 +111,7 @@ def freeze(patroni: Patroni) -> None:
     leader.signal(signal.SIGSTOP)
     patroni.leader(besides=leader.name)
     # Patroni 3.0.2 without a watchdog may let one that wakes in this very moment lead again, and others cannot follow.
-    time.sleep(_LOAD_SECONDS)
+    time.sleep(LOAD_SECONDS)
     leader.signal(signal.SIGCONT)
 
 
