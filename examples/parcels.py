@@ -23,10 +23,10 @@ class Carrier:
     calls = 0
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        entry = await gate.enter(claim.lease)  # At most so many calls a second, from all workers together.
+        permit = await gate.enter(claim.lease)  # At most so many calls a second, from all workers together.
         self.calls += 1
         if self.calls == 1:
-            await gate.record_outage(entry, "the carrier does not answer")
+            await gate.record_outage(permit, "the carrier does not answer")
             return dict.fromkeys((event.id for event in claim.events), Postponed())
         for event in claim.events:
             print(event.subject, event.event_type, json.loads(event.payload)["parcel"])

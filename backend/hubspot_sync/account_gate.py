@@ -10,11 +10,11 @@ from hubspot_sync.account import objection_to, read_account
 from hubspot_sync.answer import Answer
 from hubspot_sync.classification import Held, Refusal, Throttled, Unavailable, classify_refusal
 from hubspot_sync.errors import NoAnswer
-from hubspot_sync.limits import DailyLimit, call_aside, keep_pace, until_midnight
+from hubspot_sync.limits import DailyLimit, call_in_control_slot, keep_pace, until_midnight
+from hubspot_sync.poison_detection import Suspicion, outage_of_one
 from hubspot_sync.target_account import TargetAccount
-from hubspot_sync.weather import Suspicion, outage_of_one
 from sqlalchemy_outbox.gate.gate import Gate, GateShut, LeaseEnding
-from sqlalchemy_outbox.gate.row import Entry
+from sqlalchemy_outbox.gate.row import Permit
 from sqlalchemy_outbox.lease import REQUEST_DEADLINE, Lease
 from sqlalchemy_outbox.model import Event
 from sqlalchemy_outbox.outcome import Postponed, Retry
@@ -33,27 +33,29 @@ class AccountGate:
         self._account = account
         self.gate = gate
 
-    async def enter(self, lease: Lease) -> Entry:
+    async def enter(self, lease: Lease) -> Permit:
         """Leave to send a request now to the account that was meant; raises GateShut or LeaseEnding."""
-        entry = await self.gate.enter(lease)
+        permit = await self.gate.enter(lease)
         if self._account.verified is None:
             await self.verify_account()
             # A slot that was waited in has passed; a probe's next one would be refused.
-            entry = entry if entry.is_probe else await self.gate.enter(lease)
+            permit = permit if permit.is_probe else await self.gate.enter(lease)
         if not lease.covers(REQUEST_DEADLINE):
             raise LeaseEnding
-        return entry
+        return permit
 
     async def verify_account(self) -> None:
         """Hold everything rather than write to an account that was not meant; raise GateShut when not verified.
 
-        It takes a slot aside, so that a hold is lifted by a delivery that got through and not by this look.
+        It takes a control slot, so that a hold is lifted by a delivery that got through, and not by this request.
         """
         async with self._account.verification:
             if self._account.verified is not None:
                 return
             try:
-                verdict = self._judge_account(await call_aside(self.gate, self._account.client.account_details))
+                verdict = self._judge_account(
+                    await call_in_control_slot(self.gate, self._account.client.account_details)
+                )
             except NoAnswer as error:
                 verdict = Unavailable(str(error))
             if verdict is not None:
@@ -74,12 +76,12 @@ class AccountGate:
         account.verified, account.time_zone = found, found.time_zone
         return None
 
-    async def succeeded(self, entry: Entry) -> None:
+    async def succeeded(self, permit: Permit) -> None:
         """HubSpot answered the request for itself, whatever it said of the inputs."""
         self._account.throttles_in_a_row = 0
-        await self.gate.record_success(entry)
+        await self.gate.record_success(permit)
 
-    async def shut(self, verdict: Refusal, entry: Entry | None = None) -> None:
+    async def shut(self, verdict: Refusal, permit: Permit | None = None) -> None:
         match verdict:
             case Throttled(wait, reason):
                 jitter = JITTER_MAX * self._account.random.random()
@@ -88,21 +90,21 @@ class AccountGate:
                 self._account.verified = None
                 await self.gate.hold(reason)
             case Unavailable(reason):
-                await self.gate.record_outage(entry or Entry(is_probe=False, outages=0), reason)
+                await self.gate.record_outage(permit or Permit(is_probe=False, outages=0), reason)
             case _:
                 assert_never(verdict)
 
-    async def bear(self, verdict: Unavailable, suspicion: Suspicion, entry: Entry) -> Retry | Postponed:
+    async def bear(self, verdict: Unavailable, suspicion: Suspicion, permit: Permit) -> Retry | Postponed:
         """What becomes of those whose request got no answer."""
-        if entry.is_probe or not suspicion.is_singular:
+        if permit.is_probe or not suspicion.is_singular:
             outage = verdict
             if (subject := suspicion.only_subject) is not None:
                 record_id = self._account.contacts.record_of(subject)
                 contact = subject if record_id is None else f"{subject} (record {record_id})"
                 outage = Unavailable(outage_of_one(contact, verdict.reason))
-            await self.shut(outage, entry)
+            await self.shut(outage, permit)
         wait = suspicion.wait
-        if entry.is_probe:
+        if permit.is_probe:
             # The next probe is another's.
             wait = max(wait, self.gate.shut_for())
         wait *= 1 + self._account.random.random() / 2
@@ -115,26 +117,26 @@ class AccountGate:
 
         Raises GateShut where HubSpot answers nobody so; a right that this request lacks is no matter of others.
         """
-        entry = await self.enter(lease)
-        weather = self._account.weather_of_erasures
+        permit = await self.enter(lease)
+        detector = self._account.erasure_detector
         verdict: Refusal | None
         try:
             answer = await call()
         except NoAnswer as error:
             verdict = Unavailable(str(error))
         else:
-            await self.heed_limits(answer)
+            await self.keep_limits(answer)
             verdict = classify_refusal(answer, now=datetime.now(UTC), time_zone=self._account.time_zone)
             if verdict is None or (isinstance(verdict, Held) and answer.status != 401):
-                weather.note_answer([event])
-                await self.gate.record_success(entry)
+                detector.note_answer([event])
+                await self.gate.record_success(permit)
                 return answer
         if isinstance(verdict, Unavailable):
-            return await self.bear(verdict, weather.note_no_answer([event]), entry)
-        await self.shut(verdict, entry)
+            return await self.bear(verdict, detector.note_no_answer([event]), permit)
+        await self.shut(verdict, permit)
         raise GateShut(await self.gate.refresh())
 
-    async def heed_limits(self, answer: Answer) -> None:
+    async def keep_limits(self, answer: Answer) -> None:
         """Keep the account's pace, and leave to others what is theirs of its day."""
         await keep_pace(answer.headers, self.gate)
         daily, reserve = DailyLimit.read(answer.headers), self._account.daily_reserve

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 
+from hubspot_sync.claim_progress import ClaimProgress
 from hubspot_sync.client import HubSpotClient
-from hubspot_sync.course import Course
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.event import Catalog
 from hubspot_sync.lack import Lack, names_in
-from hubspot_sync.limits import call_aside
+from hubspot_sync.limits import call_in_control_slot
 from hubspot_sync.provisioning import read_lack
 from hubspot_sync.translation import ContactUpsert
 from sqlalchemy_outbox.gate.gate import Gate
@@ -46,7 +46,7 @@ class AccountProperties:
             if self._asked_at >= since:
                 return self.lack
             asked_at = time.monotonic()
-            answer = await call_aside(gate, self._client.list_properties)
+            answer = await call_in_control_slot(gate, self._client.list_properties)
             # In a thread: an account may have thousands of properties.
             lack = await asyncio.to_thread(read_lack, answer, self._catalog)
             if lack.names and lack != self.lack:
@@ -54,10 +54,10 @@ class AccountProperties:
             self.lack, self._asked_at = lack, asked_at
             return lack
 
-    async def set_apart_known(self, course: Course, gate: Gate) -> None:
+    async def set_apart_known(self, progress: ClaimProgress, gate: Gate) -> None:
         """Set apart, without a request that would fail, what sets properties that the account was found to lack."""
         lack = self.lack
-        if lack.key_trouble is not None or not course.sets_any_of(lack.names):
+        if lack.key_trouble is not None or not progress.sets_any_of(lack.names):
             return
         try:
             lack = await self.look(gate, time.monotonic() - KNOWN_FOR.total_seconds())
@@ -65,9 +65,9 @@ class AccountProperties:
             self.lack = Lack()
             return
         if lack.key_trouble is None:
-            course.set_apart(lack)
+            progress.set_apart(lack)
 
-    async def set_apart_unnamed(self, upserts: Sequence[ContactUpsert], course: Course, gate: Gate) -> bool:
+    async def set_apart_unnamed(self, upserts: Sequence[ContactUpsert], progress: ClaimProgress, gate: Gate) -> bool:
         """HubSpot refused these without a code: set apart what sets properties that the account lacks, if any does."""
         try:
             lack = await self.look(gate, time.monotonic() - _SHARED_FOR.total_seconds())
@@ -75,7 +75,7 @@ class AccountProperties:
             return False
         if lack.key_trouble is not None or not any(lack.names & upsert.properties.keys() for upsert in upserts):
             return False
-        course.set_apart(lack)
+        progress.set_apart(lack)
         return True
 
     async def is_over(self, key: str, gate: Gate) -> bool:

@@ -17,7 +17,7 @@ from hubspot_sync.client import HubSpotClient
 from hubspot_sync.errors import NoAnswer
 from hubspot_sync.event import Catalog, ContactProperty, PropertyType, UnreadableEvent
 from hubspot_sync.integration import Integration
-from hubspot_sync.limits import call_aside
+from hubspot_sync.limits import call_in_control_slot
 from hubspot_sync.moves import said_by
 from hubspot_sync.redaction import PERSONAL
 from sqlalchemy_outbox import operations
@@ -179,7 +179,7 @@ async def _ask(integration: Integration, subject: str, sent: Mapping[str, tuple[
 async def _read(client: HubSpotClient, gate: Gate, catalog: Catalog, key_property: str, key: str) -> HubSpotContact:
     names = [*(it.name for it in catalog.properties), *_NAMES]
     try:
-        answer = await call_aside(gate, lambda: client.read_contacts(key_property, [key], names))
+        answer = await call_in_control_slot(gate, lambda: client.read_contacts(key_property, [key], names))
     except (NoAnswer, GateShut) as error:
         return HubSpotContact(Presence.UNKNOWN, reason=str(error))
     batch = answer.batch() if answer.is_success else None

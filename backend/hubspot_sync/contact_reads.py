@@ -15,7 +15,7 @@ from hubspot_sync.errors import NoAnswer
 from hubspot_sync.target_account import TargetAccount
 from hubspot_sync.translation import ContactUpsert, halves_of
 from sqlalchemy_outbox.gate.gate import GateShut
-from sqlalchemy_outbox.gate.row import Entry
+from sqlalchemy_outbox.gate.row import Permit
 from sqlalchemy_outbox.lease import Lease
 
 
@@ -33,29 +33,29 @@ class ContactReads:
         What goes wrong with one contact is its own upsert's matter.
         """
         found = Found()
-        for upserts_max, some in self._account.weather_of_reads.by_size(upserts):
+        for upserts_max, some in self._account.read_detector.by_size(upserts):
             for start in range(0, len(some), upserts_max):
                 found = found.and_also(await self._read(key_property, some[start : start + upserts_max], properties))
         return found
 
     async def _read(self, key_property: str, upserts: Sequence[ContactUpsert], properties: Sequence[str]) -> Found:
-        entry = await self._gate.enter(self._lease)
+        permit = await self._gate.enter(self._lease)
         keys = list(dict.fromkeys(upsert.properties[key_property] for upsert in upserts))
         try:
             answer = await self._account.client.read_contacts(key_property, keys, properties)
         except NoAnswer as error:
-            return await self._bear_no_answer(Unavailable(str(error)), upserts, entry)
-        await self._gate.heed_limits(answer)
+            return await self._bear_no_answer(Unavailable(str(error)), upserts, permit)
+        await self._gate.keep_limits(answer)
         judge = partial(objection_to_read, answer, now=datetime.now(UTC), time_zone=self._account.time_zone)
         match await asyncio.to_thread(judge) if answer.is_large else judge():
             case Unavailable() as verdict:
-                return await self._bear_no_answer(verdict, upserts, entry)
+                return await self._bear_no_answer(verdict, upserts, permit)
             case Throttled() | Held() as verdict:
-                await self._gate.shut(verdict, entry)
+                await self._gate.shut(verdict, permit)
                 raise GateShut(await self._gate.gate.refresh())
             case objection:
-                self._account.weather_of_reads.note_answer(upserts)
-                await self._gate.gate.record_success(entry)
+                self._account.read_detector.note_answer(upserts)
+                await self._gate.gate.record_success(permit)
         if objection is None:
             body = answer.batch()
             return Found(() if body is None else body.results)
@@ -65,8 +65,8 @@ class ContactReads:
         found = await self._read(key_property, first, properties)
         return found.and_also(await self._read(key_property, second, properties))
 
-    async def _bear_no_answer(self, verdict: Unavailable, upserts: Sequence[ContactUpsert], entry: Entry) -> Found:
+    async def _bear_no_answer(self, verdict: Unavailable, upserts: Sequence[ContactUpsert], permit: Permit) -> Found:
         """As with an upsert, only that nothing can have been applied."""
-        suspicion = self._account.weather_of_reads.note_no_answer(upserts)
-        outcome = await self._gate.bear(replace(verdict, reason=f"{UNREAD}{verdict.reason}"), suspicion, entry)
+        suspicion = self._account.read_detector.note_no_answer(upserts)
+        outcome = await self._gate.bear(replace(verdict, reason=f"{UNREAD}{verdict.reason}"), suspicion, permit)
         return Found(unread={upsert.subject: outcome for upsert in upserts})

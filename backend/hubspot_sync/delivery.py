@@ -7,10 +7,10 @@ from random import Random
 
 from hubspot_sync.account_gate import AccountGate
 from hubspot_sync.claim_delivery import ClaimDelivery
+from hubspot_sync.claim_progress import ClaimProgress
 from hubspot_sync.client import HubSpotClient
-from hubspot_sync.course import Course
 from hubspot_sync.event import Catalog
-from hubspot_sync.overtaken import heed_newer
+from hubspot_sync.overtaken import without_overtaken
 from hubspot_sync.target_account import TargetAccount
 from hubspot_sync.translation import translate
 from sqlalchemy_outbox.destination import Claim
@@ -32,9 +32,9 @@ class LiveDelivery:
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         events = [event for event in claim.events if event.event_type != ERASURE]
-        translation = await heed_newer(translate(events, self._account.catalog), claim)
-        course = Course(claim.events, translation)
-        return await ClaimDelivery(self._account, AccountGate(self._account, gate), claim, course).carry_out()
+        translation = await without_overtaken(translate(events, self._account.catalog), claim)
+        progress = ClaimProgress(claim.events, translation)
+        return await ClaimDelivery(self._account, AccountGate(self._account, gate), claim, progress).carry_out()
 
     async def verify_account(self, gate: Gate) -> None:
         """Hold everything rather than write to an account that was not meant; raise GateShut when not verified."""

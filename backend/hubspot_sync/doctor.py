@@ -20,7 +20,7 @@ from hubspot_sync.database_checks import database_checks, role_checks
 from hubspot_sync.entries import Entry
 from hubspot_sync.errors import NoAnswer, Refused
 from hubspot_sync.integration import Integration
-from hubspot_sync.limits import DailyLimit, call_aside
+from hubspot_sync.limits import DailyLimit, call_in_control_slot
 from hubspot_sync.provisioning import plan_provisioning
 from hubspot_sync.validation_rules import check_rules
 from sqlalchemy_outbox.clock import Instant, SecondsUntil
@@ -221,7 +221,7 @@ class _HubSpotSide:
 
     async def checks(self) -> list[Check]:
         try:
-            details = await call_aside(self._gate, self._client.account_details)
+            details = await call_in_control_slot(self._gate, self._client.account_details)
             if (account := read_account(details)) is None or not details.is_success:
                 return [_token_refused(details)]
             return [
@@ -240,7 +240,7 @@ class _HubSpotSide:
 
     async def _asked(self, name: str, call: Callable[[], Awaitable[Answer]], judge: Callable[[Answer], Check]) -> Check:
         try:
-            return judge(await call_aside(self._gate, call))
+            return judge(await call_in_control_slot(self._gate, call))
         except NoAnswer as error:
             return warned(name, f"unknown ({error})", "look again")
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from hubspot_sync.event import Catalog
-from hubspot_sync.overtaken import heed_newer
+from hubspot_sync.overtaken import without_overtaken
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import ContactUpsert, requests, translate
 from sqlalchemy_outbox.destination import Claim
@@ -25,8 +25,8 @@ class DryRun:
         self._catalog = catalog
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
-        await gate.heed_hold()
-        translation = await heed_newer(translate(claim.events, self._catalog), claim)
+        await gate.raise_if_held()
+        translation = await without_overtaken(translate(claim.events, self._catalog), claim)
         for request in requests(translation.upserts):
             _log_request(request)
         carriers = {event.id: it for it in translation.upserts for event in it.events}

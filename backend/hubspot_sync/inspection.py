@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hubspot_sync.event import Catalog
-from hubspot_sync.overtaken import Unreadable, heed, objection_to
+from hubspot_sync.overtaken import Unreadable, objection_to, without_what_newer_set
 from hubspot_sync.redaction import without_personal
 from hubspot_sync.translation import translate
 from sqlalchemy_outbox.claiming.newer import Newer
@@ -52,7 +52,7 @@ def inspect(history: History, newer: Iterable[Newer], catalog: Catalog, *, is_re
     if isinstance(rejected := translation.not_sent.get(history.event.id), Rejected):
         return Inspection(payload, objection=rejected.error)
     try:
-        upserts = [heed(upsert, newer) for upsert in translation.upserts]
+        upserts = [without_what_newer_set(upsert, newer) for upsert in translation.upserts]
     except Unreadable as unreadable:
         return Inspection(payload, objection=objection_to(unreadable))
     request: Mapping[str, object] = {"inputs": [upsert.as_input() for upsert in upserts]}

@@ -72,7 +72,7 @@ async def keep_pace(headers: Mapping[str, str], gate: Gate) -> None:
         await gate.pause(limit.window * PAUSE_IN_WINDOWS)
 
 
-async def call_aside(gate: Gate, call: Callable[[], Awaitable[Answer]]) -> Answer:
+async def call_in_control_slot(gate: Gate, call: Callable[[], Awaitable[Answer]]) -> Answer:
     """Make a call that carries no events in a slot of its own; raise GateShut when none can be had, or NoAnswer."""
     await gate.wait_for_slot()
     answer = await call()

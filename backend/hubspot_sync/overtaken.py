@@ -79,7 +79,7 @@ class Overtaken:
         return {name: value if stands else None for name, value in said.items() if name in self._unknown}
 
 
-def heed(upsert: ContactUpsert, newer_events: Iterable[Newer]) -> ContactUpsert:
+def without_what_newer_set(upsert: ContactUpsert, newer_events: Iterable[Newer]) -> ContactUpsert:
     """The upsert beside these newer events, the newest first; raises Unreadable."""
     overtaken = Overtaken(upsert)
     for newer in newer_events:
@@ -89,7 +89,7 @@ def heed(upsert: ContactUpsert, newer_events: Iterable[Newer]) -> ContactUpsert:
     return overtaken.upsert()
 
 
-async def heed_newer(translation: Translation, claim: Claim) -> Translation:
+async def without_overtaken(translation: Translation, claim: Claim) -> Translation:
     """The translation of a claim beside what is newer; what an unreadable newer event may have set is not sent."""
     upserts: list[ContactUpsert] = []
     not_sent = dict(translation.not_sent)

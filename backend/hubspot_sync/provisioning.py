@@ -16,7 +16,7 @@ from hubspot_sync.client import HubSpotClient
 from hubspot_sync.errors import Refused
 from hubspot_sync.event import Catalog, ContactProperty, PropertyGroup, PropertyType
 from hubspot_sync.lack import Lack, words_of_not_unique
-from hubspot_sync.limits import call_aside
+from hubspot_sync.limits import call_in_control_slot
 from hubspot_sync.redaction import redact
 from sqlalchemy_outbox.gate.gate import Gate
 
@@ -118,7 +118,7 @@ class _GroupList(BaseModel):
 
 async def look_at_account(client: HubSpotClient, gate: Gate) -> Account:
     """The account that would be provisioned; raise Refused or NoAnswer."""
-    answer = _accepted(await call_aside(gate, client.account_details))
+    answer = _accepted(await call_in_control_slot(gate, client.account_details))
     account = read_account(answer)
     if account is None:
         raise Refused(answer)
@@ -128,8 +128,10 @@ async def look_at_account(client: HubSpotClient, gate: Gate) -> Account:
 async def plan_provisioning(client: HubSpotClient, gate: Gate, catalog: Catalog) -> Plan:
     """Compare what the events need with what the account has; raise Refused or NoAnswer."""
     # In a thread: an account may have thousands of properties.
-    groups = (await asyncio.to_thread(_parsed, _GroupList, await call_aside(gate, client.list_groups))).results
-    listed = await call_aside(gate, client.list_properties)
+    groups = (
+        await asyncio.to_thread(_parsed, _GroupList, await call_in_control_slot(gate, client.list_groups))
+    ).results
+    listed = await call_in_control_slot(gate, client.list_properties)
     properties = (await asyncio.to_thread(_parsed, _PropertyList, listed)).results
     existing = {it.name: it for it in properties}
     needed = [it for it in catalog.properties if not it.is_standard]
@@ -169,14 +171,16 @@ async def carry_out(plan: Plan, client: HubSpotClient, gate: Gate, catalog: Cata
     """Do what the plan says, and yield each line once it is done. What someone created meanwhile counts as done."""
     if (group := plan.group) is not None:
         definition = {"name": group.name, "label": group.label}
-        _created(await call_aside(gate, partial(client.create_group, definition)))
+        _created(await call_in_control_slot(gate, partial(client.create_group, definition)))
         yield f"created group {group.name}"
     for property_ in plan.properties:
-        _created(await call_aside(gate, partial(client.create_property, _definition(property_, catalog.group))))
+        _created(
+            await call_in_control_slot(gate, partial(client.create_property, _definition(property_, catalog.group)))
+        )
         yield f"created property {property_.name}"
     for it in plan.options:
         changes = {"options": [*it.existing, *_options(it.missing, start=len(it.existing))]}
-        _accepted(await call_aside(gate, partial(client.update_property, it.property.name, changes)))
+        _accepted(await call_in_control_slot(gate, partial(client.update_property, it.property.name, changes)))
         yield f"added to {it.property.name} the options {', '.join(it.missing)}"
 
 

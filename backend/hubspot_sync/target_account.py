@@ -12,8 +12,8 @@ from hubspot_sync.account_properties import AccountProperties
 from hubspot_sync.client import HubSpotClient
 from hubspot_sync.event import Catalog
 from hubspot_sync.known_contacts import KnownContacts
+from hubspot_sync.poison_detection import PoisonDetector
 from hubspot_sync.translation import INPUTS_MAX
-from hubspot_sync.weather import Weather
 
 
 @dataclass(slots=True, eq=False)
@@ -33,10 +33,10 @@ class TargetAccount:
     time_zone: ZoneInfo | None = None
     verification: asyncio.Lock = field(default_factory=asyncio.Lock)
     contacts: KnownContacts = field(default_factory=KnownContacts)
-    weather: Weather = field(default_factory=Weather)
+    detector: PoisonDetector = field(default_factory=PoisonDetector)
     # Of reads alone: a subject whose upserts are answered may be one whose contact nobody is shown.
-    weather_of_reads: Weather = field(default_factory=Weather)
-    weather_of_erasures: Weather = field(default_factory=Weather)
+    read_detector: PoisonDetector = field(default_factory=PoisonDetector)
+    erasure_detector: PoisonDetector = field(default_factory=PoisonDetector)
     # Whose address HubSpot refuses for good.
     blocked: KnownContacts = field(default_factory=KnownContacts)
     properties: AccountProperties = field(init=False)

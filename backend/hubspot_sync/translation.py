@@ -25,7 +25,7 @@ _event_id = attrgetter("event.id")
 class Contribution:
     """What one event says of its subject's contact. None: what the contact has of this property is left alone.
 
-    `is_carried`: it is delivered with the upsert. Others are only heeded. `then` is left to be done once it is.
+    `is_carried`: it is delivered with the upsert. Others are only considered. `then` is left to be done once it is.
     """
 
     event: Event
@@ -104,7 +104,7 @@ class ContactUpsert:
         return cls(catalog, in_order, key, ids[-1], properties)
 
     @property
-    def heeded(self) -> list[Contribution]:
+    def considered(self) -> list[Contribution]:
         return [contribution for contribution in self.contributions if not contribution.is_carried]
 
     @property
@@ -126,27 +126,27 @@ class ContactUpsert:
         }
 
     def halves(self) -> tuple[ContactUpsert, ContactUpsert]:
-        """The same in two inputs, the earlier events first; what is only heeded stands in both.
+        """The same in two inputs, the earlier events first; what is only considered stands in both.
 
         They are for what HubSpot has refused for good, so no doubt is left whether it was applied before.
         """
         middle = len(self.carried) // 2
         first, second = self.carried[:middle], self.carried[middle:]
-        return self.of([*first, *self.heeded], self.catalog), self.of([*second, *self.heeded], self.catalog)
+        return self.of([*first, *self.considered], self.catalog), self.of([*second, *self.considered], self.catalog)
 
     def beginning(self, count: int) -> ContactUpsert:
-        """Its first events, so many of them, heeding what is in doubt of the others."""
+        """Its first events, so many of them, considering what is in doubt of the others."""
         in_doubt = [later.as_left_alone() for later in self.carried[count:] if later.event.in_doubt_at is not None]
-        return self.of([*self.carried[:count], *in_doubt, *self.heeded], self.catalog)
+        return self.of([*self.carried[:count], *in_doubt, *self.considered], self.catalog)
 
-    def heeding_none_of(self, names: AbstractSet[str]) -> ContactUpsert:
+    def considering_none_of(self, names: AbstractSet[str]) -> ContactUpsert:
         """The same, not repeating what newer events said of these properties; itself if they said nothing of them."""
-        if not any(names & heard.properties.keys() for heard in self.heeded):
+        if not any(names & heard.properties.keys() for heard in self.considered):
             return self
-        return self.of([*self.carried, *(heard.without(names) for heard in self.heeded)], self.catalog)
+        return self.of([*self.carried, *(heard.without(names) for heard in self.considered)], self.catalog)
 
     def beside(self, newer: Iterable[Contribution]) -> ContactUpsert:
-        """The same, heeding what newer events have said."""
+        """The same, considering what newer events have said."""
         return self.of([*self.contributions, *newer], self.catalog)
 
     def after_waiting(self) -> ContactUpsert:

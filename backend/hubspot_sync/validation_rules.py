@@ -14,7 +14,7 @@ from hubspot_sync.check import Check, warned
 from hubspot_sync.client import HubSpotClient
 from hubspot_sync.errors import NoAnswer
 from hubspot_sync.integration import Integration
-from hubspot_sync.limits import call_aside
+from hubspot_sync.limits import call_in_control_slot
 from sqlalchemy_outbox.gate.gate import Gate
 
 # HubSpot enforces them on writes by the API from this version on.
@@ -54,7 +54,7 @@ async def check_rules(client: HubSpotClient, gate: Gate, integration: Integratio
     if version == "v3" or version < _ENFORCED_FROM:
         return []
     try:
-        answer = await call_aside(gate, client.validation_rules)
+        answer = await call_in_control_slot(gate, client.validation_rules)
     except NoAnswer as error:
         return [warned(name, f"unknown ({error})", "look again")]
     found = parsed(_RuledList, answer.body) if answer.is_success else None

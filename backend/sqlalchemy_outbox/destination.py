@@ -84,5 +84,5 @@ that did not get through; or they are merged into one request, and all of them g
 IsOver = Callable[[str, Gate], Awaitable[bool]]
 """What a destination that sets events apart is asked: is what this key names there now? False where nobody knows.
 
-A request that this takes passes the gate aside; GateShut may be raised.
+A request that this takes goes in a control slot of the gate; GateShut may be raised.
 """

@@ -58,7 +58,7 @@ def _rows(where: Engine | AsyncEngine | Connection, outbox: Outbox) -> list[Enqu
     statement = select(c.event_type, c.subject, c.payload).order_by(c.id)
     if isinstance(where, Connection):
         rows: list[Any] = list(where.execute(statement))
-        rows += [entry.row for entry in commits.waiting(where) if entry.outbox is outbox]
+        rows += [permit.row for permit in commits.waiting(where) if permit.outbox is outbox]
     else:
         with _synchronous(where) as own, own.connect() as connection:
             rows = list(connection.execute(statement))

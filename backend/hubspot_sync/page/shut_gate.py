@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hubspot_sync.entries import Entry
 from hubspot_sync.page.notice import Act, Level, Notice
-from hubspot_sync.weather import ONE_CONTACT
+from hubspot_sync.poison_detection import ONE_CONTACT
 from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState
 

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 
 from sqlalchemy_outbox.database.transaction import for_single_statements, transact
 from sqlalchemy_outbox.gate import row as gate_row
-from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE, Entry, GateStatus
+from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE, GateStatus, Permit
 from sqlalchemy_outbox.gate.slot import RoundTrip
 from sqlalchemy_outbox.lease import REQUEST_DEADLINE, Lease
 from sqlalchemy_outbox.model import GateState, Outbox
@@ -36,9 +36,9 @@ OUTAGE_PROBE_MAX = timedelta(seconds=60)
 # While every slot that may be taken is taken, a sender asks for one this often.
 _ASK_AGAIN = timedelta(seconds=1)
 # A request that has no lease waits this long for its slot.
-_ASIDE_WAIT_MAX = timedelta(seconds=30)
+_CONTROL_SLOT_WAIT_MAX = timedelta(seconds=30)
 
-_Take: TypeAlias = Callable[[Connection, Outbox, float], tuple[Entry, float] | None]
+_Take: TypeAlias = Callable[[Connection, Outbox, float], tuple[Permit, float] | None]
 
 
 class GateShut(Exception):
@@ -75,7 +75,7 @@ class Gate:
         self._shuts = 0
         self._shut_until = 0.0
 
-    async def enter(self, lease: Lease) -> Entry:
+    async def enter(self, lease: Lease) -> Permit:
         """Wait for the next free slot and return leave to send one request in it, now; raise GateShut or LeaseEnding.
 
         Whoever does something else that takes long before the request enters once more.
@@ -83,11 +83,11 @@ class Gate:
         shuts, late = self._shuts, 0
         while True:
             came = await self._come(gate_row.take_slot, late, keeping_back=(GateState.THROTTLED, GateState.HELD))
-            if self._shuts != shuts and not (isinstance(came, Entry) and came.is_probe):
+            if self._shuts != shuts and not (isinstance(came, Permit) and came.is_probe):
                 raise GateShut(await self.refresh())
             if not lease.covers(REQUEST_DEADLINE):
                 raise LeaseEnding
-            if isinstance(came, Entry):
+            if isinstance(came, Permit):
                 return came
             late += came is _Missed.LATE
 
@@ -96,17 +96,17 @@ class Gate:
 
         A hold or an outage does not keep it back, because it may be what mends them; a throttle raises GateShut.
         """
-        give_up_at = time.monotonic() + _ASIDE_WAIT_MAX.total_seconds()
+        give_up_at = time.monotonic() + _CONTROL_SLOT_WAIT_MAX.total_seconds()
         late = 0
         while time.monotonic() < give_up_at:
-            came = await self._come(gate_row.take_slot_aside, late, keeping_back=(GateState.THROTTLED,))
-            if isinstance(came, Entry):
+            came = await self._come(gate_row.take_control_slot, late, keeping_back=(GateState.THROTTLED,))
+            if isinstance(came, Permit):
                 return
             late += came is _Missed.LATE
-        waited = _ASIDE_WAIT_MAX.total_seconds()
+        waited = _CONTROL_SLOT_WAIT_MAX.total_seconds()
         raise GateShut(GateStatus(GateState.THROTTLED, reason=f"no slot could be had in time for {waited:g} s"))
 
-    async def _come(self, take: _Take, late_before: int, *, keeping_back: Container[GateState]) -> Entry | _Missed:
+    async def _come(self, take: _Take, late_before: int, *, keeping_back: Container[GateState]) -> Permit | _Missed:
         """Take the next slot and wait for it, or wait for a while when all are taken.
 
         What a probe may find out has waited for long; it passes though late, for its second would be refused.
@@ -118,11 +118,11 @@ class Gate:
                 raise GateShut(status)
             await asyncio.sleep(_ASK_AGAIN.total_seconds())
             return _Missed.ALL_TAKEN
-        entry, wait_seconds = taken
+        permit, wait_seconds = taken
         slot = self._round_trip.slot(asked_at, time.monotonic(), wait_seconds, self._interval_seconds, late_before)
         await asyncio.sleep(max(0.0, slot.leaves_at - time.monotonic()))
         is_late = time.monotonic() > slot.is_late_after
-        return _Missed.LATE if is_late and not entry.is_probe else entry
+        return _Missed.LATE if is_late and not permit.is_probe else permit
 
     def keep_below(self, requests_per_second: float) -> bool:
         """Take slots at this rate at most, and never faster than was configured; true when that is slower than before.
@@ -147,7 +147,7 @@ class Gate:
         self._shut_until = time.monotonic() + status.wait_seconds
         return status
 
-    async def heed_hold(self) -> None:
+    async def raise_if_held(self) -> None:
         """Raise GateShut while a person holds the gate: for a delivery that sends nothing and takes no slot."""
         if (status := await self.refresh()).held_by is not None:
             raise GateShut(status)
@@ -173,22 +173,22 @@ class Gate:
         """Shut the gate until a probe succeeds; `reason` names the remedy."""
         await self._shut(GateState.HELD, gate_row.HOLD_PROBE_EVERY, reason, is_answer=True)
 
-    async def record_outage(self, entry: Entry, error: str) -> None:
+    async def record_outage(self, permit: Permit, error: str) -> None:
         """Count a request that got no usable answer; several in a row shut the gate.
 
         How long it stays shut is for its probes to say: other requests, under way when it shut, are counted no more.
         """
-        outages = await transact(self._engine, gate_row.count_outage, self._outbox, is_probe=entry.is_probe)
+        outages = await transact(self._engine, gate_row.count_outage, self._outbox, is_probe=permit.is_probe)
         if outages is None or outages < OUTAGES_TO_CLOSE:
             return
         doublings = min(outages - OUTAGES_TO_CLOSE, 10)
         wait = min(OUTAGE_PROBE_FIRST * 2**doublings, OUTAGE_PROBE_MAX)
         await self._shut(GateState.THROTTLED, wait, f"outage: {error}", is_answer=False)
 
-    async def record_success(self, entry: Entry) -> None:
+    async def record_success(self, permit: Permit) -> None:
         """Forget earlier outages, and open the gate if the request was its probe."""
-        if entry.is_probe or entry.outages:
-            if await transact(self._engine, gate_row.forget_outages, self._outbox, is_probe=entry.is_probe):
+        if permit.is_probe or permit.outages:
+            if await transact(self._engine, gate_row.forget_outages, self._outbox, is_probe=permit.is_probe):
                 log.info("Deliveries go on.", extra={"gate": "open"})
             await self.refresh()
 

@@ -61,7 +61,7 @@ class GateStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Permit:
     """Leave to send one request. A probe's success opens the gate."""
 
     is_probe: bool
@@ -112,19 +112,21 @@ def make_row(connection: Connection, outbox: Outbox) -> None:
     connection.execute(insert(outbox.gate).values(id=1, next_slot_at=DatabaseNow()).on_conflict_do_nothing())
 
 
-def take_slot(connection: Connection, outbox: Outbox, interval_seconds: float) -> tuple[Entry, float] | None:
+def take_slot(connection: Connection, outbox: Outbox, interval_seconds: float) -> tuple[Permit, float] | None:
     """Leave to send one request, and the seconds until then; None when the gate is shut, or no slot may be taken."""
     row = connection.execute(_take_slot(outbox), _slot_parameters(interval_seconds)).one_or_none()
     if row is None:
         return None
     is_probe = GateState(row.state) is not GateState.OPEN
-    return Entry(is_probe, row.outages), row.wait_seconds - interval_seconds
+    return Permit(is_probe, row.outages), row.wait_seconds - interval_seconds
 
 
-def take_slot_aside(connection: Connection, outbox: Outbox, interval_seconds: float) -> tuple[Entry, float] | None:
+def take_control_slot(connection: Connection, outbox: Outbox, interval_seconds: float) -> tuple[Permit, float] | None:
     """The same for a request that a hold or an outage does not keep back, and that is no probe."""
-    wait_seconds = connection.execute(_take_slot_aside(outbox), _slot_parameters(interval_seconds)).scalar_one_or_none()
-    return None if wait_seconds is None else (Entry(is_probe=False, outages=0), wait_seconds - interval_seconds)
+    wait_seconds = connection.execute(
+        _take_control_slot(outbox), _slot_parameters(interval_seconds)
+    ).scalar_one_or_none()
+    return None if wait_seconds is None else (Permit(is_probe=False, outages=0), wait_seconds - interval_seconds)
 
 
 def move_slot(connection: Connection, outbox: Outbox, wait: timedelta) -> None:
@@ -226,7 +228,7 @@ def _move_slot(outbox: Outbox) -> Update:
 
 
 @lru_cache(maxsize=16)
-def _take_slot_aside(outbox: Outbox) -> Update:
+def _take_control_slot(outbox: Outbox) -> Update:
     g = outbox.gate.c
     is_throttled = and_(g.state == GateState.THROTTLED.value, g.outages < OUTAGES_TO_CLOSE, g.until > DatabaseNow())
     return (

@@ -81,8 +81,8 @@ async def test_throttle_stops_every_process_and_ends_by_itself(queue: Queue, gat
             await it.enter(lease())
     assert status(queue).state is GateState.THROTTLED
     queue.pass_time(timedelta(seconds=31))
-    entry = await other.enter(lease())
-    assert not entry.is_probe
+    permit = await other.enter(lease())
+    assert not permit.is_probe
     assert status(queue) == GateStatus(GateState.OPEN)
 
 
@@ -250,8 +250,8 @@ async def test_outage_is_probed_at_growing_distances_and_ends_with_the_first_suc
 
 async def test_outage_that_many_requests_meet_at_once_is_probed_as_soon_as_any(queue: Queue, gate: Gate) -> None:
     under_way = [await gate.enter(lease()) for _ in range(12)]
-    for entry in under_way:
-        await gate.record_outage(entry, "timeout")
+    for permit in under_way:
+        await gate.record_outage(permit, "timeout")
     assert 0 < status(queue).wait_seconds <= OUTAGE_PROBE_FIRST.total_seconds()
 
 

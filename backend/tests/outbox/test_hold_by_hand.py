@@ -12,7 +12,7 @@ from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.database.sqlite import configure_engine
 from sqlalchemy_outbox.destination import Claim
 from sqlalchemy_outbox.gate.gate import Gate, GateShut
-from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE, Entry, GateStatus
+from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE, GateStatus, Permit
 from sqlalchemy_outbox.model import GateState, Outbox
 from sqlalchemy_outbox.outcome import Outcome
 from sqlalchemy_outbox.testing import RecordingDestination
@@ -93,11 +93,11 @@ async def test_what_the_destination_answers_meanwhile_does_not_replace_it(queue:
     await gate.hold("a wrong token")
     await gate.throttle(timedelta(seconds=1), "429")
     for _ in range(OUTAGES_TO_CLOSE):
-        await gate.record_outage(Entry(is_probe=False, outages=0), "502")
+        await gate.record_outage(Permit(is_probe=False, outages=0), "502")
     assert (status(queue).reason, status(queue).held_by) == ("the import runs", "cli:ada")
     release(queue)
-    entry = await gate.enter(lease())
-    assert (entry.is_probe, entry.outages) == (False, 0)
+    permit = await gate.enter(lease())
+    assert (permit.is_probe, permit.outages) == (False, 0)
 
 
 async def test_release_opens_a_gate_that_the_destination_shut(queue: Queue) -> None:

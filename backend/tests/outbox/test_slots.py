@@ -84,7 +84,7 @@ async def test_no_slot_is_taken_so_far_ahead_that_only_a_wrong_clock_can_mean_it
     await prepared_gate(queue, requests_per_second=1)
     with queue.engine.begin() as connection:
         given = [gate_row.take_slot(connection, queue.outbox, 1.0) for _ in range(30)]
-        given_aside = [gate_row.take_slot_aside(connection, queue.outbox, 1.0) for _ in range(3)]
+        given_aside = [gate_row.take_control_slot(connection, queue.outbox, 1.0) for _ in range(3)]
     assert len([slot for slot in given if slot is not None]) in (11, 12)
     assert given_aside == [None, None, None]
     assert seconds_to_next_slot(queue) <= SLOTS_AHEAD_MAX.total_seconds() + 1

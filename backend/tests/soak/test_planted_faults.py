@@ -148,8 +148,8 @@ FAULTS = {
     ),
     "late slots are used": Fault(
         "gate/gate.py",
-        "return _Missed.LATE if is_late and not entry.is_probe else entry",
-        "return entry",
+        "return _Missed.LATE if is_late and not permit.is_probe else permit",
+        "return permit",
         found_by=(SLOTS,),
     ),
     "an event of the future waits for its time": Fault(

@@ -38,7 +38,7 @@ class Delivery:
 
     async def __call__(self, claim: Claim, gate: Gate) -> Mapping[int, Outcome]:
         newer = [newer.event for newer in await self._newer(claim)]
-        entry = await gate.enter(claim.lease)
+        permit = await gate.enter(claim.lease)
         body = {
             "worker": self._name,
             "token": claim.lease.token,
@@ -50,9 +50,9 @@ class Delivery:
             await self._http.post("/", json=body)
         except httpx2.TransportError as error:
             # Nobody knows whether it was applied.
-            await gate.record_outage(entry, type(error).__name__)
+            await gate.record_outage(permit, type(error).__name__)
             return {event.id: Postponed(is_in_doubt=True) for event in claim.events}
-        await gate.record_success(entry)
+        await gate.record_success(permit)
         return {event.id: Delivered() for event in claim.events}
 
     async def _newer(self, claim: Claim) -> list[Newer]:

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import pytest
 
+from hubspot_sync.poison_detection import ANSWERS_TO_BLAME, ONE_CONTACT, PoisonDetector
 from hubspot_sync.translation import ContactUpsert
-from hubspot_sync.weather import ANSWERS_TO_BLAME, ONE_CONTACT, Weather
 from sqlalchemy_outbox.gate.row import OUTAGES_TO_CLOSE
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, GateState
 from tests.hubspot.conftest import HubSpot
@@ -155,19 +155,19 @@ class Subject:
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("requests_between_tries", [6])
-def test_weather_blames_nobody_three_times_for_requests_that_fail_by_chance(
+def test_poison_detection_blames_nobody_three_times_for_requests_that_fail_by_chance(
     share: float, requests_between_tries: int
 ) -> None:
-    random, weather = Random(1), Weather()
+    random, detector = Random(1), PoisonDetector()
     blamed: dict[str, int] = {}
 
     def ask(subject: str) -> None:
         upsert = cast(ContactUpsert, Subject(subject))
         if random.random() >= share:
-            weather.note_answer([upsert])
+            detector.note_answer([upsert])
             blamed.pop(subject, None)
         else:
-            blamed[subject] = blamed.get(subject, 0) + weather.note_no_answer([upsert]).is_blamed
+            blamed[subject] = blamed.get(subject, 0) + detector.note_no_answer([upsert]).is_blamed
 
     for n in range(20_000):
         ask(f"driver-{n}")

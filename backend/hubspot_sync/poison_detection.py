@@ -58,13 +58,13 @@ class Suspicion:
     only_subject: str | None = None
 
 
-class Weather:
+class PoisonDetector:
     """What one process knows of it. Another process, or the next, finds out anew."""
 
     def __init__(self) -> None:
         self._troubles: dict[str, _Trouble] = {}
         self._answers = 0
-        self._answers_before_bad_weather = 0
+        self._answers_before_outage = 0
         # Whose requests got no answer since the last one that came; two say as much as a hundred.
         self._unanswered: set[str] = set()
 
@@ -85,11 +85,11 @@ class Weather:
         self._unanswered.clear()
         if any(it is not None and it.tries_alone for it in troubles):
             # It had got no answer alone, and nothing ailed it.
-            self._note_bad_weather()
+            self._note_outage()
 
     def note_no_answer(self, upserts: Sequence[HasSubject]) -> Suspicion:
         if any(it.subject not in self._troubles for it in upserts):
-            self._note_bad_weather()
+            self._note_outage()
         for upsert in upserts:
             trouble = self._troubles.pop(upsert.subject, None) or _Trouble(INPUTS_MAX)
             trouble.inputs_max = max(1, len(upserts) // 2)
@@ -103,7 +103,7 @@ class Weather:
     def _suspect(self, subject: str) -> Suspicion:
         trouble = self._troubles[subject]
         is_first = trouble.tries_alone == 0
-        since = max(trouble.answers_before, self._answers_before_bad_weather)
+        since = max(trouble.answers_before, self._answers_before_outage)
         is_singular = not is_first and self._answers > trouble.answers_before
         is_blamed = not is_first and self._answers - since >= ANSWERS_TO_BLAME
         trouble.tries_alone += 1
@@ -111,8 +111,8 @@ class Weather:
         only_subject = subject if self._unanswered == {subject} else None
         return Suspicion(is_blamed, is_singular, _wait(trouble.tries_alone), only_subject)
 
-    def _note_bad_weather(self) -> None:
-        self._answers_before_bad_weather = self._answers
+    def _note_outage(self) -> None:
+        self._answers_before_outage = self._answers
 
 
 def outage_of_one(contact: str, reason: str) -> str:

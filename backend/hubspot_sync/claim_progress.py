@@ -15,7 +15,7 @@ from sqlalchemy_outbox.outcome import Delivered, Outcome, Place, Postponed, Reje
 _DELIVERED = Delivered()
 
 
-class Course:
+class ClaimProgress:
     """A subject's inputs are sent one after the other: what is behind one that did not get through goes back."""
 
     def __init__(self, events: Iterable[Event], translation: Translation) -> None:
@@ -136,7 +136,7 @@ class _Waiting:
             return []
         if len(sent) < len(carried):
             upsert = upsert.beginning(len(sent))
-        return [upsert.heeding_none_of(self._lack.names)]
+        return [upsert.considering_none_of(self._lack.names)]
 
     def _waits(self, contribution: Contribution) -> bool:
         lack = self._lack.of(contribution.sets)
