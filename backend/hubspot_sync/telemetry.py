@@ -29,7 +29,7 @@ from hubspot_sync.client import Call
 from hubspot_sync.limits import DailyLimit
 from sqlalchemy_outbox.database.server import limit_time
 from sqlalchemy_outbox.model import GateState, Outbox, State
-from sqlalchemy_outbox.operating.status import Pulse, read_pulse
+from sqlalchemy_outbox.operating.status import Snapshot, read_snapshot
 from sqlalchemy_outbox.settling.settlement import Settled
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class _OutboxGauges:
         self._reader: _Reader | None = None
 
     def collect(self) -> Iterator[Metric]:
-        pulse = self._read()
+        snapshot = self._read()
         name = self._outbox.name
         readable = GaugeMetricFamily(
             "outbox_readable",
@@ -204,19 +204,19 @@ class _OutboxGauges:
             None,
             ["outbox"],
         )
-        readable.add_metric([name], float(pulse is not None))
+        readable.add_metric([name], float(snapshot is not None))
         yield readable
-        if pulse is not None:
-            yield from _gauges(name, pulse)
+        if snapshot is not None:
+            yield from _gauges(name, snapshot)
 
-    def _read(self) -> Pulse | None:
+    def _read(self) -> Snapshot | None:
         with self._lock:
             if self._reader is None or not self._reader.is_alive():
                 self._reader = _Reader(self._engine, self._outbox, self._deadline)
                 self._reader.start()
             reader = self._reader
         reader.join(self._deadline.total_seconds())
-        return reader.pulse
+        return reader.snapshot
 
 
 class _Reader(Thread):
@@ -227,20 +227,20 @@ class _Reader(Thread):
         self._engine = engine
         self._outbox = outbox
         self._deadline = deadline
-        self.pulse: Pulse | None = None
+        self.snapshot: Snapshot | None = None
 
     def run(self) -> None:
         try:
             with self._engine.connect() as connection:
                 limit_time(connection, self._deadline)
-                self.pulse = read_pulse(connection, self._outbox)
+                self.snapshot = read_snapshot(connection, self._outbox)
         except (DBAPIError, PoolTimeout) as error:
             log.debug("The outbox could not be read for a scrape: %s", type(error).__name__)
 
 
-def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
+def _gauges(name: str, snapshot: Snapshot) -> Iterator[Metric]:
     events = GaugeMetricFamily("outbox_events", "Events that are not delivered, by state.", None, ["outbox", "state"])
-    counts = {State.PENDING: pulse.pending, State.CLAIMED: pulse.claimed, State.FAILED: pulse.failed}
+    counts = {State.PENDING: snapshot.pending, State.CLAIMED: snapshot.claimed, State.FAILED: snapshot.failed}
     for state, count in counts.items():
         events.add_metric([name, state.value], count)
     yield events
@@ -251,7 +251,7 @@ def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
         None,
         ["outbox"],
     )
-    oldest.add_metric([name], pulse.oldest_pending_seconds or 0.0)
+    oldest.add_metric([name], snapshot.oldest_pending_seconds or 0.0)
     yield oldest
     waiting = GaugeMetricFamily(
         "outbox_waiting_events",
@@ -259,7 +259,7 @@ def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
         None,
         ["outbox"],
     )
-    waiting.add_metric([name], float(sum(wait.events for wait in pulse.waiting)))
+    waiting.add_metric([name], float(sum(wait.events for wait in snapshot.waiting)))
     yield waiting
     refused = GaugeMetricFamily(
         "outbox_refused_events",
@@ -267,16 +267,16 @@ def _gauges(name: str, pulse: Pulse) -> Iterator[Metric]:
         None,
         ["outbox"],
     )
-    refused.add_metric([name], float(pulse.refused))
+    refused.add_metric([name], float(snapshot.refused))
     yield refused
     forgetting = GaugeMetricFamily(
         "outbox_open_erasures", "Subjects that were forgotten and are not erased everywhere yet.", None, ["outbox"]
     )
-    forgetting.add_metric([name], float(pulse.forgetting))
+    forgetting.add_metric([name], float(snapshot.forgetting))
     yield forgetting
     gate = GaugeMetricFamily("outbox_gate_state", "1 for the state that the gate is in.", None, ["outbox", "state"])
     for state_ in GateState:
-        gate.add_metric([name, state_.value], float(pulse.gate.state is state_))
+        gate.add_metric([name, state_.value], float(snapshot.gate.state is state_))
     yield gate
 
 

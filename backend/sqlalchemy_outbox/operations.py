@@ -32,7 +32,7 @@ from sqlalchemy_outbox.operating.history import Discarded, History, KeptDelivery
 from sqlalchemy_outbox.operating.search import EventSummary, FailureReason, Found
 from sqlalchemy_outbox.operating.selection import EventFilter, EventIds, Selection
 from sqlalchemy_outbox.operating.series import Range, Series
-from sqlalchemy_outbox.operating.status import Pulse, Status, read_pulse, read_status
+from sqlalchemy_outbox.operating.status import Snapshot, Status, read_snapshot, read_status
 from sqlalchemy_outbox.operating.turn import Turn
 from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.waking import wakeup
@@ -50,10 +50,10 @@ __all__ = [
     "KeptDelivery",
     "KnownWorker",
     "Progress",
-    "Pulse",
     "Range",
     "Selection",
     "Series",
+    "Snapshot",
     "Status",
     "Turn",
     "count",
@@ -69,7 +69,6 @@ __all__ = [
     "hold",
     "is_session_ended",
     "note_provision",
-    "pulse",
     "purge",
     "read_audit",
     "read_certificates",
@@ -83,6 +82,7 @@ __all__ = [
     "release",
     "retry",
     "reveal",
+    "snapshot",
     "status",
     "try_now",
     "vacuum",
@@ -110,10 +110,10 @@ def status(engine: Engine, outbox: Outbox) -> Status:
         return read_status(connection, outbox)
 
 
-def pulse(engine: Engine, outbox: Outbox) -> Pulse:
+def snapshot(engine: Engine, outbox: Outbox) -> Snapshot:
     """What changes by the second; may be asked for once a second."""
     with engine.connect() as connection:
-        return read_pulse(connection, outbox)
+        return read_snapshot(connection, outbox)
 
 
 def read_series(engine: Engine, outbox: Outbox, range_: Range) -> Series:

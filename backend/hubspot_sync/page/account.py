@@ -15,7 +15,7 @@ from hubspot_sync.check import Check, Finding
 from hubspot_sync.doctor import examine
 from hubspot_sync.errors import HubSpotError
 from hubspot_sync.integration import Integration
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.sign_in import session_of
 from hubspot_sync.provisioning import Plan, carry_out, look_at_account, plan_provisioning
@@ -37,44 +37,44 @@ class Provisioning:
 class AccountViews:
     """Views that ask HubSpot run in a thread with a loop of its own: what they do besides is for threads."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         return [
             Route("/provision", self.show_provision, methods=["GET"]),
             Route("/provision/plan", self.show_plan, methods=["GET"]),
-            self._desk.action("/provision", self.provision),
+            self._context.action("/provision", self.provision),
             Route("/doctor", self.show_doctor, methods=["GET"]),
             Route("/doctor/findings", self.show_findings, methods=["GET"]),
         ]
 
     def show_provision(self, request: Request) -> Response:
         """At once, without HubSpot; the page then asks for the plan."""
-        return self._desk.show(request, "provision.html", provisioning=None)
+        return self._context.show(request, "provision.html", provisioning=None)
 
     def show_plan(self, request: Request) -> Response:
-        return self._desk.show(request, "provision.html", provisioning=asyncio.run(_look(self._desk.integration)))
+        return self._context.show(request, "provision.html", provisioning=asyncio.run(_look(self._context.integration)))
 
     def provision(self, request: Request, _form: Form) -> Response:
-        desk, by = self._desk, session_of(request).by
+        context, by = self._context, session_of(request).by
         done: list[str] = []
         try:
-            asyncio.run(_carry_out(desk.integration, done))
+            asyncio.run(_carry_out(context.integration, done))
         except (HubSpotError, GateShut) as error:
             raise HTTPException(502, f"Not all was created: {error}. Look at the plan again.") from error
         finally:
             if done:
-                operations.note_provision(desk.engine, desk.outbox, done, by=by)
-        return RedirectResponse(desk.place(request, "/provision"), 303)
+                operations.note_provision(context.engine, context.outbox, done, by=by)
+        return RedirectResponse(context.place(request, "/provision"), 303)
 
     def show_doctor(self, request: Request) -> Response:
-        return self._desk.show(request, "doctor.html", checks=None)
+        return self._context.show(request, "doctor.html", checks=None)
 
     def show_findings(self, request: Request) -> Response:
-        checks: list[Check] = asyncio.run(examine(self._desk.integration))
+        checks: list[Check] = asyncio.run(examine(self._context.integration))
         checks.sort(key=lambda check: _RANKS.index(check.finding))
-        return self._desk.show(request, "doctor.html", checks=checks)
+        return self._context.show(request, "doctor.html", checks=checks)
 
 
 async def _look(integration: Integration) -> Provisioning:

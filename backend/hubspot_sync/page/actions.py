@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from hubspot_sync.moves import claimed_types
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.jobs import Job, TooManyJobs
 from hubspot_sync.page.masks import masked_addresses
@@ -45,15 +45,15 @@ VERBS = {it.name: it for it in (RETRY, DISCARD)}
 
 
 class Actions:
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         return [
             Route("/retry", partial(self._preview, verb=RETRY), methods=["GET"]),
             Route("/discard", partial(self._preview, verb=DISCARD), methods=["GET"]),
-            self._desk.action("/retry", self.retry),
-            self._desk.action("/discard", self.discard),
+            self._context.action("/retry", self.retry),
+            self._context.action("/discard", self.discard),
             Route("/jobs/{key}", self.show_job, methods=["GET"]),
         ]
 
@@ -61,7 +61,7 @@ class Actions:
         selection = selection_of(Form.of(request.url.query))
         count = self._count(verb, selection)
         examples = self._examples(selection) if count else []
-        return self._desk.show(
+        return self._context.show(
             request,
             "preview.html",
             verb=verb,
@@ -70,24 +70,24 @@ class Actions:
             words=in_words(selection),
             fields=fields_of(selection),
             examples=examples,
-            masked=masked_addresses(self._desk, examples),
+            masked=masked_addresses(self._context, examples),
             is_of_one_reason=isinstance(selection, EventFilter) and selection.reason is not None,
             key=secrets.token_urlsafe(18),
         )
 
     def retry(self, request: Request, form: Form) -> Response:
-        desk, selection, by = self._desk, selection_of(form), session_of(request).by
+        context, selection, by = self._context, selection_of(form), session_of(request).by
         is_cautious = bool(form.text("cautious"))
         retry = partial(operations.retry, by=by, is_cautious=is_cautious)
-        run = partial(retry, desk.engine, desk.outbox, selection, claimed_types(desk.catalog))
+        run = partial(retry, context.engine, context.outbox, selection, claimed_types(context.catalog))
         return self._start(request, form, RETRY, selection, run)
 
     def discard(self, request: Request, form: Form) -> Response:
-        desk, selection, by = self._desk, selection_of(form), session_of(request).by
+        context, selection, by = self._context, selection_of(form), session_of(request).by
         reason = form.text("reason_to_discard", 300)
         if not reason:
             raise HTTPException(422, "Say why they are discarded: it is kept with them.")
-        run = partial(operations.discard, desk.engine, desk.outbox, selection, by=by, reason=reason)
+        run = partial(operations.discard, context.engine, context.outbox, selection, by=by, reason=reason)
         return self._start(request, form, DISCARD, selection, run)
 
     def show_job(self, request: Request) -> Response:
@@ -96,8 +96,8 @@ class Actions:
         if verb is None:
             raise HTTPException(404)
         selection = selection_of(Form.of(request.url.query))
-        job = self._desk.jobs.find(request.path_params["key"])
-        return self._desk.show(
+        job = self._context.jobs.find(request.path_params["key"])
+        return self._context.show(
             request,
             "job.html",
             verb=verb,
@@ -117,21 +117,21 @@ class Actions:
             raise HTTPException(400, "Go back to the preview, and press its button.")
         total = self._count(verb, selection)
         try:
-            job = self._desk.jobs.start(Job(key, verb.name, session_of(request).by, total), run)
+            job = self._context.jobs.start(Job(key, verb.name, session_of(request).by, total), run)
         except TooManyJobs as error:
             raise HTTPException(503, "Too many jobs run. Wait for one to end.", {"Retry-After": "10"}) from error
         job.ended.wait(SHORT_JOB_SECONDS)
         query = urlencode([("verb", verb.name), ("total", str(job.total)), *fields_of(selection)])
-        return RedirectResponse(self._desk.place(request, f"/jobs/{key}?{query}"), 303)
+        return RedirectResponse(self._context.place(request, f"/jobs/{key}?{query}"), 303)
 
     def _count(self, verb: Verb, selection: Selection) -> int:
-        types = claimed_types(self._desk.catalog) if verb is RETRY else None
-        return operations.count(self._desk.engine, self._desk.outbox, selection, types)
+        types = claimed_types(self._context.catalog) if verb is RETRY else None
+        return operations.count(self._context.engine, self._context.outbox, selection, types)
 
     def _examples(self, selection: Selection) -> list[EventSummary]:
-        desk = self._desk
+        context = self._context
         if isinstance(selection, EventFilter):
             failed = replace(selection, state=State.FAILED)
-            return operations.find_events(desk.engine, desk.outbox, failed, limit=EXAMPLES_SHOWN)
-        events = operations.read_events(desk.engine, desk.outbox, selection.ids)
+            return operations.find_events(context.engine, context.outbox, failed, limit=EXAMPLES_SHOWN)
+        events = operations.read_events(context.engine, context.outbox, selection.ids)
         return [it for it in events if it.state is State.FAILED][:EXAMPLES_SHOWN]

@@ -21,7 +21,7 @@ from hubspot_sync.integration import Integration
 from hubspot_sync.page.account import AccountViews
 from hubspot_sync.page.actions import Actions
 from hubspot_sync.page.contacts import Contacts
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from hubspot_sync.page.door import Door
 from hubspot_sync.page.erasures import Erasures
 from hubspot_sync.page.events import Events
@@ -29,10 +29,10 @@ from hubspot_sync.page.forms import BODY_BYTES_MAX
 from hubspot_sync.page.guard import Guard
 from hubspot_sync.page.jobs import Jobs
 from hubspot_sync.page.overview import Overview
-from hubspot_sync.page.pulses import Pulses
 from hubspot_sync.page.rendering import Static, Templates
 from hubspot_sync.page.sessions import Seal
 from hubspot_sync.page.sign_in import SignedIn, SignIn
+from hubspot_sync.page.snapshots import Snapshots
 from hubspot_sync.page.workers import Workers
 from hubspot_sync.runtime import WorkerStatus
 from sqlalchemy_outbox import operations
@@ -61,21 +61,21 @@ class OperatorPage:
             self._app = self._closed(door.objection)
             yield
             return
-        desk = Desk(
+        context = PageContext(
             integration,
             worker,
             seal=Seal(door.token, door.reader_token),
             templates=self._templates,
-            pulses=Pulses(lambda: operations.pulse(integration.engine, integration.outbox)),
+            snapshots=Snapshots(lambda: operations.snapshot(integration.engine, integration.outbox)),
             jobs=Jobs(),
         )
-        self._app = _open(desk, door)
+        self._app = _open(context, door)
         try:
             yield
         finally:
             self._app = self._closed("The application is stopping.")
-            await desk.pulses.close()
-            await asyncio.to_thread(desk.jobs.stop)
+            await context.snapshots.close()
+            await asyncio.to_thread(context.jobs.stop)
 
     def _closed(self, words: str) -> ASGIApp:
         """Not found, for whoever looks around; a person who was sent here reads why."""
@@ -87,49 +87,49 @@ class OperatorPage:
         return Guard(Starlette(routes=[Mount("/static", Static()), Mount("/", answer)]))
 
 
-def _open(desk: Desk, door: Door) -> ASGIApp:
+def _open(context: PageContext, door: Door) -> ASGIApp:
     views = (
-        Overview(desk),
-        Events(desk),
-        Contacts(desk),
-        Erasures(desk),
-        Workers(desk),
-        AccountViews(desk),
-        Actions(desk),
+        Overview(context),
+        Events(context),
+        Contacts(context),
+        Erasures(context),
+        Workers(context),
+        AccountViews(context),
+        Actions(context),
     )
     signed_in = [route for view in views for route in view.routes()]
-    behind = Middleware(SignedIn, desk.seal, desk.templates, desk.is_ended)
+    behind = Middleware(SignedIn, context.seal, context.templates, context.is_ended)
     return Guard(
         Starlette(
             routes=[
                 Mount("/static", Static()),
-                *SignIn(door, desk.seal, desk.templates).routes(),
+                *SignIn(door, context.seal, context.templates).routes(),
                 Mount("/", routes=signed_in, middleware=[behind]),
             ],
             exception_handlers={
-                HTTPException: _on_http_exception(desk),
-                DBAPIError: _on_database_error(desk),
-                PoolTimeout: _on_database_error(desk),
+                HTTPException: _on_http_exception(context),
+                DBAPIError: _on_database_error(context),
+                PoolTimeout: _on_database_error(context),
             },
             max_body_size=BODY_BYTES_MAX,
         )
     )
 
 
-def _on_http_exception(desk: Desk) -> Callable[[Request, Exception], Response]:
+def _on_http_exception(context: PageContext) -> Callable[[Request, Exception], Response]:
     def answer(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        page = desk.templates.page(request, "error.html", error.status_code, words=error.detail)
+        page = context.templates.page(request, "error.html", error.status_code, words=error.detail)
         page.headers.update(error.headers or {})
         return page
 
     return answer
 
 
-def _on_database_error(desk: Desk) -> Callable[[Request, Exception], Response]:
+def _on_database_error(context: PageContext) -> Callable[[Request, Exception], Response]:
     def answer(request: Request, error: Exception) -> Response:
         log.warning("The operator's page has no database: %s", str(error).partition("\n")[0])
         words = f"The database does not serve the outbox.{ask_or_advise(error)}"
-        return desk.templates.page(request, "error.html", 503, words=words)
+        return context.templates.page(request, "error.html", 503, words=words)
 
     return answer

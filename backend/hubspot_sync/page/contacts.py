@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from hubspot_sync.contact import EVENTS_MAX, ContactView, HubSpotContact, look_at_contact
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.masks import masked_addresses
 from hubspot_sync.page.sign_in import session_of
@@ -28,15 +28,15 @@ _RECORD_PAGE = "https://app.hubspot.com/contacts/{portal_id}/record/0-1/{record_
 
 
 class Contacts:
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         return [
             Route("/contact", self.show, methods=["GET"]),
             Route("/contact/comparison", self.compare, methods=["GET"]),
-            self._desk.action("/contact/reveal", self.reveal),
-            self._desk.action("/contact/resync", self.resync),
+            self._context.action("/contact/reveal", self.reveal),
+            self._context.action("/contact/resync", self.resync),
         ]
 
     def show(self, request: Request) -> Response:
@@ -45,21 +45,23 @@ class Contacts:
 
     async def compare(self, request: Request) -> Response:
         """The same page with what HubSpot has now."""
-        view = await look_at_contact(self._desk.integration, _subject(request))
+        view = await look_at_contact(self._context.integration, _subject(request))
         return await run_in_threadpool(self._show, request, view)
 
     def reveal(self, request: Request, form: Form) -> Response:
-        desk, session, subject = self._desk, session_of(request), form.text("subject", _SUBJECT_LENGTH_MAX)
-        operations.reveal(desk.engine, desk.outbox, subject, by=session.by)
-        return self._back(request, subject, reveal=desk.seal.reveal(session, subject, time.time()))
+        context, session, subject = self._context, session_of(request), form.text("subject", _SUBJECT_LENGTH_MAX)
+        operations.reveal(context.engine, context.outbox, subject, by=session.by)
+        return self._back(request, subject, reveal=context.seal.reveal(session, subject, time.time()))
 
     def resync(self, request: Request, form: Form) -> Response:
         """Send anew how the application's tables say the subject stands."""
-        desk, integration = self._desk, self._desk.integration
+        context, integration = self._context, self._context.integration
         subject = form.text("subject", _SUBJECT_LENGTH_MAX)
         if integration.present_state is None:
             raise HTTPException(404, "This application does not say how its subjects stand.")
-        resync = Resync(desk.engine, desk.outbox, desk.catalog, integration.present_state, by=session_of(request).by)
+        resync = Resync(
+            context.engine, context.outbox, context.catalog, integration.present_state, by=session_of(request).by
+        )
         try:
             [progress] = resync.these([subject])
         except EventsLost as error:
@@ -69,33 +71,33 @@ class Contacts:
         return self._back(request, subject)
 
     def _show(self, request: Request, view: ContactView | None) -> Response:
-        desk, subject = self._desk, _subject(request)
+        context, subject = self._context, _subject(request)
         reveal = request.query_params.get("reveal", "")
-        is_revealed = desk.seal.reveals(session_of(request), subject, reveal, time.time())
+        is_revealed = context.seal.reveals(session_of(request), subject, reveal, time.time())
         if view is not None and not is_revealed:
             view = view.redacted()
         query = {"subject": subject} | ({"reveal": reveal} if is_revealed else {})
-        events = operations.events_of(desk.engine, desk.outbox, subject, limit=EVENTS_MAX)
-        return desk.show(
+        events = operations.events_of(context.engine, context.outbox, subject, limit=EVENTS_MAX)
+        return context.show(
             request,
             "contact.html",
             subject=subject,
             is_revealed=is_revealed,
             query=urlencode(query),
             events=events,
-            queue=operations.read_queue(desk.engine, desk.outbox, subject, limit=QUEUE_SHOWN),
+            queue=operations.read_queue(context.engine, context.outbox, subject, limit=QUEUE_SHOWN),
             queue_shown_max=QUEUE_SHOWN,
-            masked=masked_addresses(desk, events),
+            masked=masked_addresses(context, events),
             events_shown_max=EVENTS_MAX,
             view=view,
             values=[it for it in view.values if it.sent is not None or it.found is not None] if view else [],
-            record_page=_record_page(desk.integration.settings, view.contact) if view else "",
-            can_resync=desk.integration.present_state is not None,
+            record_page=_record_page(context.integration.settings, view.contact) if view else "",
+            can_resync=context.integration.present_state is not None,
         )
 
     def _back(self, request: Request, subject: str, **query: str) -> Response:
         place = f"/contact?{urlencode({'subject': subject, **query})}"
-        return RedirectResponse(self._desk.place(request, place), 303)
+        return RedirectResponse(self._context.place(request, place), 303)
 
 
 def _subject(request: Request) -> str:

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from hubspot_sync.errors import ErasureKeyMissing
 from hubspot_sync.forgetting import certificates_of
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from hubspot_sync.page.forms import Form
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.erasure.certificates import Certificate
@@ -21,8 +21,8 @@ _SUBJECT_LENGTH_MAX = 500
 class Erasures:
     """Looked up by the subject, or by the name that a certificate has: only who has the key can match the two."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         return [
@@ -32,14 +32,14 @@ class Erasures:
 
     def show(self, request: Request) -> Response:
         subject, found = self._found(request)
-        return self._desk.show(
+        return self._context.show(
             request,
             "erasures.html",
             asked=subject,
             certificates=found,
             shown_max=CERTIFICATES_SHOWN,
             query=request.url.query,
-            has_key=self._desk.outbox.names.has_key,
+            has_key=self._context.outbox.names.has_key,
         )
 
     def export(self, request: Request) -> Response:
@@ -49,12 +49,12 @@ class Erasures:
         return JSONResponse({"erasures": [it.as_json() for it in found]}, headers=headers)
 
     def _found(self, request: Request) -> tuple[str, list[Certificate]]:
-        desk, form = self._desk, Form.of(request.url.query)
+        context, form = self._context, Form.of(request.url.query)
         subject, name = form.text("subject", _SUBJECT_LENGTH_MAX), form.text("name", _SUBJECT_LENGTH_MAX)
         if not subject:
-            found = operations.read_certificates(desk.engine, desk.outbox, name or None, limit=CERTIFICATES_SHOWN)
+            found = operations.read_certificates(context.engine, context.outbox, name or None, limit=CERTIFICATES_SHOWN)
             return "", found
         try:
-            return subject, certificates_of(desk.integration, subject)
+            return subject, certificates_of(context.integration, subject)
         except ErasureKeyMissing as error:
             raise HTTPException(409, str(error)) from error

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from hubspot_sync.inspection import inspect
 from hubspot_sync.moves import claimed_types
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from hubspot_sync.page.export import FORMATS, lines_of
 from hubspot_sync.page.forms import Form
 from hubspot_sync.page.masks import masked_address, masked_addresses
@@ -31,30 +31,30 @@ EVENTS_SHOWN = 50
 
 
 class Events:
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         return [
             Route("/events", self.show_list, methods=["GET"]),
             Route("/events.{format:str}", self.export, methods=["GET"]),
             Route("/events/{event_id:uuid}", self.show, methods=["GET"]),
-            self._desk.action("/events/{event_id:uuid}/reveal", self.reveal),
+            self._context.action("/events/{event_id:uuid}/reveal", self.reveal),
         ]
 
     def show_list(self, request: Request) -> Response:
-        desk = self._desk
+        context = self._context
         asked = filter_of(Form.of(request.url.query))
         before = query_number(request, "before")
-        found = operations.find_events(desk.engine, desk.outbox, asked, before=before, limit=EVENTS_SHOWN + 1)
+        found = operations.find_events(context.engine, context.outbox, asked, before=before, limit=EVENTS_SHOWN + 1)
         events = found[:EVENTS_SHOWN]
         query = urlencode(fields_of(asked))
-        return desk.show(
+        return context.show(
             request,
             "events.html",
             events=events,
-            found=operations.count_found(desk.engine, desk.outbox, asked),
-            masked=masked_addresses(desk, events),
+            found=operations.count_found(context.engine, context.outbox, asked),
+            masked=masked_addresses(context, events),
             asked=asked,
             asked_fields=dict(fields_of(asked)),
             query=query,
@@ -62,7 +62,7 @@ class Events:
             is_newest=before is None,
             failed_query=urlencode([*fields_of(asked), *([] if asked.state else [("state", State.FAILED.value)])]),
             states=list(State),
-            types=claimed_types(desk.catalog),
+            types=claimed_types(context.catalog),
             ages={key: words for key, (words, _) in AGES.items()},
         )
 
@@ -72,24 +72,24 @@ class Events:
         if format_ is None:
             raise HTTPException(404)
         asked = filter_of(Form.of(request.url.query))
-        batches = operations.export_events(self._desk.engine, self._desk.outbox, asked)
+        batches = operations.export_events(self._context.engine, self._context.outbox, asked)
         name = f"events-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.{format_.name}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return StreamingResponse(lines_of(batches, format_), media_type=format_.media_type, headers=headers)
 
     def show(self, request: Request) -> Response:
-        desk, history = self._desk, self._history(request)
+        context, history = self._context, self._history(request)
         reveal = request.query_params.get("reveal", "")
-        is_revealed = desk.seal.reveals(session_of(request), history.event.subject, reveal, time.time())
-        newer = operations.read_newer(desk.engine, desk.outbox, history.event)
-        inspection = inspect(history, newer, desk.catalog, is_revealed=is_revealed)
-        return desk.show(
+        is_revealed = context.seal.reveals(session_of(request), history.event.subject, reveal, time.time())
+        newer = operations.read_newer(context.engine, context.outbox, history.event)
+        inspection = inspect(history, newer, context.catalog, is_revealed=is_revealed)
+        return context.show(
             request,
             "event.html",
             history=history,
             steps=steps_of(history),
-            is_known=history.event.event_type in claimed_types(desk.catalog),
-            masked=masked_address(history.event.payload, desk.catalog.email_field),
+            is_known=history.event.event_type in claimed_types(context.catalog),
+            masked=masked_address(history.event.payload, context.catalog.email_field),
             is_revealed=is_revealed,
             payload=_pretty(inspection.payload),
             request_now="" if inspection.request is None else _pretty(inspection.request),
@@ -97,15 +97,15 @@ class Events:
         )
 
     def reveal(self, request: Request, _form: Form) -> Response:
-        desk, history = self._desk, self._history(request)
+        context, history = self._context, self._history(request)
         subject, session = history.event.subject, session_of(request)
-        operations.reveal(desk.engine, desk.outbox, subject, by=session.by)
-        query = urlencode({"reveal": desk.seal.reveal(session, subject, time.time())})
-        return RedirectResponse(desk.place(request, f"/events/{history.event.event_id}?{query}"), 303)
+        operations.reveal(context.engine, context.outbox, subject, by=session.by)
+        query = urlencode({"reveal": context.seal.reveal(session, subject, time.time())})
+        return RedirectResponse(context.place(request, f"/events/{history.event.event_id}?{query}"), 303)
 
     def _history(self, request: Request) -> History:
         event_id: UUID = request.path_params["event_id"]
-        history = operations.read_history(self._desk.engine, self._desk.outbox, event_id)
+        history = operations.read_history(self._context.engine, self._context.outbox, event_id)
         if history is None:
             raise HTTPException(404, f"There is no event {event_id}; delivered ones are purged after a while.")
         return history

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.operations import EventSummary
 
 _HIDDEN = "…"
 
 
-def masked_addresses(desk: Desk, events: Sequence[EventSummary]) -> dict[str, str]:
+def masked_addresses(context: PageContext, events: Sequence[EventSummary]) -> dict[str, str]:
     """By subject, where one of these events has an address that was not taken back by a newer one."""
-    payloads = operations.read_payloads(desk.engine, desk.outbox, events)
+    payloads = operations.read_payloads(context.engine, context.outbox, events)
     masked: dict[str, str] = {}
     for event in sorted(events, key=lambda event: event.id):
-        if (address := masked_address(payloads.get(event.id, ""), desk.catalog.email_field)) is not None:
+        if (address := masked_address(payloads.get(event.id, ""), context.catalog.email_field)) is not None:
             masked[event.subject] = address
     return masked
 

@@ -12,7 +12,7 @@ from hubspot_sync.page.shut_gate import about_gate
 from hubspot_sync.runtime import WorkerState, WorkerStatus
 from hubspot_sync.settings import HubSpotSettings
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operations import KnownWorker, Pulse
+from sqlalchemy_outbox.operations import KnownWorker, Snapshot
 
 # A worker that is awake takes what is due within its poll of ten seconds; three of them leave room for a slow one.
 STALLED_AFTER_SECONDS = 30.0
@@ -23,11 +23,16 @@ _DEAD_TOLD_FOR = timedelta(hours=1)
 _RANKS = (Level.BAD, Level.WARNING, Level.GOOD, Level.INFO)
 
 
-def notices(pulse: Pulse, worker: WorkerStatus, settings: HubSpotSettings) -> list[Notice]:
+def notices(snapshot: Snapshot, worker: WorkerStatus, settings: HubSpotSettings) -> list[Notice]:
     """The worst first; at least one: that all is well, if nothing else is to be said."""
-    found = [*about_gate(pulse.gate), *_about_waits(pulse), *_about_worker(pulse, worker), *_about_settings(settings)]
+    found = [
+        *about_gate(snapshot.gate),
+        *_about_waits(snapshot),
+        *_about_worker(snapshot, worker),
+        *_about_settings(settings),
+    ]
     if all(notice.level is Level.INFO for notice in found):
-        found.append(Notice(Level.GOOD, "Deliveries go on", _who_works(pulse, worker)))
+        found.append(Notice(Level.GOOD, "Deliveries go on", _who_works(snapshot, worker)))
     return sorted(found, key=lambda notice: _RANKS.index(notice.level))
 
 
@@ -36,18 +41,18 @@ def mark_of(shown: list[Notice]) -> str:
     return hashlib.sha256(repr(shown).encode()).hexdigest()[:12]
 
 
-def _who_works(pulse: Pulse, worker: WorkerStatus) -> str:
-    if pulse.workers is None:
+def _who_works(snapshot: Snapshot, worker: WorkerStatus) -> str:
+    if snapshot.workers is None:
         is_apart = worker.state is WorkerState.ELSEWHERE
         return f"The gate is open, and {'workers run apart from this process' if is_apart else 'a worker runs here'}."
-    alive = [known for known in pulse.workers if known.is_alive]
+    alive = [known for known in snapshot.workers if known.is_alive]
     if not alive:
         return "The gate is open, and a worker is starting." if worker.state is WorkerState.RUNNING else ""
     return f"The gate is open, and {len(alive)} worker{' lives' if len(alive) == 1 else 's live'}."
 
 
-def _about_waits(pulse: Pulse) -> Iterator[Notice]:
-    for wait in pulse.waiting:
+def _about_waits(snapshot: Snapshot) -> Iterator[Notice]:
+    for wait in snapshot.waiting:
         one = wait.events == 1
         names_remedy = "provision" in wait.reason
         yield Notice(
@@ -62,7 +67,7 @@ def _about_waits(pulse: Pulse) -> Iterator[Notice]:
         )
 
 
-def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
+def _about_worker(snapshot: Snapshot, worker: WorkerStatus) -> Iterator[Notice]:
     match worker.state:
         case WorkerState.DEAD:
             yield Notice(
@@ -83,7 +88,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 costs=True,
                 entry=Entry.NOTHING_IS_SENT,
             )
-        case WorkerState.DISABLED if not _has_living(pulse):
+        case WorkerState.DISABLED if not _has_living(snapshot):
             yield Notice(
                 Level.WARNING,
                 "No worker runs here",
@@ -94,18 +99,18 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
             )
         case WorkerState.STOPPED:
             yield Notice(Level.WARNING, "The worker is stopped", worker.reason, costs=True)
-        case WorkerState.ELSEWHERE if pulse.workers is not None and not _has_living(pulse):
+        case WorkerState.ELSEWHERE if snapshot.workers is not None and not _has_living(snapshot):
             yield Notice(
                 Level.BAD,
                 "No worker lives",
-                _last_sign(pulse.workers),
+                _last_sign(snapshot.workers),
                 "Start a worker: the command `worker`.",
                 (Act.DOCTOR,),
-                since=max((known.seen_at for known in pulse.workers), default=None),
+                since=max((known.seen_at for known in snapshot.workers), default=None),
                 costs=True,
                 entry=Entry.NOTHING_IS_SENT,
             )
-        case WorkerState.ELSEWHERE if _is_stalled(pulse) and not _has_living(pulse):
+        case WorkerState.ELSEWHERE if _is_stalled(snapshot) and not _has_living(snapshot):
             yield Notice(
                 Level.BAD,
                 "Events wait, and no worker takes them",
@@ -115,7 +120,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 costs=True,
                 entry=Entry.LAG,
             )
-        case WorkerState.RUNNING | WorkerState.ELSEWHERE if _is_stalled(pulse):
+        case WorkerState.RUNNING | WorkerState.ELSEWHERE if _is_stalled(snapshot):
             yield Notice(
                 Level.WARNING,
                 "Events wait, and nothing is delivered",
@@ -125,7 +130,7 @@ def _about_worker(pulse: Pulse, worker: WorkerStatus) -> Iterator[Notice]:
                 costs=True,
                 entry=Entry.LAG,
             )
-    yield from _about_the_dead(pulse.workers or ())
+    yield from _about_the_dead(snapshot.workers or ())
 
 
 def _about_the_dead(workers: tuple[KnownWorker, ...]) -> Iterator[Notice]:
@@ -162,14 +167,14 @@ def _about_settings(settings: HubSpotSettings) -> Iterator[Notice]:
         )
 
 
-def _has_living(pulse: Pulse) -> bool:
-    return any(worker.is_alive for worker in pulse.workers or ())
+def _has_living(snapshot: Snapshot) -> bool:
+    return any(worker.is_alive for worker in snapshot.workers or ())
 
 
-def _is_stalled(pulse: Pulse) -> bool:
+def _is_stalled(snapshot: Snapshot) -> bool:
     return (
-        pulse.gate.state is GateState.OPEN
-        and (pulse.oldest_pending_seconds or 0.0) > STALLED_AFTER_SECONDS
-        and pulse.delivered_last_minute == 0
-        and pulse.requests_last_minute == 0
+        snapshot.gate.state is GateState.OPEN
+        and (snapshot.oldest_pending_seconds or 0.0) > STALLED_AFTER_SECONDS
+        and snapshot.delivered_last_minute == 0
+        and snapshot.requests_last_minute == 0
     )

@@ -6,23 +6,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hubspot_sync.page.desk import Desk
+from hubspot_sync.page.context import PageContext
 
 _ENDED_SHOWN = 20
 
 
 class Workers:
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         return [Route("/workers", self.show, methods=["GET"])]
 
     def show(self, request: Request) -> Response:
-        desk = self._desk
-        return desk.show(
+        context = self._context
+        return context.show(
             request,
             "workers.html",
             ended_shown=_ENDED_SHOWN,
-            rate_max=desk.integration.settings.hubspot_requests_per_second,
+            rate_max=context.integration.settings.hubspot_requests_per_second,
         )

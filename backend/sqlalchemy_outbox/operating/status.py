@@ -66,7 +66,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Snapshot:
     """How the outbox is: `requests_last_minute` carried events. `workers` are those that live or have within a week."""
 
     pending: int
@@ -103,14 +103,14 @@ def read_status(connection: Connection, outbox: Outbox) -> Status:
     )
 
 
-def read_pulse(connection: Connection, outbox: Outbox) -> Pulse:
+def read_snapshot(connection: Connection, outbox: Outbox) -> Snapshot:
     """What changes by the second. Delivered events are counted for the last minute only."""
     c, deliveries = outbox.events.c, outbox.records.deliveries
     claimed, refused = _count_claimed(connection, outbox), count(connection, outbox, outbox.is_refusal())
     a_minute_ago, now = DatabaseNow(-60.0), DatabaseNow()
     # Up to now: what a clock that ran ahead has dated would count until then.
     requests = select(func.count()).select_from(deliveries).where(deliveries.c.started_at.between(a_minute_ago, now))
-    return Pulse(
+    return Snapshot(
         pending=max(0, count_open(connection, outbox) - claimed),
         claimed=claimed,
         failed=max(0, count(connection, outbox, c.failed_at.is_not(None)) - refused),

@@ -355,11 +355,11 @@ def test_what_waits_is_shown_with_its_remedy(hubspot: HubSpot) -> None:
     assert (check["finding"], MISSING in check["detail"]) == ("warn", True)
     assert MISSING in run("show", str(event)).stdout
     assert json.loads(run("show", str(event), "--json").stdout)["waits_for"] == TOTAL
-    pulse = operations.pulse(hubspot.engine, OUTBOX)
-    assert [wait.events for wait in pulse.waiting] == [1]
-    assert pulse.oldest_pending_seconds is None
+    snapshot = operations.snapshot(hubspot.engine, OUTBOX)
+    assert [wait.events for wait in snapshot.waiting] == [1]
+    assert snapshot.oldest_pending_seconds is None
     worker = WorkerStatus(WorkerState.RUNNING)
-    assert MISSING in [notice.words for notice in notices(pulse, worker, hubspot.settings)]
+    assert MISSING in [notice.words for notice in notices(snapshot, worker, hubspot.settings)]
 
 
 def test_waiting_event_that_is_failed_by_hand_lets_those_behind_it_go(hubspot: HubSpot) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy_outbox.gate.gate import Gate
 from sqlalchemy_outbox.housekeeping.sweep import Sweep
 from sqlalchemy_outbox.lease import LEASE
 from sqlalchemy_outbox.model import Event, GateState, Outbox
-from sqlalchemy_outbox.operating.status import longest_due_seconds, read_pulse, read_status
+from sqlalchemy_outbox.operating.status import longest_due_seconds, read_snapshot, read_status
 from sqlalchemy_outbox.outcome import Delivered, Outcome, Postponed, Retry
 from sqlalchemy_outbox.settling.backoff import WAIT_MAX
 from sqlalchemy_outbox.testing import RecordingDestination
@@ -194,7 +194,7 @@ def ages(queue: Queue) -> list[float]:
     with queue.engine.connect() as connection:
         return [
             read_status(connection, queue.outbox).oldest_pending_seconds or 0.0,
-            read_pulse(connection, queue.outbox).oldest_pending_seconds or 0.0,
+            read_snapshot(connection, queue.outbox).oldest_pending_seconds or 0.0,
             longest_due_seconds(connection, queue.outbox, TYPES),
         ]
 
@@ -204,7 +204,7 @@ def test_what_was_delivered_while_the_clock_ran_ahead_is_not_the_last_minutes_fo
     queue.settle(*queue.claim(), Delivered())
     move(queue, A_DAY, queue.outbox.events.c.processed_at)
     with queue.engine.connect() as connection:
-        assert read_pulse(connection, queue.outbox).delivered_last_minute == 0
+        assert read_snapshot(connection, queue.outbox).delivered_last_minute == 0
 
 
 @pytest.mark.parametrize("by", JUMPS_BOTH_WAYS)

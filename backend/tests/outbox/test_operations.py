@@ -164,15 +164,15 @@ def test_status_and_pulse_count_what_is_there(queue: Queue) -> None:
     queue.claim()
     queue.put("e")
     status = operations.status(queue.engine, queue.outbox)
-    pulse = operations.pulse(queue.engine, queue.outbox)
+    snapshot = operations.snapshot(queue.engine, queue.outbox)
     assert (status.pending, status.claimed, status.delivered, status.failed) == (1, 1, 2, 1)
-    assert (pulse.pending, pulse.claimed, pulse.failed) == (1, 1, 1)
-    assert (pulse.delivered_last_minute, pulse.requests_last_minute) == (2, 1)
-    assert status.gate == pulse.gate
+    assert (snapshot.pending, snapshot.claimed, snapshot.failed) == (1, 1, 1)
+    assert (snapshot.delivered_last_minute, snapshot.requests_last_minute) == (2, 1)
+    assert status.gate == snapshot.gate
     queue.pass_time(timedelta(minutes=2))
-    pulse = operations.pulse(queue.engine, queue.outbox)
-    assert pulse.delivered_last_minute == 0
-    assert pulse.oldest_pending_seconds == pytest.approx(120, abs=30)
+    snapshot = operations.snapshot(queue.engine, queue.outbox)
+    assert snapshot.delivered_last_minute == 0
+    assert snapshot.oldest_pending_seconds == pytest.approx(120, abs=30)
 
 
 def test_retry_of_a_selection_moves_each_failed_event_once_in_batches(queue: Queue) -> None:

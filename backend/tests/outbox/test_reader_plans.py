@@ -136,7 +136,7 @@ COUNTS: dict[str, Call] = {
     "all, counted": lambda engine: operations.count_found(engine, OUTBOX, EventFilter()),
     "span, counted": lambda engine: operations.count_found(engine, OUTBOX, of_a_span()),
     "status": lambda engine: operations.status(engine, OUTBOX),
-    "pulse": lambda engine: operations.pulse(engine, OUTBOX),
+    "snapshot": lambda engine: operations.snapshot(engine, OUTBOX),
     **{
         f"series of {range_}": lambda engine, range_=range_: operations.read_series(engine, OUTBOX, range_)
         for range_ in Range

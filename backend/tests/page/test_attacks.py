@@ -215,7 +215,7 @@ def test_post_from_another_site_is_refused_even_with_the_right_form_token(operat
         answer = operator.post("/hold", headers, form_token=operator.form_token(), reason="x")
         assert answer.status_code == 403, headers
         assert operator.post("/sign-in", headers, name="Eve", token=TOKEN).status_code == 403
-    assert operations.pulse(engine, OUTBOX).gate.state is GateState.OPEN
+    assert operations.snapshot(engine, OUTBOX).gate.state is GateState.OPEN
 
 
 def test_refusal_says_what_a_proxy_has_to_pass_on(client):
@@ -252,10 +252,10 @@ def test_action_without_the_form_token_of_its_session_is_refused(operator, engin
 
 def test_with_its_form_token_the_same_action_is_done(operator, engine):
     assert operator.act("/hold", reason="Merging contacts").status_code == 303
-    gate = operations.pulse(engine, OUTBOX).gate
+    gate = operations.snapshot(engine, OUTBOX).gate
     assert (gate.state, gate.held_by, gate.reason) == (GateState.HELD, "page:Ada", "Merging contacts")
     assert operator.act("/release").status_code == 303
-    assert operations.pulse(engine, OUTBOX).gate.state is GateState.OPEN
+    assert operations.snapshot(engine, OUTBOX).gate.state is GateState.OPEN
 
 
 def test_script_in_an_event_is_shown_as_text(operator, engine):

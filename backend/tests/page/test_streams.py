@@ -16,68 +16,68 @@ from sqlalchemy.exc import OperationalError
 
 from app.main import create_app
 from hubspot_sync.page.jobs import KEPT_MAX, Job, Jobs, JobState, TooManyJobs
-from hubspot_sync.page.pulses import WATCHERS_MAX, Pulses, TooManyWatch
+from hubspot_sync.page.snapshots import WATCHERS_MAX, Snapshots, TooManyWatch
 from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operations import Progress, Pulse
+from sqlalchemy_outbox.operations import Progress, Snapshot
 from tests.page.conftest import TOKEN, settings_for
 
 # Well below the minute after which a stream ends by itself.
 STOP_SECONDS_MAX = 20
-PULSE = Pulse(1, 0, 0, None, 0, 0, GateStatus(GateState.OPEN))
+PULSE = Snapshot(1, 0, 0, None, 0, 0, GateStatus(GateState.OPEN))
 
 
 async def test_many_who_watch_cost_one_reading_a_second_and_none_when_they_have_gone():
     readings = 0
 
-    def read() -> Pulse:
+    def read() -> Snapshot:
         nonlocal readings
         readings += 1
         return PULSE
 
-    pulses = Pulses(read)
-    watches = [pulses.watch(0.0) for _ in range(WATCHERS_MAX)]
-    beats = await asyncio.gather(*(anext(it) for it in watches))
-    assert all(it[-1].pulse == PULSE for it in beats)
+    snapshots = Snapshots(read)
+    watches = [snapshots.watch(0.0) for _ in range(WATCHERS_MAX)]
+    samples = await asyncio.gather(*(anext(it) for it in watches))
+    assert all(it[-1].snapshot == PULSE for it in samples)
     assert readings == 1
     with pytest.raises(TooManyWatch):
-        await anext(pulses.watch(0.0))
+        await anext(snapshots.watch(0.0))
     for watch in watches[1:]:
         await watch.aclose()
     later = await anext(watches[0])
     assert len(later) == 1
     assert readings == 2
     await watches[0].aclose()
-    assert pulses._task is not None
-    await asyncio.wait_for(pulses._task, 5)
+    assert snapshots._task is not None
+    await asyncio.wait_for(snapshots._task, 5)
     assert readings == 2
 
 
 async def test_watch_goes_on_when_the_machines_clock_is_set_back():
     now = 1_800_086_400.0
-    pulses = Pulses(lambda: PULSE, clock=lambda: now)
-    watch = pulses.watch(0.0)
+    snapshots = Snapshots(lambda: PULSE, clock=lambda: now)
+    watch = snapshots.watch(0.0)
     (ahead,) = await anext(watch)
     now -= 86_400
-    (beat,) = await asyncio.wait_for(anext(watch), 10)
-    assert beat.at == now
-    again = pulses.watch(ahead.at)
-    assert [beat.at for beat in await asyncio.wait_for(anext(again), 10)] == [now]
+    (sample,) = await asyncio.wait_for(anext(watch), 10)
+    assert sample.at == now
+    again = snapshots.watch(ahead.at)
+    assert [sample.at for sample in await asyncio.wait_for(anext(again), 10)] == [now]
     await watch.aclose()
     await again.aclose()
-    await pulses.close()
+    await snapshots.close()
 
 
 async def test_watch_goes_on_while_the_database_is_away_and_ends_with_the_page():
-    def read() -> Pulse:
+    def read() -> Snapshot:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    pulses = Pulses(read)
-    watch = pulses.watch(0.0)
-    [beat] = await anext(watch)
-    assert beat.pulse is None
+    snapshots = Snapshots(read)
+    watch = snapshots.watch(0.0)
+    [sample] = await anext(watch)
+    assert sample.snapshot is None
     waiting = asyncio.ensure_future(anext(watch))
-    await pulses.close()
+    await snapshots.close()
     with pytest.raises(StopAsyncIteration):
         await waiting
 
@@ -154,4 +154,4 @@ def test_open_stream_does_not_keep_the_server_from_stopping(database_url):
         give_up.cancel()
         watcher.join()
         signal.signal(signal.SIGTERM, before)
-    assert lines[:2] == ["retry: 1000", "event: beats"]
+    assert lines[:2] == ["retry: 1000", "event: samples"]

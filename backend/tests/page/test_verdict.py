@@ -23,7 +23,7 @@ from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.housekeeping import workers
 from sqlalchemy_outbox.housekeeping.workers import Sign
 from sqlalchemy_outbox.model import GateState
-from sqlalchemy_outbox.operations import KnownWorker, Pulse
+from sqlalchemy_outbox.operations import KnownWorker, Snapshot
 from tests.page.browser import PHONE, Operator
 from tests.page.conftest import SIGNED_UP, fail, live_settings, serving, settings_for, track
 from tests.page.shots import SHUT
@@ -38,9 +38,9 @@ LIVE = HubSpotSettings(hubspot_enabled=True, hubspot_send_live=True)
 BANNER_MAX = PHONE["height"] / 6
 
 
-def pulse(gate: GateStatus | None = None, known: list[KnownWorker] | None = None) -> Pulse:
+def snapshot(gate: GateStatus | None = None, known: list[KnownWorker] | None = None) -> Snapshot:
     shut = gate or GateStatus(GateState.OPEN)
-    return Pulse(3, 0, 0, 240.0, 1, 0, shut, workers=None if known is None else tuple(known))
+    return Snapshot(3, 0, 0, 240.0, 1, 0, shut, workers=None if known is None else tuple(known))
 
 
 def worker(name: str = "a", *, is_alive: bool = True, seen_at: datetime = NOW, version: str = "1.0") -> KnownWorker:
@@ -109,7 +109,7 @@ HELD, THROTTLED = GateState.HELD, GateState.THROTTLED
     ],
 )
 def test_each_trouble_has_its_own_words_its_remedy_and_what_can_be_done_here(state, reason, title, remedy, acts):
-    [notice] = notices(pulse(GateStatus(state, UNTIL, reason, since=SINCE)), WorkerStatus(WorkerState.RUNNING), LIVE)
+    [notice] = notices(snapshot(GateStatus(state, UNTIL, reason, since=SINCE)), WorkerStatus(WorkerState.RUNNING), LIVE)
     assert title in notice.title
     assert remedy in notice.remedy
     assert set(notice.acts) == acts
@@ -121,17 +121,17 @@ def test_each_trouble_has_its_own_words_its_remedy_and_what_can_be_done_here(sta
 
 def test_worst_comes_first_and_the_mark_of_the_notices_does_not_change_with_time():
     gate = GateStatus(GateState.THROTTLED, UNTIL, "HubSpot answered 429", since=SINCE)
-    first, *_ = shown = notices(pulse(gate), WorkerStatus(WorkerState.DEAD, "an error ended it"), LIVE)
+    first, *_ = shown = notices(snapshot(gate), WorkerStatus(WorkerState.DEAD, "an error ended it"), LIVE)
     assert first.level is Level.BAD
-    assert mark_of(shown) == mark_of(notices(pulse(gate), WorkerStatus(WorkerState.DEAD, "an error ended it"), LIVE))
+    assert mark_of(shown) == mark_of(notices(snapshot(gate), WorkerStatus(WorkerState.DEAD, "an error ended it"), LIVE))
 
 
 def test_dead_worker_is_told_beside_living_ones_and_none_alive_is_the_verdict():
     elsewhere = WorkerStatus(WorkerState.ELSEWHERE)
     dead = worker("b", is_alive=False, seen_at=SINCE)
-    good, told = notices(pulse(known=[worker(), dead]), elsewhere, LIVE)
+    good, told = notices(snapshot(known=[worker(), dead]), elsewhere, LIVE)
     assert (good.level, told.level, told.since) == (Level.GOOD, Level.INFO, SINCE)
-    [none] = notices(pulse(known=[dead]), elsewhere, LIVE)
+    [none] = notices(snapshot(known=[dead]), elsewhere, LIVE)
     assert (none.level, none.title, none.since) == (Level.BAD, "No worker lives", SINCE)
 
 

@@ -27,7 +27,7 @@ from hubspot_sync.settings import HubSpotSettings
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.gate.row import GateStatus
 from sqlalchemy_outbox.model import GateState, State
-from sqlalchemy_outbox.operations import EventFilter, EventIds, Pulse
+from sqlalchemy_outbox.operations import EventFilter, EventIds, Snapshot
 from tests.conftest import BACKEND
 from tests.page.conftest import SIGNED_UP, TOKEN, fail, track
 
@@ -226,7 +226,7 @@ def test_selection_survives_the_way_through_a_form():
 
 
 @pytest.mark.parametrize(
-    ("pulse", "worker", "title"),
+    ("snapshot", "worker", "title"),
     [
         ({}, WorkerState.RUNNING, "Deliveries go on"),
         ({"gate": GateStatus(GateState.HELD, reason="Grant the scope")}, WorkerState.RUNNING, "Deliveries are held"),
@@ -242,9 +242,9 @@ def test_selection_survives_the_way_through_a_form():
         ({"oldest_pending_seconds": 31.0, "delivered_last_minute": 1}, WorkerState.RUNNING, "Deliveries go on"),
     ],
 )
-def test_notice_names_what_is_the_matter(pulse, worker, title):
+def test_notice_names_what_is_the_matter(snapshot, worker, title):
     well = {"pending": 0, "claimed": 0, "failed": 0, "oldest_pending_seconds": None, "delivered_last_minute": 0}
-    shown = Pulse(**(well | {"requests_last_minute": 0, "gate": GateStatus(GateState.OPEN)} | pulse))
+    shown = Snapshot(**(well | {"requests_last_minute": 0, "gate": GateStatus(GateState.OPEN)} | snapshot))
     settings = HubSpotSettings(hubspot_enabled=True, hubspot_send_live=True)
     [notice] = notices(shown, WorkerStatus(worker), settings)
     assert notice.title == title

@@ -11,7 +11,7 @@ const RELOAD_MS = range === "1h" || range === "24h" ? 30_000 : 300_000;
 const charts = [];
 let series = null;
 let columns = null;
-let beat = null;
+let sample = null;
 let type = "";
 let source = null;
 let reloading = null;
@@ -19,8 +19,8 @@ let reloading = null;
 function draw() {
   if (!series) return;
   columns = columnsOf(series, type);
-  const now = Math.max(Date.parse(series.until) / 1000, beat?.at ?? 0);
-  if (beat && beat.pending !== null && (range === "1h" || range === "24h")) addNewest();
+  const now = Math.max(Date.parse(series.until) / 1000, sample?.at ?? 0);
+  if (sample && sample.pending !== null && (range === "1h" || range === "24h")) addNewest();
   const bands = [
     ...gapsOf(series).map((gap) => ["gap", ...gap]),
     ...closuresOf(series).map((closure) => [closure.state, closure.from, closure.ended_at === null ? now : closure.to]),
@@ -31,22 +31,22 @@ function draw() {
 
 // What is now, and the last minute, which is not stored yet.
 function addNewest() {
-  columns.at.push(beat.at);
-  columns.pending[0].push(beat.pending);
-  columns.lag[0].push(beat.lag);
+  columns.at.push(sample.at);
+  columns.pending[0].push(sample.pending);
+  columns.lag[0].push(sample.lag);
   // A minute beside means of ten would seem to be a peak.
   const isMinute = range === "1h";
-  columns.delivered[0].push(type || !isMinute ? null : beat.delivered);
+  columns.delivered[0].push(type || !isMinute ? null : sample.delivered);
   columns.delivered[1].push(null);
   columns.delivered[2].push(null);
-  columns.requests[0].push(isMinute ? beat.requests : null);
+  columns.requests[0].push(isMinute ? sample.requests : null);
   columns.requests[1].push(null);
 }
 
 function showNewest() {
-  if (!beat || readout.textContent) return;
+  if (!sample || readout.textContent) return;
   for (const place of document.querySelectorAll("[data-live]")) {
-    place.textContent = inWords(place.dataset.live, beat[place.dataset.live]);
+    place.textContent = inWords(place.dataset.live, sample[place.dataset.live]);
   }
 }
 
@@ -139,15 +139,15 @@ function unknownPast() {
 }
 
 function take(message) {
-  beat = message.beats.at(-1);
+  sample = message.samples.at(-1);
   showNewest();
   draw();
-  state.textContent = beat.pending === null ? "The database does not answer; the figures wait for it." : unknownPast();
+  state.textContent = sample.pending === null ? "The database does not answer; the figures wait for it." : unknownPast();
   if (message.notices && message.notices !== document.getElementById("notices").dataset.mark) {
     htmx.trigger(document.body, "notices-changed");
   }
   const reasons = document.getElementById("reasons");
-  if (beat.failed != null && Number(reasons.dataset.failed) !== beat.failed) {
+  if (sample.failed != null && Number(reasons.dataset.failed) !== sample.failed) {
     htmx.trigger(document.body, "failed-changed");
   }
 }
@@ -156,7 +156,7 @@ function watch() {
   if (source || document.hidden) return;
   load();
   source = new EventSource(live.dataset.stream);
-  source.addEventListener("beats", (event) => take(JSON.parse(event.data)));
+  source.addEventListener("samples", (event) => take(JSON.parse(event.data)));
   source.addEventListener("over", () => location.reload());
   source.addEventListener("error", () => {
     state.textContent = "The figures stand still: the application does not answer. They go on by themselves.";

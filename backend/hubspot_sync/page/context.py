@@ -20,27 +20,27 @@ from hubspot_sync.page.forms import Form
 from hubspot_sync.page.jobs import Jobs
 from hubspot_sync.page.notice import Notice
 from hubspot_sync.page.notices import mark_of, notices
-from hubspot_sync.page.pulses import Pulses
 from hubspot_sync.page.rendering import Templates
 from hubspot_sync.page.sessions import Seal, Session
 from hubspot_sync.page.sign_in import session_of
+from hubspot_sync.page.snapshots import Snapshots
 from hubspot_sync.runtime import WorkerStatus
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.model import Outbox
-from sqlalchemy_outbox.operations import Pulse
+from sqlalchemy_outbox.operations import Snapshot
 
 Act = Callable[[Request, Form], Response]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class PageContext:
     """`worker` tells how this process's worker is."""
 
     integration: Integration
     worker: Callable[[], WorkerStatus]
     seal: Seal
     templates: Templates
-    pulses: Pulses
+    snapshots: Snapshots
     jobs: Jobs
 
     @property
@@ -60,22 +60,22 @@ class Desk:
         ends_at = datetime.fromtimestamp(session.ends_at, UTC)
         return operations.is_session_ended(self.engine, self.outbox, session.id, ends_at)
 
-    def notices(self, pulse: Pulse) -> list[Notice]:
-        return notices(pulse, self.worker(), self.integration.settings)
+    def notices(self, snapshot: Snapshot) -> list[Notice]:
+        return notices(snapshot, self.worker(), self.integration.settings)
 
     def show(self, request: Request, template: str, status: int = 200, **context: object) -> HTMLResponse:
         """The template's page with what stands on top of each; reads the database, so it is for a thread."""
         session = session_of(request)
-        pulse = operations.pulse(self.engine, self.outbox)
-        shown = self.notices(pulse)
+        snapshot = operations.snapshot(self.engine, self.outbox)
+        shown = self.notices(snapshot)
         return self.templates.page(
             request,
             template,
             status,
             session=session,
             form_token=self.seal.form_token(session),
-            pulse=pulse,
-            fleet=Fleet.of(pulse.workers or ()),
+            snapshot=snapshot,
+            fleet=Fleet.of(snapshot.workers or ()),
             notices=shown,
             notices_mark=mark_of(shown),
             **context,
