@@ -56,7 +56,7 @@ def issue_token(db: Session, driver: Driver) -> str:
 
 def delete_driver(db: Session, driver: Driver) -> None:
     """Delete the driver and every row that is about them; the caller has the driver locked."""
-    driver_id, addresses = driver.id, [it for it in (driver.email, driver.phone) if it is not None]
+    driver_id, addresses = driver.id, [address for address in (driver.email, driver.phone) if address is not None]
     db.execute(delete(OtpChallenge).where(OtpChallenge.address.in_(addresses)))
     for table in (AccessToken, WalletPass, NovaGrant, Redemption, Wallet):
         db.execute(delete(table).where(table.driver_id == driver_id))

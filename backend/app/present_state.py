@@ -34,13 +34,14 @@ def events_of(db: Session, subjects: Sequence[str]) -> Mapping[str, Sequence[Pre
         db, Redemption, Redemption.redeemed_at, Redemption.driver_id.in_(names), Redemption.is_first.is_(True)
     )
     return {
-        names[it.id]: list(_events_of(it, earned.get(it.id), redeemed.get(it.id), first.get(it.id))) for it in drivers
+        names[driver.id]: list(_events_of(driver, earned.get(driver.id), redeemed.get(driver.id), first.get(driver.id)))
+        for driver in drivers
     }
 
 
 def subjects_after(db: Session, after: str | None, limit: int) -> Sequence[str]:
     ids = db.scalars(select(Driver.id).where(*_is_after(after)).order_by(Driver.id).limit(limit))
-    return [str(it) for it in ids]
+    return [str(id_) for id_ in ids]
 
 
 def count_after(db: Session, after: str | None) -> int:
@@ -72,7 +73,7 @@ def _latest(
     rank = func.row_number().over(partition_by=of.driver_id, order_by=moment.desc()).label("rank")
     ranked = select(of, rank).where(*conditions).subquery()
     latest = aliased(of, ranked)
-    return {it.driver_id: it for it in db.scalars(select(latest).where(ranked.c.rank == 1))}
+    return {latest_of.driver_id: latest_of for latest_of in db.scalars(select(latest).where(ranked.c.rank == 1))}
 
 
 def _names_by_id(subjects: Sequence[str]) -> Iterator[tuple[UUID, str]]:

@@ -130,7 +130,7 @@ def describe(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/ProblemBody"}
     return {
         int(status): {
-            "description": " or ".join(str(it["summary"]) for it in named.values()),
+            "description": " or ".join(str(value["summary"]) for value in named.values()),
             "content": {MEDIA_TYPE: {"schema": schema, "examples": named}},
         }
         for status, named in examples.items()
@@ -157,8 +157,10 @@ async def _on_problem(_request: Request, error: Exception) -> ProblemResponse:
 
 async def _on_invalid_request(_request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(field=".".join(map(str, it["loc"])), message=_in_words(it)) for it in error.errors()]
-    detail = "; ".join(f"{it.field}: {it.message}" for it in errors)
+    errors = [
+        FieldError(field=".".join(map(str, detail["loc"])), message=_in_words(detail)) for detail in error.errors()
+    ]
+    detail = "; ".join(f"{detail.field}: {detail.message}" for detail in errors)
     return ProblemResponse(Invalid.body(detail, errors))
 
 

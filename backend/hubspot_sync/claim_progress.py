@@ -26,7 +26,7 @@ class ClaimProgress:
         # Of what the account lacks: its list contradicted HubSpot's refusal once.
         self.has_doubted_hubspot = False
         self.suspects: list[tuple[ContactUpsert, RefusedWhole]] = []
-        self._left = {it.subject: [it] for it in translation.upserts}
+        self._left = {upsert.subject: [upsert] for upsert in translation.upserts}
 
     @property
     def outcomes(self) -> dict[int, Outcome]:

@@ -101,10 +101,10 @@ class ContactView:
 
     @property
     def differences(self) -> list[Value]:
-        return [it for it in self.values if it.differs]
+        return [value for value in self.values if value.differs]
 
     def redacted(self) -> ContactView:
-        return replace(self, contact=self.contact.redacted(), values=[it.redacted() for it in self.values])
+        return replace(self, contact=self.contact.redacted(), values=[value.redacted() for value in self.values])
 
     def as_json(self) -> dict[str, Any]:
         contact = self.contact
@@ -117,8 +117,8 @@ class ContactView:
                 "reason": contact.reason,
                 "name": contact.name,
             },
-            "properties": [it.as_json() for it in self.values],
-            "events": [it.as_json() for it in self.events],
+            "properties": [value.as_json() for value in self.values],
+            "events": [event.as_json() for event in self.events],
         }
 
 
@@ -177,7 +177,7 @@ async def _ask(integration: Integration, subject: str, sent: Mapping[str, tuple[
 
 
 async def _read(client: HubSpotClient, gate: Gate, catalog: Catalog, key_property: str, key: str) -> HubSpotContact:
-    names = [*(it.name for it in catalog.properties), *_NAMES]
+    names = [*(property_.name for property_ in catalog.properties), *_NAMES]
     try:
         answer = await call_in_control_slot(gate, lambda: client.read_contacts(key_property, [key], names))
     except (NoAnswer, GateShut) as error:
@@ -197,7 +197,7 @@ def _found(answer: Answer, result: ContactResult, key_property: str) -> HubSpotC
         for name, value in result.properties.items()
         if isinstance(value, str | int | float) and value != ""
     }
-    name = " ".join(properties[it] for it in _NAMES if it in properties)
+    name = " ".join(properties[name] for name in _NAMES if name in properties)
     return HubSpotContact(Presence.FOUND, answer.shown(result.raw_id), key_property, name=name, properties=properties)
 
 

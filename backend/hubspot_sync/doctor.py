@@ -310,7 +310,7 @@ def _scopes(answer: Answer) -> Check:
         return warned(
             "scopes", f"unknown (HubSpot answered {answer.status})", f"see in HubSpot that it has {listed(SCOPES)}"
         )
-    missing = [it for it in SCOPES if it not in token.scopes]
+    missing = [scope for scope in SCOPES if scope not in token.scopes]
     if not missing:
         return passed("scopes", listed(SCOPES))
     verdict = failed if SCOPE_TO_DELIVER in missing else warned
@@ -323,9 +323,9 @@ class _Usage(BaseModel):
 
 def _usage(answer: Answer) -> DailyLimit | None:
     usage = parsed(_Usage, answer.body) if answer.is_success else None
-    for it in usage.results if usage else []:
-        limit, used = it.get("usageLimit"), it.get("currentUsage")
-        if it.get("name") == "private-apps-api-calls-daily" and isinstance(limit, int) and isinstance(used, int):
+    for usage_of in usage.results if usage else []:
+        limit, used = usage_of.get("usageLimit"), usage_of.get("currentUsage")
+        if usage_of.get("name") == "private-apps-api-calls-daily" and isinstance(limit, int) and isinstance(used, int):
             return DailyLimit(limit, limit - used)
     return None
 

@@ -29,7 +29,7 @@ class DryRun:
         translation = await without_overtaken(translate(claim.events, self._catalog), claim)
         for request in requests(translation.upserts):
             _log_request(request)
-        carriers = {event.id: it for it in translation.upserts for event in it.events}
+        carriers = {event.id: upsert for upsert in translation.upserts for event in upsert.events}
         would_be_sent = [event for event in claim.events if event.id in carriers]
         for event in would_be_sent:
             _log_event(event, carriers[event.id])
@@ -39,7 +39,7 @@ class DryRun:
 def _log_request(request: Sequence[ContactUpsert]) -> None:
     if not log.isEnabledFor(logging.DEBUG):
         return
-    inputs = [without_personal(it.as_input(), it.catalog.personal_names) for it in request]
+    inputs = [without_personal(upsert.as_input(), upsert.catalog.personal_names) for upsert in request]
     log.debug("Would POST to contacts/batch/upsert: %s", json.dumps({"inputs": inputs}, ensure_ascii=False))
 
 

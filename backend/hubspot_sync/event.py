@@ -133,7 +133,7 @@ class Catalog:
     _by_type: dict[str, type[LifecycleEvent]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._by_type.update({it.event_type: it for it in self.events})
+        self._by_type.update({event.event_type: event for event in self.events})
 
     @property
     def types(self) -> list[str]:
@@ -218,7 +218,7 @@ class Catalog:
 
 def _in_words(event_type: str, error: ValidationError) -> str:
     problems = (
-        f"{'.'.join(map(str, it['loc'])) or 'payload'}: {it['msg']}"
-        for it in error.errors(include_url=False, include_input=False)
+        f"{'.'.join(map(str, detail['loc'])) or 'payload'}: {detail['msg']}"
+        for detail in error.errors(include_url=False, include_input=False)
     )
     return f"{event_type} cannot be delivered: {'; '.join(problems)}"

@@ -102,7 +102,7 @@ class Integration:
 
         A dry run uses events up, and an erasure may not be: it waits for a worker that sends live.
         """
-        return [it for it in claimed_types(self.catalog) if it != ERASURE or self.settings.hubspot_send_live]
+        return [type_ for type_ in claimed_types(self.catalog) if type_ != ERASURE or self.settings.hubspot_send_live]
 
     def client(self) -> HubSpotClient:
         """HubSpot as the settings say; use it as an async context manager."""

@@ -80,15 +80,15 @@ class PoisonDetector:
 
     def note_answer(self, upserts: Iterable[HasSubject]) -> None:
         """HubSpot digested the request, whatever it said of the inputs."""
-        troubles = [self._troubles.pop(it.subject, None) for it in upserts] if self._troubles else []
+        troubles = [self._troubles.pop(upsert.subject, None) for upsert in upserts] if self._troubles else []
         self._answers += 1
         self._unanswered.clear()
-        if any(it is not None and it.tries_alone for it in troubles):
+        if any(trouble is not None and trouble.tries_alone for trouble in troubles):
             # It had got no answer alone, and nothing ailed it.
             self._note_outage()
 
     def note_no_answer(self, upserts: Sequence[HasSubject]) -> Suspicion:
-        if any(it.subject not in self._troubles for it in upserts):
+        if any(upsert.subject not in self._troubles for upsert in upserts):
             self._note_outage()
         for upsert in upserts:
             trouble = self._troubles.pop(upsert.subject, None) or _Trouble(INPUTS_MAX)

@@ -59,10 +59,13 @@ class Plan:
     def lines(self) -> list[str]:
         group = [f"create group {self.group.name}"] if self.group else []
         properties = [
-            f"create property {it.name} ({it.type}{', unique' if it.is_unique else ''})" for it in self.properties
+            f"create property {property_.name} ({property_.type}{', unique' if property_.is_unique else ''})"
+            for property_ in self.properties
         ]
-        options = [f"add to {it.property.name} the options {', '.join(it.missing)}" for it in self.options]
-        differences = [f"cannot mend: {it}" for it in self.differences]
+        options = [
+            f"add to {lacking.property.name} the options {', '.join(lacking.missing)}" for lacking in self.options
+        ]
+        differences = [f"cannot mend: {difference}" for difference in self.differences]
         return [*group, *properties, *options, *differences] or ["nothing to do: group and properties are as declared"]
 
 
@@ -133,12 +136,12 @@ async def plan_provisioning(client: HubSpotClient, gate: Gate, catalog: Catalog)
     ).results
     listed = await call_in_control_slot(gate, client.list_properties)
     properties = (await asyncio.to_thread(_parsed, _PropertyList, listed)).results
-    existing = {it.name: it for it in properties}
-    needed = [it for it in catalog.properties if not it.is_standard]
-    present = [(it, existing[it.name]) for it in needed if it.name in existing]
+    existing = {property_.name: property_ for property_ in properties}
+    needed = [property_ for property_ in catalog.properties if not property_.is_standard]
+    present = [(property_, existing[property_.name]) for property_ in needed if property_.name in existing]
     return Plan(
-        group=None if catalog.group.name in {it.name for it in groups} else catalog.group,
-        properties=tuple(it for it in needed if it.name not in existing),
+        group=None if catalog.group.name in {group.name for group in groups} else catalog.group,
+        properties=tuple(property_ for property_ in needed if property_.name not in existing),
         options=tuple(
             it
             for declared, found in present
@@ -178,10 +181,10 @@ async def carry_out(plan: Plan, client: HubSpotClient, gate: Gate, catalog: Cata
             await call_in_control_slot(gate, partial(client.create_property, _definition(property_, catalog.group)))
         )
         yield f"created property {property_.name}"
-    for it in plan.options:
-        changes = {"options": [*it.existing, *_options(it.missing, start=len(it.existing))]}
-        _accepted(await call_in_control_slot(gate, partial(client.update_property, it.property.name, changes)))
-        yield f"added to {it.property.name} the options {', '.join(it.missing)}"
+    for lacking in plan.options:
+        changes = {"options": [*lacking.existing, *_options(lacking.missing, start=len(lacking.existing))]}
+        _accepted(await call_in_control_slot(gate, partial(client.update_property, lacking.property.name, changes)))
+        yield f"added to {lacking.property.name} the options {', '.join(lacking.missing)}"
 
 
 def _parsed(model: type[Body], answer: Answer) -> Body:
@@ -228,7 +231,7 @@ def _options(values: Sequence[str], start: int = 0) -> list[dict[str, object]]:
 
 def _missing_options(declared: ContactProperty, existing: _Property) -> MissingOptions | None:
     values = [option.get("value") for option in existing.options]
-    missing = tuple(it for it in declared.options if it not in values)
+    missing = tuple(option for option in declared.options if option not in values)
     return MissingOptions(declared, missing, tuple(existing.options)) if missing else None
 
 

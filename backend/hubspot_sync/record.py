@@ -37,7 +37,9 @@ def record_upsert(
     upserts: Sequence[ContactUpsert], began_at: float, verdict: Verdict, answer: Answer | None
 ) -> Delivery:
     """An upsert request that has just ended; `answer` is None when none came."""
-    outcomes = {event.id: _outcome_for(it, verdict, upserts, answer) for it in upserts for event in it.events}
+    outcomes = {
+        event.id: _outcome_for(upsert, verdict, upserts, answer) for upsert in upserts for event in upsert.events
+    }
     return Delivery(
         UPSERT,
         began_at,
@@ -58,7 +60,7 @@ def _outcome(verdict: Verdict, upserts: Sequence[ContactUpsert], answer: Answer 
         case Settled(findings, None) if not findings:
             return UNSETTLED
         case Settled(findings):
-            written = sum(isinstance(it, Written) for it in findings.values())
+            written = sum(isinstance(finding, Written) for finding in findings.values())
             return DELIVERED if written == len(upserts) else "partly delivered" if written else REFUSED
         case RefusedWhole():
             return REFUSED

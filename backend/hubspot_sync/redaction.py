@@ -35,7 +35,7 @@ class Redaction:
 
     def __init__(self, values: Iterable[str] = (), *, token: str = "") -> None:
         self._token = token
-        self._values = sorted((it for it in values if len(it) >= _VALUE_LENGTH_MIN), key=len, reverse=True)
+        self._values = sorted((value for value in values if len(value) >= _VALUE_LENGTH_MIN), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         if self._token:
@@ -142,7 +142,7 @@ def _without(value: object, names: Collection[str], personal: Collection[str], r
                 key: PERSONAL if key in names else _without(it, names, personal, redaction) for key, it in value.items()
             }
         case list():
-            return [_without(it, names, personal, redaction) for it in value]
+            return [_without(part, names, personal, redaction) for part in value]
         case _:
             return value
 
@@ -156,5 +156,5 @@ def _texts_under(names: Collection[str], value: object) -> Iterator[str]:
                 else:
                     yield from _texts_under(names, it)
         case list():
-            for it in value:
-                yield from _texts_under(names, it)
+            for part in value:
+                yield from _texts_under(names, part)

@@ -80,7 +80,7 @@ class Resync:
     def _store(self, subjects: Sequence[str], before: Progress, asked_for: Mapping[str, object]) -> Progress:
         with Session(self._engine) as db, db.begin():
             events = self._state.events_of(db, subjects)
-            event_ids = [self._enqueue(db, it) for of_subject in events.values() for it in of_subject]
+            event_ids = [self._enqueue(db, event) for of_subject in events.values() for event in of_subject]
             if event_ids and self._entry_id is None:
                 self._entry_id = audit.record(
                     db.connection(), self._outbox, Action.RESYNC, by=self._by, detail=asked_for
@@ -90,7 +90,7 @@ class Resync:
             before.subjects + len(events),
             before.events + len(event_ids),
             last=subjects[-1],
-            unknown=(*before.unknown, *(it for it in subjects if it not in events)),
+            unknown=(*before.unknown, *(subject for subject in subjects if subject not in events)),
         )
 
     def _enqueue(self, db: Session, event: PresentEvent) -> UUID:

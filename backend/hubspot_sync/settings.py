@@ -12,7 +12,7 @@ from sqlalchemy_outbox.names import KEY_CHARS_MIN
 
 def _fits_a_header(token: SecretStr) -> SecretStr:
     text = token.get_secret_value().strip()
-    if not all("!" <= it <= "~" for it in text):
+    if not all("!" <= character <= "~" for character in text):
         raise ValueError("must be the token alone: letters, digits and hyphens without spaces")
     return SecretStr(text)
 

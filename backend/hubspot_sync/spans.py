@@ -15,7 +15,7 @@ from sqlalchemy_outbox.tracing import delivery_span
 
 def upsert_span(upserts: Sequence[ContactUpsert]) -> AbstractContextManager[Span]:
     """A span linked to those in which the events were tracked."""
-    return delivery_span(f"POST {UPSERT}", (event.traceparent for it in upserts for event in it.events))
+    return delivery_span(f"POST {UPSERT}", (event.traceparent for upsert in upserts for event in upsert.events))
 
 
 def describe(span: Span, delivery: Delivery) -> None:

@@ -51,7 +51,7 @@ def _tone(outcome: str) -> str:
 
 def _act(entry: AuditEntry) -> Step:
     count = f"with {entry.count - 1} more" if entry.count > 1 else ""
-    words = tuple(it for it in (entry.reason or "", count) if it)
+    words = tuple(words for words in (entry.reason or "", count) if words)
     return Step(entry.at, f"{entry.action.capitalize()} by {entry.by}", words)
 
 

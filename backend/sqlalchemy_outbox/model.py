@@ -158,7 +158,7 @@ class Outbox:
     def tables(self) -> list[Table]:
         """All that it has."""
         own = [self.events, self.leases, self.waits, self.gate, self.workers, self.subjects, self.erasures]
-        return [*own, *(getattr(self.records, it.name) for it in fields(self.records))]
+        return [*own, *(getattr(self.records, field_.name) for field_ in fields(self.records))]
 
     def is_open(self, events: FromClause | None = None) -> ColumnElement[bool]:
         """Neither delivered nor failed: what a later event of the subject waits for. `events` may be an alias."""

@@ -146,7 +146,7 @@ def _declare_discarded(metadata: MetaData, events: Table) -> Table:
         name,
         metadata,
         Column("id", _ID, primary_key=True, autoincrement=False),
-        *(Column(it.name, it.type, nullable=it.nullable) for it in events.c if it.name != "id"),
+        *(Column(column.name, column.type, nullable=column.nullable) for column in events.c if column.name != "id"),
         Column("discarded_at", Instant, nullable=False),
         Column("discarded_by", AnyText, nullable=False),
         Column("reason", AnyText, nullable=False),

@@ -70,7 +70,7 @@ def assert_enqueued(
 ) -> Enqueued:
     """Return the one event of this type whose payload has these values; fail the test when there is not just one."""
     candidates = enqueued(where, outbox, event_type)
-    found = [it for it in candidates if payload.items() <= it.payload.items()]
+    found = [candidate for candidate in candidates if payload.items() <= candidate.payload.items()]
     assert len(found) == 1, f"{len(found)} events {event_type} with {payload}; of that type there are: {candidates}"
     return found[0]
 

@@ -44,7 +44,8 @@ def delete(token: BearerToken, sessions: Sessions) -> DriverForgotten:
     """For good: Nova that was not redeemed is lost, and HubSpot never takes the address again."""
     with sessions.begin() as db:
         # Names are locked before rows, as a sign-in does.
-        for address in sorted(it for it in (driver_of(db, token).email, driver_of(db, token).phone) if it):
+        seen = driver_of(db, token)
+        for address in sorted(address for address in (seen.email, seen.phone) if address):
             lock_name(db, address)
         driver = lock_driver_of(db, token)
         try:

@@ -60,7 +60,7 @@ class WalletView(BaseModel):
             earned_count=wallet.earned_count,
             redeemed_count=wallet.redeemed_count,
             stage=stage_of(driver),
-            passes=[PassInstalled.of(it) for it in driver.passes],
+            passes=[PassInstalled.of(wallet_pass) for wallet_pass in driver.passes],
         )
 
 

@@ -41,10 +41,10 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     with opened(context, needs_file=False) as integration:
         checks = asyncio.run(examine(integration))
         if as_json:
-            print_json({"checks": [it.as_json() for it in checks]})
+            print_json({"checks": [check.as_json() for check in checks]})
         else:
             _print_checks(checks)
-        if any(it.finding is Finding.FAIL for it in checks):
+        if any(check.finding is Finding.FAIL for check in checks):
             raise typer.Exit(1)
 
 

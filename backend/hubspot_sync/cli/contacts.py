@@ -124,14 +124,14 @@ def _hint_if_disabled(integration: Integration) -> None:
 
 def _print_contact(view: ContactView) -> None:
     console.print(f"{view.subject}: {_presence(view.contact)}")
-    known = [it for it in view.values if it.sent is not None or it.found is not None]
-    print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(it) for it in known))
+    known = [value for value in view.values if value.sent is not None or value.found is not None]
+    print_rows(("", "property", "last sent", "HubSpot has"), (_value_row(value) for value in known))
     console.print("\nEvents", style="bold")
     print_rows(
         ("event", "state", "type", "enqueued", "error"),
         (
-            (str(it.event_id), str(it.state), it.event_type, moment(it.created_at), it.last_error or "")
-            for it in view.events
+            (str(event.event_id), str(event.state), event.event_type, moment(event.created_at), event.last_error or "")
+            for event in view.events
         ),
     )
 

@@ -92,13 +92,13 @@ def _show(integration: Integration, subject: str, *, as_json: bool) -> None:
 
     found = certificates_of(integration, subject)
     if as_json:
-        print_json({"erasures": [it.as_json() for it in found]})
+        print_json({"erasures": [certificate.as_json() for certificate in found]})
     else:
         for certificate in found:
             _print(certificate)
     if not found and not as_json:
         raise fail("Nobody of this id was forgotten.")
-    if not found or not all(it.is_done for it in found):
+    if not found or not all(certificate.is_done for certificate in found):
         raise typer.Exit(1)
 
 
@@ -120,8 +120,8 @@ def _in_hubspot(certificate: Certificate) -> str:
         return in_one_line(certificate.objection or "waits for a worker")
     requests = certificate.told.get("requests")
     answers = [
-        f"{it.get('status')} (correlation id {it.get('correlation_id') or 'none'})"
-        for it in (requests if isinstance(requests, list) else [])
+        f"{request.get('status')} (correlation id {request.get('correlation_id') or 'none'})"
+        for request in (requests if isinstance(requests, list) else [])
     ]
     contacts = f"{certificate.told.get('contacts')} contacts by {certificate.way}, {moment(certificate.erased_at)} UTC"
     return ": ".join([contacts, ", ".join(answers)]) if answers else contacts

@@ -79,11 +79,11 @@ def events(
         found = operations.find_events(integration.engine, integration.outbox, wanted, before=before, limit=limit)
         following = found[-1].id if len(found) == limit else None
         if as_json:
-            print_json({"events": [it.as_json() for it in found], "next": following})
+            print_json({"events": [event.as_json() for event in found], "next": following})
             return
         print_rows(
             ("event", "state", "type", "subject", "enqueued", "attempts", "due", "error"),
-            (_event_row(it) for it in found),
+            (_event_row(event) for event in found),
         )
         if console.is_terminal:
             number = operations.count_found(integration.engine, integration.outbox, wanted)
@@ -101,10 +101,11 @@ def reasons(context: typer.Context, as_json: AsJson = False) -> None:
     with opened(context) as integration:
         found = operations.failure_reasons(integration.engine, integration.outbox)
         if as_json:
-            print_json({"reasons": [it.as_json() for it in found]})
+            print_json({"reasons": [reason.as_json() for reason in found]})
         else:
             print_rows(
-                ("events", "newest", "reason"), ((str(it.count), str(it.newest.event_id), it.reason) for it in found)
+                ("events", "newest", "reason"),
+                ((str(reason.count), str(reason.newest.event_id), reason.reason) for reason in found),
             )
 
 
@@ -205,14 +206,14 @@ def audit(
         found = operations.read_audit(integration.engine, integration.outbox, before=before, limit=limit)
         if as_json:
             following = found[-1].id if len(found) == limit else None
-            print_json({"entries": [it.as_json() for it in found], "next": following})
+            print_json({"entries": [act.as_json() for act in found], "next": following})
         else:
-            print_rows(("at", "by", "action", "events", "reason", "detail"), (_audit_row(it) for it in found))
+            print_rows(("at", "by", "action", "events", "reason", "detail"), (_audit_row(act) for act in found))
 
 
 def _retry_named(integration: Integration, event_ids: list[UUID], *, is_cautious: bool) -> None:
     engine, outbox, types = integration.engine, integration.outbox, integration.types
-    known = {it.event_id: it for it in operations.read_events(engine, outbox, event_ids)}
+    known = {event.event_id: event for event in operations.read_events(engine, outbox, event_ids)}
     chosen = EventIds(frozenset(event_ids))
     carry_out(operations.retry(engine, outbox, chosen, types, by=operator(), is_cautious=is_cautious), "Retry")
     is_complete = True

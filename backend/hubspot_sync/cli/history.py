@@ -67,11 +67,11 @@ def _as_json(history: History, inspection: Inspection) -> dict[str, object]:
         "next": history.turn and history.turn.as_json(),
         "payload": inspection.payload,
         "discarded": history.discarded and history.discarded.as_json(),
-        "deliveries": [it.as_json() for it in history.deliveries],
+        "deliveries": [delivery.as_json() for delivery in history.deliveries],
         "delivery_count": history.delivery_count,
         "request_now": inspection.request,
         "no_request_now": inspection.objection,
-        "audit": [it.as_json() for it in history.audit],
+        "audit": [act.as_json() for act in history.audit],
     }
 
 

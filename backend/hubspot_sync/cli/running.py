@@ -104,7 +104,7 @@ def release(context: typer.Context) -> None:
     """
     with opened(context) as integration:
         before = operations.release(integration.engine, integration.outbox, by=operator())
-        was = " and ".join(it for it in _gate_words(before) if it)
+        was = " and ".join(words for words in _gate_words(before) if words)
         console.print(
             "The gate is open; there was nothing to release."
             if before.state is GateState.OPEN

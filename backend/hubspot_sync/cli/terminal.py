@@ -71,7 +71,10 @@ def opened(
     try:
         integration: Integration = context.obj()
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors(include_input=False))
+        problems = (
+            f"{'.'.join(map(str, detail['loc'])).upper()}: {detail['msg']}"
+            for detail in error.errors(include_input=False)
+        )
         raise fail("; ".join(problems)) from None
     try:
         if needs_file:
@@ -208,7 +211,7 @@ def an_instant(text: str) -> datetime:
 
 def printable(text: str) -> str:
     """The text with an escape for all that would move a cursor, hide what follows, or fit no encoding."""
-    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def in_one_line(text: str) -> str:

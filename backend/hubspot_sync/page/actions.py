@@ -41,7 +41,7 @@ class Verb:
 
 
 RETRY, DISCARD = Verb("retry", "retried"), Verb("discard", "discarded")
-VERBS = {it.name: it for it in (RETRY, DISCARD)}
+VERBS = {verb.name: verb for verb in (RETRY, DISCARD)}
 
 
 class Actions:
@@ -134,4 +134,4 @@ class Actions:
             failed = replace(selection, state=State.FAILED)
             return operations.find_events(context.engine, context.outbox, failed, limit=EXAMPLES_SHOWN)
         events = operations.read_events(context.engine, context.outbox, selection.ids)
-        return [it for it in events if it.state is State.FAILED][:EXAMPLES_SHOWN]
+        return [event for event in events if event.state is State.FAILED][:EXAMPLES_SHOWN]

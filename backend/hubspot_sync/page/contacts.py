@@ -90,7 +90,9 @@ class Contacts:
             masked=masked_addresses(context, events),
             events_shown_max=EVENTS_MAX,
             view=view,
-            values=[it for it in view.values if it.sent is not None or it.found is not None] if view else [],
+            values=[value for value in view.values if value.sent is not None or value.found is not None]
+            if view
+            else [],
             record_page=_record_page(context.integration.settings, view.contact) if view else "",
             can_resync=context.integration.present_state is not None,
         )

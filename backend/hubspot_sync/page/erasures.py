@@ -46,7 +46,7 @@ class Erasures:
         """The same as a file."""
         _, found = self._found(request)
         headers = {"Content-Disposition": 'attachment; filename="erasures.json"'}
-        return JSONResponse({"erasures": [it.as_json() for it in found]}, headers=headers)
+        return JSONResponse({"erasures": [certificate.as_json() for certificate in found]}, headers=headers)
 
     def _found(self, request: Request) -> tuple[str, list[Certificate]]:
         context, form = self._context, Form.of(request.url.query)

@@ -24,9 +24,11 @@ class Fleet:
     @classmethod
     def of(cls, workers: Sequence[KnownWorker]) -> Fleet:
         alive = [worker for worker in workers if worker.is_alive]
-        ended = sorted((it for it in workers if not it.is_alive), key=lambda worker: worker.seen_at, reverse=True)
+        ended = sorted(
+            (worker for worker in workers if not worker.is_alive), key=lambda worker: worker.seen_at, reverse=True
+        )
         requests = sum(worker.requests_per_second or 0.0 for worker in alive)
-        allowed = [it.requests_allowed_per_second for it in alive if it.requests_allowed_per_second]
+        allowed = [worker.requests_allowed_per_second for worker in alive if worker.requests_allowed_per_second]
         return cls(
             alive=alive,
             ended=ended,

@@ -27,7 +27,7 @@ class Form:
             fields = parse_qs(encoded, max_num_fields=_FIELDS_MAX)
         except ValueError as error:
             raise HTTPException(400, f"A form has {_FIELDS_MAX} fields at most.") from error
-        return cls({name: [it.replace("\0", "") for it in values] for name, values in fields.items()})
+        return cls({name: [value.replace("\0", "") for value in values] for name, values in fields.items()})
 
     @classmethod
     async def read(cls, request: Request) -> Self:

@@ -93,7 +93,7 @@ class Jobs:
     def _forget_ended(self) -> None:
         if len(self._jobs) < KEPT_MAX:
             return
-        ended = next((it.key for it in self._jobs.values() if it.ended.is_set()), None)
+        ended = next((job.key for job in self._jobs.values() if job.ended.is_set()), None)
         if ended is None:
             raise TooManyJobs
         del self._jobs[ended]

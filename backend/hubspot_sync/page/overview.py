@@ -160,7 +160,7 @@ class Overview:
     def _as_event(self, samples: list[Sample]) -> str:
         snapshot = samples[-1].snapshot
         mark = mark_of(self._context.notices(snapshot)) if snapshot is not None else None
-        data = json.dumps({"samples": [_as_json(it) for it in samples], "notices": mark})
+        data = json.dumps({"samples": [_as_json(sample) for sample in samples], "notices": mark})
         return f"event: samples\nid: {samples[-1].at}\ndata: {data}\n\n"
 
 

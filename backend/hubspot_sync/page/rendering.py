@@ -63,7 +63,7 @@ class Templates:
             "sentence": lambda words: f"{words[:1].upper()}{words[1:]}{'' if words.endswith('.') else '.'}",
         }
         self._environment.tests["past"] = lambda instant: instant <= datetime.now(UTC)
-        sums = {str(it.relative_to(STATIC)): _sum(it) for it in STATIC.rglob("*") if it.is_file()}
+        sums = {str(file.relative_to(STATIC)): _sum(file) for file in STATIC.rglob("*") if file.is_file()}
         self._environment.globals["asset"] = lambda path: f"static/{path}?v={sums[path]}"
 
     def page(self, request: Request, template: str, status: int = 200, **context: object) -> HTMLResponse:

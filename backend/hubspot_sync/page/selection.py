@@ -42,7 +42,7 @@ def filter_of(form: Form) -> EventFilter:
 def selection_of(form: Form) -> Selection:
     """The ticked events if the fields name any, else the failed ones that they ask for."""
     if ticked := form.texts("event"):
-        return EventIds(frozenset(_uuid(it) for it in ticked))
+        return EventIds(frozenset(_uuid(id_) for id_ in ticked))
     asked = filter_of(form)
     if asked == EventFilter():
         raise HTTPException(400, "No event is selected: go back, and tick some.")
@@ -52,7 +52,7 @@ def selection_of(form: Form) -> Selection:
 def fields_of(selection: Selection) -> Fields:
     """The fields that `selection_of` makes this selection of."""
     if isinstance(selection, EventIds):
-        return [("event", str(it)) for it in sorted(selection.ids)]
+        return [("event", str(id_)) for id_ in sorted(selection.ids)]
     age = next((key for key, (_, age) in AGES.items() if age == selection.older_than), None)
     fields = {
         "state": selection.state,

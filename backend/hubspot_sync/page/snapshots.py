@@ -60,7 +60,7 @@ class Snapshots:
                 if self._kept and self._kept[-1].at < after:
                     # The clock was set back, and what is told by it begins anew.
                     after = float("-inf")
-                if missed := [it for it in self._kept if it.at > after]:
+                if missed := [sample for sample in self._kept if sample.at > after]:
                     after = missed[-1].at
                     yield missed
                 await self._has_sampled.wait()

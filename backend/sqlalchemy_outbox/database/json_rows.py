@@ -42,7 +42,7 @@ def rows_of(parameter: str, columns: Sequence[ColumnClause[Any]], dialect_name: 
     """The JSON array of objects bound as `parameter`, as a table of that name with these columns."""
     if dialect_name == "sqlite":
         each = func.json_each(bindparam(parameter, type_=Text)).table_valued("value")
-        members = (func.json_extract(each.c.value, f"$.{it.name}").label(it.name) for it in columns)
+        members = (func.json_extract(each.c.value, f"$.{column.name}").label(column.name) for column in columns)
         return select(*members).subquery(parameter)
     return (
         func.json_to_recordset(cast(bindparam(parameter, type_=Text), JSON))
@@ -70,6 +70,6 @@ def object_of(columns: Sequence[ColumnClause[Any]]) -> Callable[[object], dict[s
 
     `dataclasses.asdict` copies each value, and takes longer than the statement.
     """
-    names = tuple(it.name for it in columns)
+    names = tuple(column.name for column in columns)
     values_of = attrgetter(*names)
     return lambda item: dict(zip(names, values_of(item), strict=True))

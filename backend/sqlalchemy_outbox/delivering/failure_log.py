@@ -37,10 +37,10 @@ class FailureLog:
 
     def note(self, events: Sequence[Settled]) -> None:
         """Log those that failed or were charged; say nothing of the others."""
-        for it in events:
+        for event in events:
             # Refusals are nobody's failure, and there may be many.
-            if it.is_charged and not it.is_refusal:
-                self._note_one(it.event, it.settlement)
+            if event.is_charged and not event.is_refusal:
+                self._note_one(event.event, event.settlement)
 
     def count(self) -> None:
         """Log how many were not named, of every kind whose minute is over."""

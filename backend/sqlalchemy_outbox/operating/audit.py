@@ -85,7 +85,7 @@ def add_events(connection: Connection, outbox: Outbox, entry_id: int, ids: Seque
     linked = select(rows.c.event_id, bindparam("entry_id", type_=BigInteger))
     connection.execute(
         insert(links).from_select(["event_id", "audit_id"], linked),
-        {"rows": json.dumps([{"event_id": it} for it in ids]), "entry_id": entry_id},
+        {"rows": json.dumps([{"event_id": id_} for id_ in ids]), "entry_id": entry_id},
     )
     add_count(connection, outbox, entry_id, len(ids))
 
@@ -131,8 +131,8 @@ def known_as(connection: Connection, outbox: Outbox, subject: str) -> str:
 
 def _named(connection: Connection, outbox: Outbox, detail: Mapping[str, object]) -> Mapping[str, object]:
     """The same, where a subject that was forgotten is known by its name alone, whoever typed it."""
-    texts = {it for value in detail.values() for it in (value if isinstance(value, list) else [value])}
-    names = {it: outbox.names.of(it) for it in texts if isinstance(it, str)}
+    texts = {part for value in detail.values() for part in (value if isinstance(value, list) else [value])}
+    names = {text: outbox.names.of(text) for text in texts if isinstance(text, str)}
     asked = {name for name in names.values() if name is not None}
     if not asked:
         return detail
@@ -140,6 +140,6 @@ def _named(connection: Connection, outbox: Outbox, detail: Mapping[str, object])
     forgotten = set(connection.execute(select(e.name).where(e.name.in_(asked))).scalars())
     shown = {it: name for it, name in names.items() if name in forgotten}
     return {
-        key: [shown.get(it, it) for it in value] if isinstance(value, list) else shown.get(str(value), value)
+        key: [shown.get(part, part) for part in value] if isinstance(value, list) else shown.get(str(value), value)
         for key, value in detail.items()
     }

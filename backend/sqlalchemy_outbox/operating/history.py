@@ -76,7 +76,7 @@ def read_history(connection: Connection, outbox: Outbox, event_id: UUID) -> Hist
         if row is None:
             return None
         discarded = Discarded(row.discarded_at, row.discarded_by, row.reason)
-    summary, event = as_summary(row), as_event([getattr(row, it.name) for it in event_columns(outbox)])
+    summary, event = as_summary(row), as_event([getattr(row, column.name) for column in event_columns(outbox)])
     return History(
         summary=summary,
         event=event,

@@ -93,6 +93,6 @@ def discard_failed(connection: Connection, outbox: Outbox, ids: Sequence[int], *
     kept = select(*events.c, DatabaseNow(), literal(by, AnyText()), literal(reason, AnyText())).where(
         events.c.id.in_(ids)
     )
-    columns = [*(it.name for it in events.c), "discarded_at", "discarded_by", "reason"]
+    columns = [*(column.name for column in events.c), "discarded_at", "discarded_by", "reason"]
     connection.execute(insert(discarded).from_select(columns, kept))
     connection.execute(delete(events).where(events.c.id.in_(ids)))

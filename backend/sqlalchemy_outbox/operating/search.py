@@ -60,7 +60,7 @@ class EventSummary:
 
     def as_json(self) -> dict[str, object]:
         left_out = ("id", "event_id", "available_at", "waits_for")
-        values = {it.name: getattr(self, it.name) for it in fields(self) if it.name not in left_out}
+        values = {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.name not in left_out}
         values["due_at"] = self.due_at
         moments = {name: value.isoformat() for name, value in values.items() if isinstance(value, datetime)}
         return {"event_id": str(self.event_id)} | values | moments
@@ -171,7 +171,7 @@ def failure_reasons(connection: Connection, outbox: Outbox) -> list[FailureReaso
 
 
 def as_summary(row: Row[Any]) -> EventSummary:
-    values = {it.name: getattr(row, it.name) for it in fields(EventSummary) if it.name != "state"}
+    values = {field_.name: getattr(row, field_.name) for field_ in fields(EventSummary) if field_.name != "state"}
     return EventSummary(state=state_of(row), **values)
 
 

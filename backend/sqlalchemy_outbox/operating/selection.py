@@ -98,7 +98,7 @@ def is_of(selection: EventIds, event_id: Column[Any], dialect_name: str) -> Colu
 def parameters(selection: Selection) -> dict[str, object]:
     if isinstance(selection, EventFilter):
         return {}
-    return {"event_ids": json.dumps([{"event_id": str(it)} for it in selection.ids])}
+    return {"event_ids": json.dumps([{"event_id": str(id_)} for id_ in selection.ids])}
 
 
 def failed(outbox: Outbox, selection: Selection, dialect_name: str) -> list[ColumnElement[bool]]:

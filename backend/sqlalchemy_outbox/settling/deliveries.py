@@ -45,7 +45,7 @@ _DELIVERY_COLUMNS = (
     column("traceparent", Text),
 )
 _LINK_COLUMNS = (column("position", Integer), column("event_id", BigInteger), column("outcome", Text))
-_AS_GIVEN = tuple(it.name for it in _DELIVERY_COLUMNS[2:])
+_AS_GIVEN = tuple(column.name for column in _DELIVERY_COLUMNS[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _writing(outbox: Outbox) -> tuple[CTE, Insert]:
         insert(table)
         .from_select(
             ["id", "started_at", *_AS_GIVEN],
-            select(noted.c.id, DatabaseNow(-noted.c.seconds_ago), *(noted.c[it] for it in _AS_GIVEN)),
+            select(noted.c.id, DatabaseNow(-noted.c.seconds_ago), *(noted.c[name] for name in _AS_GIVEN)),
         )
         .cte("written")
     )
@@ -153,7 +153,7 @@ def _writing(outbox: Outbox) -> tuple[CTE, Insert]:
 def _write_one(outbox: Outbox) -> Any:
     table = outbox.records.deliveries
     rows = rows_of("rows", _DELIVERY_COLUMNS, "sqlite")
-    values = select(DatabaseNow(-rows.c.seconds_ago), *(rows.c[it] for it in _AS_GIVEN))
+    values = select(DatabaseNow(-rows.c.seconds_ago), *(rows.c[name] for name in _AS_GIVEN))
     return insert(table).from_select(["started_at", *_AS_GIVEN], values).returning(table.c.id)
 
 
