@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import NotRequired, Self, TypedDict, TypeVar, Unpack, cast
 
 import uvicorn
 
@@ -25,6 +25,17 @@ KEEP_ALIVE_SECONDS = 120
 STOP_SECONDS_MAX = 5
 
 T = TypeVar("T")
+
+
+class SeenContact(TypedDict):
+    """A contact with all that is set, in the words of HubSpot's API."""
+
+    id: str
+    properties: dict[str, str | None]
+    createdAt: str
+    updatedAt: str
+    archived: bool
+    archivedAt: NotRequired[str]
 
 
 class SandboxServer(uvicorn.Server):
@@ -137,19 +148,19 @@ class Sandbox:
     ) -> None:
         self.stop()
 
-    def contacts(self) -> list[JsonObject]:
+    def contacts(self) -> list[SeenContact]:
         """Every contact with all its properties, oldest first."""
         return self.run(lambda account: [_everything(contact) for contact in account.contacts.page(0, limit=10**9)])
 
-    def contact(self, *, record_id: int | str | None = None, **key: str) -> JsonObject | None:
+    def contact(self, *, record_id: int | str | None = None, **key: str) -> SeenContact | None:
         """The contact of this record id, or of one unique property (`email="…"`, `nerava_user_id="…"`)."""
         if record_id is not None:
             return self._contact(None, str(record_id))
         [(key_property, value)] = key.items()
         return self._contact(key_property, value)
 
-    def _contact(self, key_property: str | None, value: str) -> JsonObject | None:
-        def find(account: Account) -> JsonObject | None:
+    def _contact(self, key_property: str | None, value: str) -> SeenContact | None:
+        def find(account: Account) -> SeenContact | None:
             if key_property is not None and key_property in account.schema:
                 account.schema.key_property(key_property, "read")
             contact = account.contacts.find(key_property, value)
@@ -210,5 +221,5 @@ class SandboxFaults:
         self._sandbox.run(lambda account: account.faults.clear())
 
 
-def _everything(contact: Contact) -> JsonObject:
-    return contact.as_json(contact.everything())
+def _everything(contact: Contact) -> SeenContact:
+    return cast(SeenContact, contact.as_json(contact.everything()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hubspot_sync.asgi import AsgiIntegration, Serving
     from hubspot_sync.cli import create_cli, run_cli
+    from hubspot_sync.errors import ErasureKeyMissing
     from hubspot_sync.event import (
         EMAIL,
         Catalog,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Reference,
         WholeNumber,
     )
+    from hubspot_sync.forgetting import ErasureWay, forget
     from hubspot_sync.health import Health, read_health
     from hubspot_sync.integration import Integration
     from hubspot_sync.log_lines import formatter
@@ -41,6 +43,8 @@ __all__ = [
     "Catalog",
     "ContactProperty",
     "EmailAddress",
+    "ErasureKeyMissing",
+    "ErasureWay",
     "Exposition",
     "Health",
     "HubSpotSettings",
@@ -62,6 +66,7 @@ __all__ = [
     "configure_logging",
     "create_cli",
     "deliver_due",
+    "forget",
     "formatter",
     "read_health",
     "run_cli",
@@ -74,6 +79,8 @@ _MODULE_OF = {
     "ContactProperty": "event",
     "EMAIL": "event",
     "EmailAddress": "event",
+    "ErasureKeyMissing": "errors",
+    "ErasureWay": "forgetting",
     "Exposition": "telemetry",
     "Health": "health",
     "HubSpotSettings": "settings",
@@ -95,6 +102,7 @@ _MODULE_OF = {
     "configure_logging": "logs",
     "create_cli": "cli",
     "deliver_due": "runtime",
+    "forget": "forgetting",
     "formatter": "log_lines",
     "read_health": "health",
     "run_cli": "cli",

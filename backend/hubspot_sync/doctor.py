@@ -113,7 +113,7 @@ def _database(integration: Integration) -> tuple[list[Check], Status | None]:
             return _role(integration, first_line), None
         words = f"it does not serve the outbox ({first_line})"
         return [failed("database", words, "is it there, and migrated?", Entry.UNREADABLE)], None
-    return [passed("database", "reachable and migrated"), *checks, _clock("database's", skew)], status
+    return [passed("database", "reachable and migrated"), *checks, _clock("the database's", skew)], status
 
 
 def _schema_is_closed(schema: str) -> Check:
@@ -144,7 +144,7 @@ def _backlog(integration: Integration, status: Status) -> Iterator[Check]:
     yield from _waits(status)
     waiting = status.pending + status.claimed - sum(wait.events for wait in status.waiting)
     age = timedelta(seconds=status.oldest_pending_seconds or 0)
-    waits = f"{waiting} events wait, the oldest for {age.total_seconds():.0f} s"
+    waits = f"{waiting} {'event waits' if waiting == 1 else 'events wait'}, the oldest for {age.total_seconds():.0f} s"
     if not waiting:
         yield passed("backlog", "no event waits")
     elif not integration.settings.hubspot_enabled:
@@ -205,10 +205,8 @@ def _gate(status: Status) -> Check:
 def _clock(whose: str, skew: timedelta) -> Check:
     seconds = skew.total_seconds()
     if abs(skew) <= SKEW_MAX:
-        return passed("clock", f"within {abs(seconds):.1f} s of the {whose}")
-    return warned(
-        "clock", f"{seconds:+.0f} s from the {whose}", "let both machines keep their clocks by NTP", Entry.LAG
-    )
+        return passed("clock", f"within {abs(seconds):.1f} s of {whose}")
+    return warned("clock", f"{seconds:+.0f} s from {whose}", "let both machines keep their clocks by NTP", Entry.LAG)
 
 
 class _HubSpotSide:

@@ -15,7 +15,8 @@ from hubspot_sync.redaction import texts_of
 from sqlalchemy_outbox import operations
 from sqlalchemy_outbox.enqueueing import forgetting
 from sqlalchemy_outbox.enqueueing.enqueue import AnySession
-from sqlalchemy_outbox.enqueueing.forgetting import ErasureWay, KeyMissing
+from sqlalchemy_outbox.enqueueing.forgetting import ErasureWay as ErasureWay
+from sqlalchemy_outbox.enqueueing.forgetting import KeyMissing
 from sqlalchemy_outbox.erasure.certificates import Certificate
 from sqlalchemy_outbox.erasure.erasures import WORDS, Facts
 from sqlalchemy_outbox.model import Event, Outbox
@@ -53,9 +54,13 @@ def remember(catalog: Catalog, facts: Facts, events: Sequence[Event]) -> Facts:
 def forget(
     db: AnySession, outbox: Outbox, catalog: Catalog, subject: str, *, reason: str, way: ErasureWay = ErasureWay.ERASE
 ) -> UUID:
-    """Forget the subject if and only if the caller's transaction commits; the id of the event that erases it.
+    """Forget the subject if and only if the caller's transaction commits; returns the id of the event that erases it.
 
-    Raises ErasureKeyMissing, or what `sqlalchemy_outbox.enqueueing.forgetting.forget` does.
+    Takes what a Tracker takes, and needs no await. From the commit on, events of the subject are stored as refusals
+    without personal data, and a worker erases its contact. `reason` is kept for good, so let it name nobody. Unlike a
+    Tracker it raises, and the transaction fails with it: ErasureKeyMissing unless an Integration was made in this
+    process, with HUBSPOT_ERASURE_KEY; ValueError for what is no subject or no reason; TypeError where the transaction
+    could not share its fate.
     """
     name = subject_of(subject, catalog)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from hubspot_sync.settings import HubSpotSettings
 from hubspot_sync.translation import translate
 from sqlalchemy_outbox.model import Event, Outbox
 from sqlalchemy_outbox.outcome import Rejected
+from sqlalchemy_outbox.payload import encode_payload
 from sqlalchemy_outbox.testing import Enqueued
 
 # As the sandbox has it.
@@ -82,4 +82,6 @@ def _as_event(number: int, event: Enqueued | tuple[str, Mapping[str, object]], c
     event_type, payload = event if isinstance(event, tuple) else (event.event_type, event.payload)
     event_id, now = uuid4(), datetime.now(UTC)
     subject = catalog.subject_of(payload) or str(event_id)
-    return Event(number, event_id, event_type, subject, json.dumps(payload), now, 0, None, None, None)
+    text, objection = encode_payload(payload)
+    assert objection is None, objection
+    return Event(number, event_id, event_type, subject, text, now, 0, None, None, None)

@@ -3,7 +3,8 @@
     enqueue ─▶ outbox table ─▶ Worker ─▶ your destination ─▶ outcomes
                (define_outbox)   (each subject's events in order, at least once)
 
-These names are the library's interface, with the modules `operations` (what a person may see and do) and `testing`.
+These names are the library's interface, with the modules `migrations` (the tables as numbered steps), `operations`
+(what a person may see and do) and `testing`.
 What lies in the packages beneath may change with any version.
 """
 

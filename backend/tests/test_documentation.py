@@ -6,7 +6,9 @@ import ast
 import json
 import os
 import re
+import tomllib
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,9 @@ from app.services.hubspot import track_event
 from app.settings import Settings
 from sqlalchemy_outbox.claiming.scan import Scan
 from sqlalchemy_outbox.lease import LEASE
+from sqlalchemy_outbox.migrations import latest, steps
 from sqlalchemy_outbox.model import State
+from sqlalchemy_outbox.operating.rights import RIGHTS, Job
 from sqlalchemy_outbox.operating.search import read_events
 from tests.conftest import BACKEND
 
@@ -34,6 +38,7 @@ DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 DOCUMENTS = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 WRITTEN = [*DOCUMENTS, ROOT / ".env.example"]
 
+ROOMS_OF_THE_OUTBOX = DOCS / "decisions" / "0023-the-outbox-has-rooms-and-says-what-is-public.md"
 ROOMS = ("app", "hubspot_sync", "sqlalchemy_outbox")
 README_WORDS_MAX = 1_200
 # About a page.
@@ -140,10 +145,60 @@ def test_upgrade_page_names_every_migration_with_its_lock():
     assert [row[0] for row in rows] == revisions
 
 
+def test_upgrade_page_names_every_step_and_the_guide_has_a_newcomer_take_them_all():
+    section = _section(UPGRADING, "The outbox's steps")
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
+    numbers = [str(step.number) for step in steps("postgresql")]
+    assert [row[0] for row in rows] == numbers
+    first = ", ".join(numbers[:-1])
+    assert f"today {first} and {latest()};" in _section(DOCS / "application.md", "Migrate")
+
+
+def test_page_of_rights_says_what_each_job_is_granted():
+    """A table that is not among a job's rights is not on its line, and one that is has just these rights there."""
+    lines = {
+        Job.APPLICATION: "an application that enqueues",
+        Job.WORKER: "a worker",
+        Job.OPERATOR: "an operator, by command line or page",
+    }
+    section = _section(DOCS / "deploying.md", "Rights")
+    for job, who in lines.items():
+        [line] = re.findall(rf"^\| {who} \| (.+?) \|", section, re.MULTILINE)
+        granted = {}
+        for rights, tables in re.findall(r"`((?:[A-Z]+, )*[A-Z]+)` on ((?:[^`;]*`(?:outbox_events|_[a-z_]+)`)+)", line):
+            for table in re.findall(r"`(outbox_events|_[a-z_]+)`", tables):
+                granted[table.removeprefix("outbox_events")] = rights
+        assert granted == RIGHTS[job], job
+
+
+def test_decision_about_rooms_shows_the_layers_that_are_checked():
+    contracts = tomllib.loads((BACKEND / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = (contract["layers"] for contract in contracts if "rooms" in contract["name"])
+    names = [name.strip().rpartition(".")[2] for layer in layers for name in layer.split("|")]
+    [drawing] = re.findall(r"```\n(.+?)```", ROOMS_OF_THE_OUTBOX.read_text(), re.DOTALL)
+    # What a room holds stands behind its name; modules share a line.
+    lines = [[first, *takewhile(names.__contains__, rest)] for first, *rest in map(str.split, drawing.splitlines())]
+    assert [name for line in lines for name in line] == names
+
+
+def test_modules_and_folders_that_documents_name_in_passing_exist():
+    sources = (*BACKEND.rglob("*.py"), *ROOT.glob("examples/*.py"), *DOCS.glob("site/*.py"))
+    files = [str(path.relative_to(ROOT)) for path in sources]
+    foreign = {"_preparing.py", "autogenerate/render.py"}
+    for document in (*DOCUMENTS, BACKEND / "README.md", ROOT / "bench" / "measured.md"):
+        words = re.findall(r"`([^`\n]+)`", document.read_text())
+        modules = {word for word in words if re.fullmatch(r"[\w/.]+\.py", word)} - foreign
+        assert {it for it in modules if not any(f"/{file}".endswith(f"/{it}") for file in files)} == set(), document
+        folders = {word for word in words if re.fullmatch(r"(?:backend|hubspot_sync|sqlalchemy_outbox)/[\w/]+", word)}
+        folders -= {"backend/dist"}  # `make package` makes it.
+        assert {it for it in folders if not any((root / it).exists() for root in (ROOT, BACKEND))} == set(), document
+
+
 def test_log_lines_that_the_document_lists_are_written_by_the_code_at_that_level():
     lines = re.findall(r"^\| `(.+?)` \| (\w+) \|", LOGS.read_text(), re.MULTILINE)
     assert len(lines) >= 13
     written = _log_lines()
+    assert {level for _, level in lines} <= {"info", "warning", "error", "critical"}
     for line, level in lines:
         # What differs each time is `…` on the page and a field in the code.
         assert any(
@@ -218,7 +273,7 @@ def _log_lines() -> set[tuple[str, str]]:
         for module in modules
         for node in ast.walk(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        if node.func.attr in ("info", "warning", "error", "log")
+        if node.func.attr in ("info", "warning", "error", "critical", "log")
         for argument in node.args[:2]
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from importlib import import_module
 
 import pytest
@@ -20,6 +21,7 @@ from app.main import create_app
 from app.models import OUTBOX
 from app.otp import OneTimeCode
 from app.present_state import PRESENT_STATE
+from app.settings import Settings
 from hubspot_sandbox import Sandbox
 from hubspot_sync import LifecycleEvent, Tracker
 from sqlalchemy_outbox import define_outbox, worker_engine
@@ -66,6 +68,20 @@ def test_blocks_of_the_walk_through_run() -> None:
     names: dict[str, object] = {}
     for block in python_blocks("new-event.md"):
         run(block, names)
+
+
+def test_guide_says_which_settings_an_application_of_the_library_does_not_have() -> None:
+    [said] = re.findall(r"\(\[settings.md\]\(settings.md\); those that (.+? are Nerava's)\)", guide("application.md"))
+    own = {name.upper() for name in set(Settings.model_fields) - set(hubspot_sync.HubSpotSettings.model_fields)}
+    beginnings = tuple(re.findall(r"`(\w+)`", said))
+    assert {name for name in own if not name.startswith(beginnings)} == set()
+    assert not any(name.upper().startswith(beginnings) for name in hubspot_sync.HubSpotSettings.model_fields)
+
+
+def test_guide_names_all_that_an_integration_takes() -> None:
+    section = guide("application.md").partition("\n## Integrate\n")[2].partition("\n## ")[0]
+    asked = {field.name for field in fields(hubspot_sync.Integration) if field.init and field.default is not MISSING}
+    assert {name for name in asked if not re.search(rf"`{name}`|\b{name}=", section)} == set()
 
 
 def test_reference_names_each_public_name_once() -> None:
@@ -117,6 +133,11 @@ def test_new_documents_are_in_the_contents_of_the_site() -> None:
     contents = (DOCS / "site" / "conf.py").read_text()
     pages = {path.stem for path in DOCS.glob("*.md")} - {"README"}
     assert {page for page in pages if f'"{page}"' not in contents} == set()
+
+
+def guide(page: str) -> str:
+    """Its text in one line a paragraph."""
+    return re.sub(r"(?<=[^\n])\n(?=[^\n|#-])", " ", (DOCS / page).read_text())
 
 
 def python_blocks(page: str) -> list[str]:

@@ -107,10 +107,10 @@ def _print(certificate: Certificate) -> None:
     print_fields(
         [
             ("name", certificate.name),
-            ("forgotten", f"{moment(certificate.forgotten_at)} UTC: {certificate.reason}"),
+            ("forgotten", f"{moment(certificate.forgotten_at)}: {certificate.reason}"),
             ("in HubSpot", _in_hubspot(certificate)),
             ("here", ", ".join(f"{name} {count}" for name, count in sorted(here.items()))),
-            ("done", f"{moment(certificate.cleaned_at)} UTC" if certificate.is_done else "not yet"),
+            ("done", moment(certificate.cleaned_at) if certificate.is_done else "not yet"),
         ]
     )
 
@@ -123,5 +123,7 @@ def _in_hubspot(certificate: Certificate) -> str:
         f"{request.get('status')} (correlation id {request.get('correlation_id') or 'none'})"
         for request in (requests if isinstance(requests, list) else [])
     ]
-    contacts = f"{certificate.told.get('contacts')} contacts by {certificate.way}, {moment(certificate.erased_at)} UTC"
+    number = certificate.told.get("contacts")
+    noun = "contact" if number == 1 else "contacts"
+    contacts = f"{number} {noun} by {certificate.way}, {moment(certificate.erased_at)}"
     return ": ".join([contacts, ", ".join(answers)]) if answers else contacts

@@ -149,16 +149,20 @@ def test_what_stays_up_takes_ports_and_prints_what_commands_need_to_work_on_its_
         if "Ctrl-C ends all" in line:
             break
     pasted = "\n".join(line for line in lines if line.startswith("export "))
-    status = subprocess.run(
-        [*("bash", "-c"), f"{pasted}\n{sys.executable} -m app.cli status --json"],
-        cwd=BACKEND,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
+    status, forget = (
+        subprocess.run(
+            [*("bash", "-c"), f"{pasted}\n{sys.executable} -m app.cli {command}"],
+            cwd=BACKEND,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+        )
+        for command in ("status --json", "forget somebody --reason 'asked for it' --yes")
     )
     demo.process.send_signal(signal.SIGINT)
     demo.finish()
     assert json.loads(status.stdout)["delivered"] >= 12, status.stderr
+    assert forget.returncode == 0, forget.stderr
 
 
 def test_a_bad_file_is_a_message_and_exit_code_1(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -40,7 +41,10 @@ def test_all_is_well(hubspot: HubSpot) -> None:
     assert set(checks) == expected | {"properties"}
     assert "12345678" in checks["portal"]["detail"]
     assert "US/Eastern" in checks["daily limit"]["detail"]
-    assert "pass  token" in run("doctor").output
+    said = run("doctor").output
+    assert "pass  token" in said
+    assert re.search(r"^pass  clock: within \d+\.\d s of the database's$", said, re.MULTILINE)
+    assert re.search(r"^pass  clock: within \d+\.\d s of HubSpot's$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,8 @@ def test_backlog_that_no_worker_takes_fails_and_one_while_disabled_is_a_warning(
     hubspot: HubSpot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hubspot.sign_up("driver-1")
-    assert examine()[1]["backlog"]["finding"] == "pass"
+    backlog = examine()[1]["backlog"]
+    assert (backlog["finding"], backlog["detail"].partition(",")[0]) == ("pass", "1 event waits")
     hubspot.queue.pass_time(timedelta(minutes=5))
     code, checks = examine()
     assert code == 1

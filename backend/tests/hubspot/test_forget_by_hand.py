@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -44,7 +45,12 @@ def test_forget_asks_first_and_its_certificate_says_what_was_erased_where(hub: H
     assert (certificate["reason"], certificate["is_done"]) == (REASON, True)
     assert (certificate["destination"]["contacts"], certificate["here"]["refused"]) == (1, 1)
     [request] = certificate["destination"]["requests"]
-    assert request["correlation_id"] in run("forget", ADA, "--status").output
+    said = run("forget", ADA, "--status").output
+    assert request["correlation_id"] in said
+    instant = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.search(rf"^ forgotten  {instant}: {REASON}$", said, re.MULTILINE)
+    assert re.search(rf"^in HubSpot  1 contact by erase, {instant}: 204 ", said, re.MULTILINE)
+    assert re.search(rf"^      done  {instant}$", said, re.MULTILINE)
     assert ADA not in shown.stdout
     assert run("forget", "--vacuum").exit_code == 0
 

@@ -62,7 +62,7 @@ def proxy_and_engine(postgres_url: str) -> Iterator[tuple[Proxy, Engine]]:
 
 
 class Ear:
-    """A listener and its bell; it waits in a thread, as a worker's does."""
+    """A listener and its wake event; it waits in a thread, as a worker's does."""
 
     def __init__(self, engine: Engine) -> None:
         self.wake_event = WakeEvent()

@@ -1,4 +1,4 @@
-"""A worker that walks on leaves nothing behind: what it passed by, and what was not there yet, is claimed in time."""
+"""A worker that scans on leaves nothing behind: what it passed by, and what was not there yet, is claimed in time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG = timedelta(minutes=10)
 
 
 class Walker:
-    """One worker's walk, with the notes that the worker takes of how its deliveries end."""
+    """One worker's scan, with the notes that the worker takes of how its deliveries end."""
 
     def __init__(self, queue: Queue, pace: Pace = PACE) -> None:
         self.queue = queue
@@ -207,7 +207,7 @@ def test_event_that_commits_after_a_later_one_is_claimed_at_once(outbox_postgres
     engine = create_engine(outbox_postgres_url)
     queue = Queue(engine, outbox)
     walker = Walker(queue)
-    for _ in range(2):  # The second time, the walk has been at its end before.
+    for _ in range(2):  # The second time, the scan has been at its end before.
         with engine.connect() as connection, connection.begin() as late:
             store(connection, outbox, [FollowUp(TYPES[0], uuid4().hex, {})])
             (later,) = queue.put(uuid4().hex)

@@ -344,7 +344,7 @@ def load(queue: Queue, events: int, subjects: int) -> None:
 
 
 def drained(queue: Queue) -> list[str]:
-    """The statements by which a worker's walk claims 200 events of 200 subjects, from its first lap to its end."""
+    """The statements by which a worker's scan claims 200 events of 200 subjects, from its first lap to its end."""
     queue.put(*(f"driver-{n}" for n in range(200)))
     scan = queue.scan
 

@@ -6,12 +6,20 @@ import signal
 import socket
 import subprocess
 import sys
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import httpx2
 import pytest
 
 from hubspot_sandbox import Sandbox
 from tests.sandbox.conftest import READ, HubSpotClient, by_email
+
+
+def test_strict_type_checker_lets_a_test_read_a_contacts_properties() -> None:
+    seen = get_type_hints(Sandbox.contact)["return"]
+    [contact] = (it for it in get_args(seen) if it is not NoneType)
+    assert get_type_hints(contact)["properties"] == dict[str, str | None]
 
 
 def test_contacts_are_listed_in_pages(hubspot: HubSpotClient) -> None:
