@@ -47,9 +47,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = timedelta(seconds=10)
-# What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
+# The shortest sleep: what is due and yet not to be had, because another worker has it locked, is not asked for without
+# a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
-# So long a thread claims full batches before the worker looks to other things.
+# How long a thread claims full batches before the worker looks to other things.
 _TURN = timedelta(seconds=1)
 
 OnSettled = Callable[[Sequence[Settled]], None]
@@ -269,8 +270,8 @@ class Worker:
 
     def _seconds_to_next(self, connection: Connection) -> list[float]:
         """Seconds until an event comes again, and until a lease runs out."""
-        seconds = (self._scan.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
-        return [it for it in seconds if it is not None]
+        found = (self._scan.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
+        return [seconds for seconds in found if seconds is not None]
 
     async def _claim_and_begin(self, longest: timedelta = timedelta(0)) -> bool:
         """Claim, and begin the delivery of what that brought; false when it brought nothing.

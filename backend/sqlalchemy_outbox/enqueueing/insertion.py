@@ -50,9 +50,9 @@ from sqlalchemy_outbox.database.prepared_statements import (
 from sqlalchemy_outbox.database.sqlite import begin_if_needed
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, REFUSED, EventId, Outbox
 
-# A request does not wait longer for someone who has the outbox locked, a migration say.
+# The longest that a request waits for someone who has the outbox locked, a migration say.
 LOCK_TIMEOUT = "1s"
-# Of the arrays in which rows travel: some ten thousand rows, so that no statement takes long.
+# The most characters of an array in which rows travel: some ten thousand rows, so that no statement takes long.
 _ARRAY_CHARS_MAX = 4 * 1024 * 1024
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     column("event_id", EventId),
@@ -63,7 +63,8 @@ _NAME = column("name", Text)
 _row_object = object_of(_ROW_COLUMNS)
 # What is written of each of a few plain rows.
 _SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
-# With more than 50 values psycopg would look for their places in the text each time; an array of many is read sooner.
+# The most rows that travel as values, five each: of more than 50 psycopg would look for the places in the text each
+# time, and an array of many is read sooner.
 _FEW = 10
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
@@ -256,7 +257,7 @@ def insert_rows(outbox: Outbox, dialect_name: str, way: Way, *, is_naming: bool 
     If they are named, a row whose subject was forgotten is a refusal: born failed, and without anything about a person.
     """
     rows = rows_of("rows", (*_ROW_COLUMNS, _POSITION, _NAME) if is_naming else (*_ROW_COLUMNS, _POSITION), dialect_name)
-    written: dict[str, ColumnElement[Any]] = {it.name: rows.c[it.name] for it in _ROW_COLUMNS}
+    written: dict[str, ColumnElement[Any]] = {row_column.name: rows.c[row_column.name] for row_column in _ROW_COLUMNS}
     if is_naming:
         written |= _refused_or(written, outbox, rows.c[_NAME.name])
     is_failed = written["error"].is_not(None)
@@ -286,13 +287,18 @@ def insert_rows(outbox: Outbox, dialect_name: str, way: Way, *, is_naming: bool 
 
 
 def _refused_or(
-    written: dict[str, ColumnElement[Any]], outbox: Outbox, name: ColumnElement[str]
+    written: dict[str, ColumnElement[Any]], outbox: Outbox, name_of_subject: ColumnElement[str]
 ) -> dict[str, ColumnElement[Any]]:
     """What is written in place of these where the subject of this name was forgotten. Relies on ix_…_erasures_name."""
-    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name).exists()
+    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name_of_subject).exists()
     words = literal_column(f"'{REFUSED}'", Text)
-    refused = {"subject": name, "payload": literal_column("'{}'", Text), "error": words, "failure_reason": words}
-    return {it: case((is_forgotten, refused[it]), else_=written[it]) for it in refused}
+    refused = {
+        "subject": name_of_subject,
+        "payload": literal_column("'{}'", Text),
+        "error": words,
+        "failure_reason": words,
+    }
+    return {name: case((is_forgotten, value), else_=written[name]) for name, value in refused.items()}
 
 
 class _Uncast(UserDefinedType[str]):

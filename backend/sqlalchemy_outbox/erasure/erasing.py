@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from sqlalchemy_outbox.claiming import watermark as horizon
+from sqlalchemy_outbox.claiming import watermark
 from sqlalchemy_outbox.database import sqlite_files
 from sqlalchemy_outbox.database.transaction import transact
 from sqlalchemy_outbox.erasure import erasures
@@ -92,12 +92,12 @@ class Erasing:
 
     async def _writers_are_over(self) -> bool:
         """Whether all have ended who may have written events without having seen that the subject was forgotten."""
-        awaited = writers = await transact(self._engine, horizon.writers, self._outbox)
+        awaited = writers = await transact(self._engine, watermark.writers, self._outbox)
         for _ in range(_WRITERS_WAIT // _WRITERS_EVERY):
             if not awaited & writers:
                 return True
             await asyncio.sleep(_WRITERS_EVERY.total_seconds())
-            writers = await transact(self._engine, horizon.writers, self._outbox)
+            writers = await transact(self._engine, watermark.writers, self._outbox)
         return False
 
     async def _clean_files(self) -> None:
