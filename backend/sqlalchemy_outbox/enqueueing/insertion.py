@@ -40,12 +40,12 @@ from sqlalchemy_outbox.database.json_rows import object_of, rows_of
 from sqlalchemy_outbox.database.prepared_statements import (
     PROCESS,
     Script,
-    Session,
+    ServerSession,
     is_out_of_step,
     note_process,
-    script,
-    session_of,
-    statement,
+    script_of,
+    server_session_of,
+    statement_of,
 )
 from sqlalchemy_outbox.database.sqlite import begin_if_needed
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, REFUSED, EventId, Outbox
@@ -74,7 +74,7 @@ SET_LOCK_TIMEOUT = (
 )
 RESTORE_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('outbox.caller_lock_timeout'), true)"
 _SET_LOCK_TIMEOUT, _RESTORE_LOCK_TIMEOUT = (
-    statement(sql, ServerStatement(sql, ())) for sql in (SET_LOCK_TIMEOUT, RESTORE_LOCK_TIMEOUT)
+    statement_of(sql, ServerStatement(sql, ())) for sql in (SET_LOCK_TIMEOUT, RESTORE_LOCK_TIMEOUT)
 )
 
 # What PostgreSQL says, in words of its own around it, of an id that is not above all others.
@@ -197,7 +197,7 @@ class _SavepointInOneQuery:
     def _insert_few(self, script: Script, rows: list[Row]) -> None:
         values = {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT}
         values |= {f"name_{n}": row.name for n, row in enumerate(rows) if row.name}
-        session = session_of(self._connection)
+        session = server_session_of(self._connection)
         text = session.text_of(script)
         try:
             self._send(session, text, values)
@@ -209,7 +209,7 @@ class _SavepointInOneQuery:
             self._send(session, script.plain, values)
         session.note_sent(script, text)
 
-    def _send(self, session: Session, text: str, values: dict[str, str | None]) -> None:
+    def _send(self, session: ServerSession, text: str, values: dict[str, str | None]) -> None:
         query = f"SAVEPOINT {_SAVEPOINT}; {text}; RELEASE SAVEPOINT {_SAVEPOINT}"
         if session.is_own is None:
             note_process(self._connection, session, run_together(self._connection, f"{PROCESS}; {query}", values))
@@ -226,8 +226,8 @@ class _SavepointInOneQuery:
 
 
 def _script(connection: Connection, insert_few: Insert) -> Script:
-    insert_statement = statement(driver_sql(connection, insert_few), server_statement(connection, insert_few))
-    return script(_SET_LOCK_TIMEOUT, insert_statement, _RESTORE_LOCK_TIMEOUT)
+    insert_statement = statement_of(driver_sql(connection, insert_few), server_statement(connection, insert_few))
+    return script_of(_SET_LOCK_TIMEOUT, insert_statement, _RESTORE_LOCK_TIMEOUT)
 
 
 def _is_plain(row: Row) -> bool:
