@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from instruments.statements import Run, intercept, watch
@@ -218,6 +218,37 @@ async def test_what_is_done_once_a_second_keeps_no_event_waiting(queue: Queue) -
     claim = next(n for n, it in enumerate(sent) if it.startswith("WITH runs"))
     sweep = next(n for n, it in enumerate(sent) if it.startswith("SELECT") and ".until <" in it)
     assert claim < sweep
+
+
+async def test_worker_that_is_woken_for_nothing_claims_once_and_asks_in_no_transaction_how_long_to_sleep(
+    outbox_postgres_url: str, outbox: Outbox
+) -> None:
+    queue = Queue(create_engine(outbox_postgres_url), outbox)
+    claims: list[str] = []
+    asked_in_transaction: list[bool] = []
+
+    def note_claim(sql: str, _parameters: object, run: Run) -> None:
+        claims.extend([sql] if sql.startswith("WITH runs") else [])
+        run()
+
+    def note_asked(connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+        if "SELECT min(outbox_events_leases.until)" in sql:
+            driver: Any = connection.connection.dbapi_connection
+            asked_in_transaction.append(not driver.autocommit)
+
+    event.listen(queue.engine, "before_cursor_execute", note_asked)
+    with intercept(queue.engine, note_claim):
+        async with running(worker_of(queue, RecordingDestination())):
+            await eventually(lambda: asked_in_transaction)
+            claims.clear()
+            with queue.engine.connect() as connection:
+                connection.execute(text("NOTIFY outbox_events"))
+                connection.commit()
+            await eventually(lambda: len(asked_in_transaction) == 2)
+            claimed = list(claims)
+    queue.engine.dispose()
+    assert len(claimed) == 1
+    assert asked_in_transaction == [False, False]
 
 
 async def test_delivery_that_ends_in_a_bug_of_ours_leaves_its_room_to_others(
