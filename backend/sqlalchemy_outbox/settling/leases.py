@@ -120,7 +120,7 @@ def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: 
 def take_expired(connection: Connection, outbox: Outbox, *, limit: int, since: timedelta) -> dict[str, list[Event]]:
     """Lock up to `limit` leases that ran out within the time `since`; the events that each token holds, in order.
 
-    What ran out before was taken before, and a look there would pass by every lease there ever was while a long
+    What ran out before was taken before, and a scan from there would pass by every lease there ever was while a long
     transaction keeps PostgreSQL from forgetting them. Relies on ix_…_leases_until.
     """
     c, leases = outbox.events.c, outbox.leases.c
