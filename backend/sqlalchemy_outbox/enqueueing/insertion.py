@@ -287,18 +287,13 @@ def insert_rows(outbox: Outbox, dialect_name: str, way: Way, *, is_naming: bool 
 
 
 def _refused_or(
-    written: dict[str, ColumnElement[Any]], outbox: Outbox, name_of_subject: ColumnElement[str]
+    written: dict[str, ColumnElement[Any]], outbox: Outbox, name: ColumnElement[str]
 ) -> dict[str, ColumnElement[Any]]:
     """What is written in place of these where the subject of this name was forgotten. Relies on ix_…_erasures_name."""
-    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name_of_subject).exists()
+    is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name).exists()
     words = literal_column(f"'{REFUSED}'", Text)
-    refused = {
-        "subject": name_of_subject,
-        "payload": literal_column("'{}'", Text),
-        "error": words,
-        "failure_reason": words,
-    }
-    return {name: case((is_forgotten, value), else_=written[name]) for name, value in refused.items()}
+    refused = {"subject": name, "payload": literal_column("'{}'", Text), "error": words, "failure_reason": words}
+    return {key: case((is_forgotten, value), else_=written[key]) for key, value in refused.items()}
 
 
 class _Uncast(UserDefinedType[str]):
