@@ -19,10 +19,11 @@ from sqlalchemy_outbox.lease import REQUEST_DEADLINE, Lease
 from sqlalchemy_outbox.model import Event
 from sqlalchemy_outbox.outcome import Postponed, Retry
 
-# A rolling window of ten seconds frees capacity all the time: a short first wait costs one refused request at most.
+# The first wait after a burst, and the longest: HubSpot's rolling window of ten seconds frees capacity all the time, so
+# a short one costs one refused request at most.
 BURST_WAIT_FIRST = timedelta(seconds=1)
 BURST_WAIT_MAX = timedelta(seconds=10)
-# All who wait for the same moment would come at once.
+# The most that a wait is lengthened by: all who wait for the same moment would come at once.
 JITTER_MAX = timedelta(seconds=1)
 
 

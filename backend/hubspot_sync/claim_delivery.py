@@ -44,9 +44,9 @@ from sqlalchemy_outbox.outcome import Outcome, Postponed, Rejected, Retry
 
 log = logging.getLogger(__name__)
 
-# So many inputs alone, and none got through: it may not be the inputs.
+# The number of inputs that are refused alone, and none got through, before it may not be the inputs.
 SUSPECTS_MAX = 3
-# Then so many of the others are tried alone, from all over the claim, before everything is held.
+# The most of the others that are then tried alone, from all over the claim, before everything is held.
 _OTHERS_TRIED_MAX = 5
 
 

@@ -246,7 +246,7 @@ async def test_the_worker_polls_the_outbox_every_10_seconds(dry_run, engine, mon
     monkeypatch.setattr(worker, "POLL_INTERVAL", timedelta(milliseconds=20))
     async with dry_run.integration.worker() as its_worker:
         running = asyncio.create_task(its_worker.run())
-        # As another process commits: nothing is woken here.
+        # As another process commits: no wake event is set here.
         with engine.begin() as connection:
             connection.execute(
                 text(

@@ -173,7 +173,7 @@ async def test_worker_with_a_direct_way_hears_at_once_of_commits_through_the_poo
     settings = Settings(_env_file=None, hubspot_enabled=True)
     listen_engine = create_listen_engine(migrated_postgres_url)
     integration = Integration(settings, OUTBOX, CATALOG, pooled, listen_engine=listen_engine)
-    # Declared anew, as in another process: a commit wakes nobody in this one.
+    # Declared anew, as in another process: a commit sets no wake event of this one.
     elsewhere = Queue(pooled, define_outbox(MetaData()))
     async with integration.worker() as worker, running(worker):
         for _ in range(2):

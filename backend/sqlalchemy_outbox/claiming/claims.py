@@ -228,5 +228,5 @@ def _taking(outbox: Outbox, events: Table | Alias, is_in_batch: ColumnElement[bo
         .where(is_in_batch, outbox.is_open(events), events.c.claim_token.is_(None))
         .values(claim_token=_TOKEN)
         # Without the table's name, for a short statement.
-        .returning(*(column(it.name, it.type) for it in event_columns(outbox)))
+        .returning(*(column(of_event.name, of_event.type) for of_event in event_columns(outbox)))
     )

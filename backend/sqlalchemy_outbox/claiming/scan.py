@@ -187,9 +187,7 @@ class Scan:
         if due and due[0].attempt_count:
             due = due[:1]
         if subjects := {event.subject: event.id - 1 for event in due if due[0] is event or not event.attempt_count}:
-            yield Window(
-                WindowKind.FOLLOWERS, subjects=subjects, first_open_id=self._watermark.first_open_id, size=_size(limit)
-            )
+            yield self._followers_of(subjects, _size(limit))
         # The window held nothing to claim.
         self._no_retry_at = time.monotonic()
         self.seconds_to_next(connection)

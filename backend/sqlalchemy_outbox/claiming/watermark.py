@@ -58,11 +58,11 @@ class Watermark:
             "first_open_id": 0 if is_first_open_anew else self.first_open_id,
             "name": qualified_name(connection, self._outbox.events),
         }
-        row = connection.execute(_look(self._outbox), parameters).one()
+        row = connection.execute(_read(self._outbox), parameters).one()
         if is_first_open_anew:
             self._first_open_anew_at = time.monotonic()
         # The query may not have seen what was settled after it had begun, so this goes by what was settled before.
-        self.first_open_id = min(it for it in (row.first_open_id, self.settled_to + 1) if it is not None)
+        self.first_open_id = min(id_ for id_ in (row.first_open_id, self.settled_to + 1) if id_ is not None)
         self._settle(row.last_id or 0, frozenset(row.writers or ()))
 
     def _settle(self, last_id: int, writers: frozenset[str]) -> None:
@@ -85,11 +85,11 @@ def writers(connection: Connection, outbox: Outbox) -> frozenset[str]:
 
 
 @lru_cache(maxsize=16)
-def _look(outbox: Outbox) -> Select[Any]:
+def _read(outbox: Outbox) -> Select[Any]:
     """Relies on the primary key and ix_…_open."""
     c = outbox.events.c
     first_open = select(func.min(c.id)).where(outbox.is_in_line(), c.id >= bindparam("first_open_id", type_=BigInteger))
-    # The highest id comes from a snapshot that is older than the look at the locks.
+    # The highest id comes from a snapshot that is older than what is read of the locks.
     last = select(func.max(c.id))
     return select(
         last.scalar_subquery().label("last_id"),

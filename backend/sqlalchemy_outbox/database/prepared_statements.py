@@ -54,7 +54,7 @@ class Script:
 
 
 @lru_cache(maxsize=512)
-def statement(plain: str, server: ServerStatement) -> Statement:
+def statement_of(plain: str, server: ServerStatement) -> Statement:
     name = f"outbox_{hashlib.sha256(server.sql.encode()).hexdigest()[:32]}"
     # psycopg reads two percent signs as one.
     prepare = f"PREPARE {name} AS {server.sql.replace('%', '%%')}"
@@ -63,7 +63,7 @@ def statement(plain: str, server: ServerStatement) -> Statement:
 
 
 @lru_cache(maxsize=512)
-def script(*statements: Statement) -> Script:
+def script_of(*statements: Statement) -> Script:
     """PL/pgSQL prepares: PREPARE in a query of several statements would keep that query's text, values and all."""
     plain = "; ".join(each.plain for each in statements)
     prepare = " ".join(
@@ -84,7 +84,7 @@ class _Witness(NamedTuple):
 
 
 @dataclass(slots=True)
-class Session:
+class ServerSession:
     """What is known of a connection's session.
 
     `is_own`: no pooler gives it to others; None until it has said so. `threshold`: after how many uses psycopg prepares
@@ -120,13 +120,13 @@ class Session:
         self.writes.clear()
 
 
-_sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+_sessions: WeakKeyDictionary[Any, ServerSession] = WeakKeyDictionary()
 
 
-def session_of(connection: Connection) -> Session:
+def server_session_of(connection: Connection) -> ServerSession:
     driver = driver_connection(connection)
     if (session := _sessions.get(driver)) is None:
-        session = _sessions[driver] = _new_session(connection, driver)
+        session = _sessions[driver] = _begin_session(connection, driver)
     elif session.is_own:
         if _may_have_dropped(driver, session.witness):
             session.writes.clear()
@@ -134,16 +134,16 @@ def session_of(connection: Connection) -> Session:
     return session
 
 
-def _new_session(connection: Connection, driver: Any) -> Session:
+def _begin_session(connection: Connection, driver: Any) -> ServerSession:
     if driver.prepare_threshold is None:
         # Whoever tells psycopg to prepare nothing has a reason.
-        return Session(is_own=False)
+        return ServerSession(is_own=False)
     try:
         witness = _witness(driver)
     except AttributeError:
-        return Session(is_own=False)
+        return ServerSession(is_own=False)
     is_pooled = connection.info.get(IS_POOLED)
-    return Session(None if is_pooled is None else not is_pooled, driver.prepare_threshold, witness)
+    return ServerSession(None if is_pooled is None else not is_pooled, driver.prepare_threshold, witness)
 
 
 def _witness(driver: Any) -> _Witness:
@@ -163,7 +163,7 @@ def _may_have_dropped(driver: Any, witness: _Witness) -> bool:
     return bool(prepared._names.get(witness.key) != witness.name)
 
 
-def note_process(connection: Connection, session: Session, answer: bytes | None) -> None:
+def note_process(connection: Connection, session: ServerSession, answer: bytes | None) -> None:
     """Take the session's answer to PROCESS: a pooler tells a client of another process, or of none."""
     session.is_own = answer == b"%d" % driver_connection(connection).info.backend_pid
 

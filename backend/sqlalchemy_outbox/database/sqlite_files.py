@@ -17,8 +17,8 @@ from sqlalchemy import Engine
 # Shorter ones stand in any file by chance.
 _WORD_BYTES_MIN = 6
 _CHUNK_BYTES = 16 * 1024 * 1024
-# Others write meanwhile, and the next look comes soon.
-_PATIENCE_SECONDS = 0.2
+# How long a lock of others, who write meanwhile, is waited for: the next look comes soon.
+_LOCK_WAIT_SECONDS = 0.2
 
 
 def clean(engine: Engine, words: Collection[str] | None) -> bool:
@@ -28,7 +28,7 @@ def clean(engine: Engine, words: Collection[str] | None) -> bool:
     """
     file = Path(str(engine.url.database))
     # A connection of its own: a pool may have one only, which requests would wait for.
-    with closing(sqlite3.connect(file, timeout=_PATIENCE_SECONDS, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(file, timeout=_LOCK_WAIT_SECONDS, isolation_level=None)) as connection:
         try:
             if not _cut_log_off(connection):
                 return False

@@ -31,8 +31,9 @@ from sqlalchemy_outbox.settling.settlement import Ended, Settlement
 
 log = logging.getLogger(__name__)
 
+# How long deliveries may take to end once the worker is to stop.
 STOP_DEADLINE = timedelta(seconds=10)
-# What an erasure waits for ends within a request, or with a lease.
+# How soon an erasure that has to wait comes again: what it waits for ends within a request, or with a lease.
 _ERASURE_WAIT = timedelta(seconds=1)
 _NOT_YET = Postponed("waits for what is under way of its subject", _ERASURE_WAIT)
 

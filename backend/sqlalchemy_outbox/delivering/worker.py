@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -47,9 +48,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = timedelta(seconds=10)
-# What is due and yet not to be had, because another worker has it locked, is not asked for without a pause.
+# The shortest sleep: what is due and yet not to be had, because another worker has it locked, is not asked for without
+# a pause.
 SLEEP_MIN = timedelta(milliseconds=50)
-# So long a thread claims full batches before the worker looks to other things.
+# How long a thread claims full batches before the worker looks to other things.
 _TURN = timedelta(seconds=1)
 
 OnSettled = Callable[[Sequence[Settled]], None]
@@ -150,10 +152,13 @@ class Worker:
             listen_engine = await self._retry.run(self._find_way_to_listen)
             beside = self._engine if listen_engine is not self._statement_engine else None
             with wakeup.listening(listen_engine, self._outbox, self._wake_event, beside) as self._listener:
+                is_nothing_due = False
                 while not self._retry.is_over:
-                    if not await self._retry.run(self._start_next):
+                    if await self._retry.run(partial(self._start_next, is_nothing_due=is_nothing_due)):
+                        is_nothing_due = False
+                    else:
                         await self._keep_up()
-                        await self._retry.run(self._sleep)
+                        is_nothing_due = bool(await self._retry.run(self._sleep))
         finally:
             self._listener = None
             await self._finish(background)
@@ -185,10 +190,13 @@ class Worker:
     async def _find_way_to_listen(self) -> Engine | None:
         return await asyncio.to_thread(wakeup.engine_to_listen_by, self._listen_engine)
 
-    async def _start_next(self) -> bool:
-        """Begin the delivery of what may be claimed; false when there is nothing to begin now."""
+    async def _start_next(self, *, is_nothing_due: bool = False) -> bool:
+        """Begin the delivery of what may be claimed; false when there is nothing to begin now.
+
+        It is not claimed again if a claim has just found that nothing is due.
+        """
         self._failures.count()
-        has_begun = self._may_claim() and await self._claim_and_begin()
+        has_begun = not is_nothing_due and self._may_claim() and await self._claim_and_begin()
         # Once a second, and not while a commit waits to be delivered.
         if not self._sweep.is_due():
             return has_begun
@@ -235,25 +243,25 @@ class Worker:
             elif count:
                 log.info("Took what names a person out of %d delivered events.", count)
 
-    async def _sleep(self) -> None:
+    async def _sleep(self) -> bool:
         """Sleep until a commit, the end of a delivery or of a lease, the next retry, the gate, or the poll.
 
-        Where the database tells of commits, claim at once what ended the sleep.
+        Where the database tells of commits, claim at once what ended the sleep; true when that found nothing due.
         """
         if (shut_for := self._gate.shut_for()) > timedelta(0):
             await self._wait(min(POLL_INTERVAL, shut_for))
             await self._gate.refresh()
             # What other workers had in hand when the gate shut has been handed back.
             self._scan.restart()
-            return
+            return False
         wait = POLL_INTERVAL
         if self._has_room():
-            for seconds in await transact(self._engine, self._seconds_to_next):
+            for seconds in await transact(self._statement_engine, self._seconds_to_next):
                 wait = min(wait, max(timedelta(seconds=seconds), SLEEP_MIN))
         if self._way_to_listen() is None:
             await self._wake_event.wait(wait)
-        else:
-            await self._claim_and_begin(wait)
+            return False
+        return not await self._claim_and_begin(wait)
 
     async def _wait(self, longest: timedelta) -> None:
         """Wait without claiming, and read notifications meanwhile: the server keeps old rows until they are read."""
@@ -269,8 +277,8 @@ class Worker:
 
     def _seconds_to_next(self, connection: Connection) -> list[float]:
         """Seconds until an event comes again, and until a lease runs out."""
-        seconds = (self._scan.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
-        return [it for it in seconds if it is not None]
+        found = (self._scan.seconds_to_next(connection), self._sweep.seconds_to_next(connection))
+        return [seconds for seconds in found if seconds is not None]
 
     async def _claim_and_begin(self, longest: timedelta = timedelta(0)) -> bool:
         """Claim, and begin the delivery of what that brought; false when it brought nothing.

@@ -40,19 +40,19 @@ from sqlalchemy_outbox.database.json_rows import object_of, rows_of
 from sqlalchemy_outbox.database.prepared_statements import (
     PROCESS,
     Script,
-    Session,
+    ServerSession,
     is_out_of_step,
     note_process,
-    script,
-    session_of,
-    statement,
+    script_of,
+    server_session_of,
+    statement_of,
 )
 from sqlalchemy_outbox.database.sqlite import begin_if_needed
 from sqlalchemy_outbox.model import ATTEMPTS_MAX, REFUSED, EventId, Outbox
 
-# A request does not wait longer for someone who has the outbox locked, a migration say.
+# The longest that a request waits for someone who has the outbox locked, a migration say.
 LOCK_TIMEOUT = "1s"
-# Of the arrays in which rows travel: some ten thousand rows, so that no statement takes long.
+# The most characters of an array in which rows travel: some ten thousand rows, so that no statement takes long.
 _ARRAY_CHARS_MAX = 4 * 1024 * 1024
 _ROW_COLUMNS: tuple[ColumnClause[Any], ...] = (
     column("event_id", EventId),
@@ -63,7 +63,8 @@ _NAME = column("name", Text)
 _row_object = object_of(_ROW_COLUMNS)
 # What is written of each of a few plain rows.
 _SENT = ("event_id", "event_type", "subject", "payload", "traceparent")
-# With more than 50 values psycopg would look for their places in the text each time; an array of many is read sooner.
+# The most rows that travel as values, five each: of more than 50 psycopg would look for the places in the text each
+# time, and an array of many is read sooner.
 _FEW = 10
 _SAVEPOINT = "outbox_write"
 # The caller's own lock_timeout is put aside and restored: the savepoint's release would keep ours.
@@ -73,7 +74,7 @@ SET_LOCK_TIMEOUT = (
 )
 RESTORE_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('outbox.caller_lock_timeout'), true)"
 _SET_LOCK_TIMEOUT, _RESTORE_LOCK_TIMEOUT = (
-    statement(sql, ServerStatement(sql, ())) for sql in (SET_LOCK_TIMEOUT, RESTORE_LOCK_TIMEOUT)
+    statement_of(sql, ServerStatement(sql, ())) for sql in (SET_LOCK_TIMEOUT, RESTORE_LOCK_TIMEOUT)
 )
 
 # What PostgreSQL says, in words of its own around it, of an id that is not above all others.
@@ -196,7 +197,7 @@ class _SavepointInOneQuery:
     def _insert_few(self, script: Script, rows: list[Row]) -> None:
         values = {f"{name}_{n}": getattr(row, name) for n, row in enumerate(rows) for name in _SENT}
         values |= {f"name_{n}": row.name for n, row in enumerate(rows) if row.name}
-        session = session_of(self._connection)
+        session = server_session_of(self._connection)
         text = session.text_of(script)
         try:
             self._send(session, text, values)
@@ -208,7 +209,7 @@ class _SavepointInOneQuery:
             self._send(session, script.plain, values)
         session.note_sent(script, text)
 
-    def _send(self, session: Session, text: str, values: dict[str, str | None]) -> None:
+    def _send(self, session: ServerSession, text: str, values: dict[str, str | None]) -> None:
         query = f"SAVEPOINT {_SAVEPOINT}; {text}; RELEASE SAVEPOINT {_SAVEPOINT}"
         if session.is_own is None:
             note_process(self._connection, session, run_together(self._connection, f"{PROCESS}; {query}", values))
@@ -225,8 +226,8 @@ class _SavepointInOneQuery:
 
 
 def _script(connection: Connection, insert_few: Insert) -> Script:
-    insert_statement = statement(driver_sql(connection, insert_few), server_statement(connection, insert_few))
-    return script(_SET_LOCK_TIMEOUT, insert_statement, _RESTORE_LOCK_TIMEOUT)
+    insert_statement = statement_of(driver_sql(connection, insert_few), server_statement(connection, insert_few))
+    return script_of(_SET_LOCK_TIMEOUT, insert_statement, _RESTORE_LOCK_TIMEOUT)
 
 
 def _is_plain(row: Row) -> bool:
@@ -256,7 +257,7 @@ def insert_rows(outbox: Outbox, dialect_name: str, way: Way, *, is_naming: bool 
     If they are named, a row whose subject was forgotten is a refusal: born failed, and without anything about a person.
     """
     rows = rows_of("rows", (*_ROW_COLUMNS, _POSITION, _NAME) if is_naming else (*_ROW_COLUMNS, _POSITION), dialect_name)
-    written: dict[str, ColumnElement[Any]] = {it.name: rows.c[it.name] for it in _ROW_COLUMNS}
+    written: dict[str, ColumnElement[Any]] = {row_column.name: rows.c[row_column.name] for row_column in _ROW_COLUMNS}
     if is_naming:
         written |= _refused_or(written, outbox, rows.c[_NAME.name])
     is_failed = written["error"].is_not(None)
@@ -292,7 +293,7 @@ def _refused_or(
     is_forgotten = select(outbox.erasures.c.id).where(outbox.erasures.c.name == name).exists()
     words = literal_column(f"'{REFUSED}'", Text)
     refused = {"subject": name, "payload": literal_column("'{}'", Text), "error": words, "failure_reason": words}
-    return {it: case((is_forgotten, refused[it]), else_=written[it]) for it in refused}
+    return {key: case((is_forgotten, value), else_=written[key]) for key, value in refused.items()}
 
 
 class _Uncast(UserDefinedType[str]):

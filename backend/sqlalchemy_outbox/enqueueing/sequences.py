@@ -18,7 +18,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, Text, bindparam, case, cast, func, literal, select, text
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Integer,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    literal,
+    select,
+    text,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -66,9 +82,13 @@ def behind(connection: Connection, outbox: Outbox) -> Iterator[Behind]:
     """The sequences that lie behind, as far as the role may see; none on other databases than PostgreSQL."""
     if connection.dialect.name != "postgresql":
         return
-    for table in (outbox.events, outbox.records.deliveries, outbox.records.audit, outbox.erasures):
-        found = _look(connection, table)
-        if found is not None and found.last is not None and found.top > found.last:
+    tables = (outbox.events, outbox.records.deliveries, outbox.records.audit, outbox.erasures)
+    all_found = _look(connection, *tables)
+    if all_found is None:
+        # One that the role may not read hides the others.
+        all_found = [found for table in tables for found in _look(connection, table) or ()]
+    for found in all_found:
+        if found.last is not None and found.top > found.last:
             yield found
 
 
@@ -122,7 +142,7 @@ def another_way(connection: Connection, outbox: Outbox, way: Way, error: Excepti
 
 
 def _move_events(connection: Connection, outbox: Outbox) -> list[Behind]:
-    found = _look(connection, outbox.events)
+    found = next(iter(_look(connection, outbox.events) or ()), None)
     if found is None or found.top <= (found.last or 0):
         # Somebody has moved it meanwhile.
         return [] if found is None else [found]
@@ -137,16 +157,22 @@ def _move_events(connection: Connection, outbox: Outbox) -> list[Behind]:
     return []
 
 
-def _look(connection: Connection, table: Table) -> Behind | None:
+def _look(connection: Connection, *tables: Table) -> list[Behind] | None:
+    """Where the sequences of these tables are, in order, save for empty ones; None where one cannot be looked at."""
+    names = {f"name_{n}": qualified_name(connection, table) for n, table in enumerate(tables)}
     connection.exec_driver_sql("SAVEPOINT outbox_sequence")
     try:
-        row = connection.execute(_position(table), {"name": qualified_name(connection, table)}).one()
+        rows = connection.execute(_positions(tables), names).all()
     except SQLAlchemyError:
         connection.exec_driver_sql("ROLLBACK TO SAVEPOINT outbox_sequence")
         return None
     finally:
         connection.exec_driver_sql("RELEASE SAVEPOINT outbox_sequence")
-    return None if row.sequence is None or row.top is None else Behind(table.name, row.sequence, row.last, row.top)
+    return [
+        Behind(tables[row.position].name, row.sequence, row.last, row.top)
+        for row in rows
+        if row.sequence is not None and row.top is not None
+    ]
 
 
 def _move(connection: Connection, found: Behind) -> bool:
@@ -184,10 +210,17 @@ def _take_turn(connection: Connection) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _position(table: Table) -> Select[Any]:
-    sequence = cast(func.pg_catalog.pg_get_serial_sequence(bindparam("name", type_=Text), "id"), REGCLASS)
+def _positions(tables: tuple[Table, ...]) -> CompoundSelect[Any]:
+    """Binds the tables' names by their numbers."""
+    return union_all(*(_position(table, n) for n, table in enumerate(tables))).order_by(column("position"))
+
+
+def _position(table: Table, number: int) -> Select[Any]:
+    name = bindparam(f"name_{number}", type_=Text)
+    sequence = cast(func.pg_catalog.pg_get_serial_sequence(name, "id"), REGCLASS)
     may_look = func.pg_catalog.has_sequence_privilege(sequence, "USAGE, SELECT")
     return select(
+        literal(number, Integer).label("position"),
         cast(sequence, Text).label("sequence"),
         select(func.max(table.c.id)).scalar_subquery().label("top"),
         case((may_look, func.coalesce(func.pg_catalog.pg_sequence_last_value(sequence), 0))).label("last"),

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from sqlalchemy_outbox.claiming import watermark
 from sqlalchemy_outbox.database import sqlite_files
-from sqlalchemy_outbox.database.transaction import transact
+from sqlalchemy_outbox.database.transaction import for_single_statements, transact
 from sqlalchemy_outbox.erasure import erasures
 from sqlalchemy_outbox.erasure.erasures import Known, Remember
 from sqlalchemy_outbox.erasure.traces import Scan
@@ -32,12 +32,15 @@ class Erasing:
     def __init__(self, outbox: Outbox, engine: Engine, remember: Remember) -> None:
         self._outbox = outbox
         self._engine = engine
+        self._statement_engine = for_single_statements(engine)
         self._remember = remember
         # Of SQLite's subjects that are erased, by their names: what is looked for in the files.
         self._words: dict[str, frozenset[str]] = {}
 
     async def look(self) -> int:
         """Clean for erasures that wait; how many events left."""
+        if not await transact(self._statement_engine, erasures.count_open, self._outbox):
+            return 0
         left = await transact(self._engine, erasures.look, self._outbox, self._remember)
         if self._engine.dialect.name == "sqlite":
             await self._clean_files()

@@ -7,7 +7,8 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy_outbox.clock import SecondsUntil
 from sqlalchemy_outbox.model import Outbox
 
-# Of so many first open events the oldest is told: a clock that was wrong for a moment has dated some of them falsely.
+# The number of first open events of which the oldest is told: a clock that was wrong for a moment has dated some of
+# them falsely.
 _OLDEST_OF = 100
 
 

@@ -46,13 +46,15 @@ MINUTE, HOUR, DAY = 1, 60, 24 * 60
 KEPT = {MINUTE: timedelta(days=7), HOUR: timedelta(days=366), DAY: timedelta(days=366)}
 
 _SPAN = timedelta(minutes=1)
-# A worker that was not heard of for longer may have slept, with its machine say.
+# The longest between two signs of a worker that was alive meanwhile: beyond it, it may have slept, with its machine.
 _LIVED_MAX = timedelta(minutes=2)
-# While the database takes none, the tally forgets its oldest minutes.
+# The most minutes that a tally keeps while the database takes none: it forgets the oldest.
 _MINUTES_MAX = 120
+# How often one worker of all counts what was enqueued: once a minute, though it wakes a little early.
 _COUNT_EVERY = timedelta(seconds=55)
-# So many events are counted at once, which takes some 50 ms.
+# The most events that are counted at once, which takes some 50 ms.
 _EVENTS_MAX = 50_000
+# The most figures of a span that are forgotten at once.
 _FORGET_MAX = 1000
 
 
@@ -262,7 +264,7 @@ _ROW: tuple[ColumnClause[Any], ...] = (
 def _add(outbox: Outbox, dialect_name: str) -> Any:
     figures = outbox.records.figures
     rows = rows_of("rows", _ROW, dialect_name)
-    names = [it.name for it in _ROW]
+    names = [of_row.name for of_row in _ROW]
     # In one order, so that two workers wait for each other and not both.
     ordered = select(*(rows.c[name] for name in names)).where(true()).order_by(*(rows.c[name] for name in names[:3]))
     insert_ = postgresql.insert if dialect_name == "postgresql" else sqlite.insert

@@ -156,7 +156,7 @@ def count_purgeable(connection: Connection, outbox: Outbox, older_than: timedelt
     needed_no_more = _is_discarded_needed_no_more(outbox)
     discarded = select(func.count()).where(*is_old(d.discarded_at, older_than), needed_no_more)
     refused = select(func.count()).where(outbox.is_refusal(), *is_old(c.failed_at, older_than))
-    return sum(connection.execute(it).scalar_one() for it in (delivered, discarded, refused))
+    return sum(connection.execute(counting).scalar_one() for counting in (delivered, discarded, refused))
 
 
 def is_old(at: ColumnElement[datetime], older_than: timedelta) -> list[ColumnElement[bool]]:

@@ -15,11 +15,12 @@ from sqlalchemy_outbox.model import Outbox
 
 # How often a worker says so.
 SAID_EVERY = timedelta(seconds=30)
-# One that has not said so for three times as long, nor that it stopped, is dead.
+# How long one counts as alive that has said neither so nor that it stopped: three times as long.
 ALIVE_FOR = 3 * SAID_EVERY
-# A deployment may take its time, between the end of the last worker of one release and the first of the next.
+# How long the types count that a worker knew: a deployment may take its time, between the end of the last worker of one
+# release and the first of the next.
 REMEMBERED_FOR = timedelta(hours=1)
-# For who looks at what was deployed when.
+# How long a worker is kept that is silent, for who looks at what was deployed when, and how many at most.
 _KEPT_FOR = timedelta(days=7)
 _KEPT_MAX = 500
 

@@ -62,7 +62,8 @@ _LEFT_WITH = (
     column("is_in_doubt", Boolean),
     column("waits_for", Text),
 )
-_left_with = attrgetter(*(it.name for it in _LEFT_WITH))
+_LEFT_WITH_NAMES = tuple(left_with.name for left_with in _LEFT_WITH)
+_left_with = attrgetter(*_LEFT_WITH_NAMES)
 # Where subjects were delivered to, by the event that says so.
 _OF_A_SUBJECT = ["subject", "record_id", "key_property", "first_delivered_at", "last_delivered_at"]
 _PLACES = (column("id", BigInteger), column("record_id", Text), column("key_property", Text))
@@ -119,7 +120,7 @@ def renew(connection: Connection, outbox: Outbox, tokens: Iterable[str], lease: 
 def take_expired(connection: Connection, outbox: Outbox, *, limit: int, since: timedelta) -> dict[str, list[Event]]:
     """Lock up to `limit` leases that ran out within the time `since`; the events that each token holds, in order.
 
-    What ran out before was taken before, and a look there would pass by every lease there ever was while a long
+    What ran out before was taken before, and a scan from there would pass by every lease there ever was while a long
     transaction keeps PostgreSQL from forgetting them. Relies on ix_…_leases_until.
     """
     c, leases = outbox.events.c, outbox.leases.c
@@ -194,7 +195,7 @@ def _settle_on_sqlite(
         return NOTHING_ENDED
     ids: set[int] = set()
     for group in groups:
-        parameters = {f"new_{it.name}": group[it.name] for it in _LEFT_WITH}
+        parameters = {f"new_{name}": group[name] for name in _LEFT_WITH_NAMES}
         parameters |= {"ids": json.dumps(group["ids"]), "token": token}
         ids.update(connection.execute(_settle_group(outbox), parameters).scalars())
     return Ended(frozenset(ids), at)
@@ -205,8 +206,7 @@ def _grouped(settlements: Sequence[Settlement]) -> list[dict[str, object]]:
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for settlement in settlements:
         groups[_left_with(settlement)].append(settlement.id)
-    names = [it.name for it in _LEFT_WITH]
-    return [{"ids": ids, **dict(zip(names, values, strict=True))} for values, ids in groups.items()]
+    return [{"ids": ids, **dict(zip(_LEFT_WITH_NAMES, values, strict=True))} for values, ids in groups.items()]
 
 
 @lru_cache(maxsize=16)
@@ -222,10 +222,10 @@ def _end_lease_and_settle(outbox: Outbox, *, is_noting: bool, is_placing: bool) 
     """
     lease = _end_lease(outbox).returning(outbox.leases.c.token, DatabaseNow().label("at")).cte("lease")
     groups = rows_of("groups", (column("ids", ARRAY(BigInteger)), *_LEFT_WITH), "postgresql")
-    rows = select(func.unnest(groups.c.ids).label("id"), *(groups.c[it.name] for it in _LEFT_WITH)).cte("rows")
+    rows = select(func.unnest(groups.c.ids).label("id"), *(groups.c[name] for name in _LEFT_WITH_NAMES)).cte("rows")
     # First by the ids alone: statistics from when the table was small make a join read all of it.
     is_one = is_one_of(outbox.events.c.id, select(rows.c.id).correlate(None), "postgresql")
-    settling = _settling(outbox, lease.c.token, {it.name: rows.c[it.name] for it in _LEFT_WITH})
+    settling = _settling(outbox, lease.c.token, {name: rows.c[name] for name in _LEFT_WITH_NAMES})
     settling = settling.where(is_one, outbox.events.c.id == rows.c.id)
     if is_placing:
         settling = settling.returning(type_coerce(outbox.events.c.subject, Text).label("subject"))
@@ -262,7 +262,8 @@ def _placing(outbox: Outbox, events: FromClause, dialect_name: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _settle_group(outbox: Outbox) -> Update:
-    settling = _settling(outbox, _TOKEN, {it.name: bindparam(f"new_{it.name}", type_=it.type) for it in _LEFT_WITH})
+    left_with = {given.name: bindparam(f"new_{given.name}", type_=given.type) for given in _LEFT_WITH}
+    settling = _settling(outbox, _TOKEN, left_with)
     return settling.where(outbox.events.c.id.in_(bound_ids()))
 
 

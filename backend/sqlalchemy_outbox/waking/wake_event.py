@@ -34,13 +34,13 @@ class WakeEvent:
 
     async def wait(self, longest: timedelta) -> None:
         """Return when the event was set since the last wait, or after `longest`."""
-        loop, rung = asyncio.get_running_loop(), asyncio.Event()
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def waker() -> None:
             # A thread may set it after the loop has ended.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(rung.set)
+                loop.call_soon_threadsafe(woken.set)
 
         with self.waking(waker), suppress(TimeoutError):
             async with asyncio.timeout(longest.total_seconds()):
-                await rung.wait()
+                await woken.wait()

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
+from instruments.statements import watch
 from sqlalchemy_outbox.enqueueing import sequences
 from sqlalchemy_outbox.enqueueing.enqueue import enqueue
 from sqlalchemy_outbox.testing import RecordingDestination
@@ -160,6 +161,26 @@ async def test_worker_moves_the_sequences_of_what_it_writes_itself(
     with engine.connect() as connection:
         assert list(sequences.behind(connection, OUTBOX)) == []
         assert connection.execute(text("SELECT nextval('outbox_events_deliveries_id_seq')")).scalar_one() > 500
+
+
+def test_worker_looks_at_all_sequences_by_one_statement(engine: Engine, queue: Queue) -> None:
+    queue.put("a")
+    with watch(engine) as log, engine.begin() as connection:
+        assert sequences.move(connection, OUTBOX) == []
+    # In a savepoint.
+    assert len(log.statements) == 3
+
+
+def test_sequence_behind_is_found_though_the_role_may_not_read_other_tables(
+    engine: Engine, queue: Queue, drop_role: None
+) -> None:
+    queue.put("a", "b")
+    begin_anew(engine)
+    application = role_of(engine, "SELECT ON outbox_events", "USAGE, SELECT ON SEQUENCE outbox_events_id_seq")
+    with application.begin() as connection:
+        found = [behind.table for behind in sequences.behind(connection, OUTBOX)]
+    application.dispose()
+    assert found == ["outbox_events"]
 
 
 def test_events_that_share_an_id_of_their_own_are_no_moved_sequence(engine: Engine, queue: Queue) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.conftest import METADATA
 from tests.outbox.queue import TYPES, Queue
 from tests.outbox.test_deliveries import kept, noted, noting
-from tests.outbox.test_scan import Walker
+from tests.outbox.test_scan import Scanner
 from tests.outbox.test_worker import worker_of
 
 
@@ -51,10 +51,10 @@ async def test_deliveries_are_kept_in_the_schema_that_the_engine_names(engine: E
 def test_event_that_commits_after_a_later_one_is_claimed_at_once_there_too(engine: Engine, outbox: Outbox) -> None:
     """Whoever writes at the moment is told by locks on the table, which is looked up by its name."""
     queue = Queue(engine, outbox)
-    walker = Walker(queue)
+    scanner = Scanner(queue)
     with engine.connect() as connection, connection.begin() as late:
         store(connection, outbox, [FollowUp(TYPES[0], "a", {})])
         (later,) = queue.put("b")
-        assert walker.claimed_ids() == [later]
+        assert scanner.claimed_ids() == [later]
         late.commit()
-    assert len(walker.claimed_ids()) == 1
+    assert len(scanner.claimed_ids()) == 1

@@ -21,7 +21,7 @@ from sqlalchemy_outbox.settling import waits
 from sqlalchemy_outbox.testing import RecordingDestination
 from tests.outbox.plans import execute, explain, nodes, sent_by
 from tests.outbox.queue import TYPES, LongestWait, Queue
-from tests.outbox.test_scan import Walker
+from tests.outbox.test_scan import Scanner
 
 KEY, REASON = "a thing", "the thing is missing: make it"
 LONG = timedelta(days=3)
@@ -103,7 +103,7 @@ def test_later_events_of_its_subject_wait_and_others_do_not(queue: Queue) -> Non
     assert queue.claimed_ids() == [other]
 
 
-def test_released_event_goes_before_younger_ones_of_its_subject_also_far_below_the_floor(queue: Queue) -> None:
+def test_released_event_goes_before_younger_ones_of_its_subject_also_far_below_the_first_open_id(queue: Queue) -> None:
     [id_] = queue.put("a")
     set_apart(queue)
     queue.settle(*queue.claim(), Delivered())
@@ -121,17 +121,17 @@ def test_released_event_goes_before_younger_ones_of_its_subject_also_far_below_t
     assert queue.claimed_ids() == [id_, later]
 
 
-def test_event_set_apart_is_waited_for_when_the_floor_has_risen_above_it(queue: Queue) -> None:
+def test_event_set_apart_is_waited_for_when_the_first_open_id_is_above_it(queue: Queue) -> None:
     queue.put("a")
     set_apart(queue)
-    walker = Walker(queue)
+    scanner = Scanner(queue)
     for _ in range(3):
         queue.put("b")
-        walker.settle(*walker.claim(), Delivered())
+        scanner.settle(*scanner.claim(), Delivered())
         with queue.engine.begin() as connection:
-            walker.scan.refresh_watermark(connection)
+            scanner.scan.refresh_watermark(connection)
     _, other = queue.put("a", "c")
-    assert walker.claimed_ids() == [other]
+    assert scanner.claimed_ids() == [other]
 
 
 def test_what_is_in_line_before_and_behind_a_waiting_event_does_not_travel_together(queue: Queue) -> None:
@@ -242,7 +242,7 @@ def test_key_is_noted_anew_by_who_sets_an_event_apart_after_it_was_released(queu
 
 
 async def test_what_comes_behind_a_waiting_event_later_is_set_apart_too(queue: Queue) -> None:
-    """Or the laps of all workers would pass by it, and it would seem to be due and in nobody's hands."""
+    """Or the full passes of all workers would pass by it, and it would seem to be due and in nobody's hands."""
     destination = Destination()
     queue.put("a", event_type=SPECIAL)
     set_apart(queue)
@@ -344,7 +344,7 @@ def load(queue: Queue, events: int, subjects: int) -> None:
 
 
 def drained(queue: Queue) -> list[str]:
-    """The statements by which a worker's scan claims 200 events of 200 subjects, from its first lap to its end."""
+    """The statements by which a worker claims 200 events of 200 subjects, from its first full pass to its end."""
     queue.put(*(f"driver-{n}" for n in range(200)))
     scan = queue.scan
 

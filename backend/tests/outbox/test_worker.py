@@ -8,15 +8,15 @@ import selectors
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from instruments.statements import Run, intercept, watch
@@ -36,6 +36,13 @@ LONG = timedelta(minutes=10)
 @pytest.fixture
 def queue(engine: Engine, outbox: Outbox) -> Queue:
     return Queue(engine, outbox)
+
+
+@pytest.fixture
+def postgres_queue(outbox_postgres_url: str, outbox: Outbox) -> Iterator[Queue]:
+    engine = create_engine(outbox_postgres_url)
+    yield Queue(engine, outbox)
+    engine.dispose()
 
 
 def worker_of(queue: Queue, deliver: Deliver, *, batch_size: int = 50, concurrency: int = 4) -> Worker:
@@ -218,6 +225,54 @@ async def test_what_is_done_once_a_second_keeps_no_event_waiting(queue: Queue) -
     claim = next(n for n, it in enumerate(sent) if it.startswith("WITH runs"))
     sweep = next(n for n, it in enumerate(sent) if it.startswith("SELECT") and ".until <" in it)
     assert claim < sweep
+
+
+@contextmanager
+def noting_transactions(engine: Engine, part: str) -> Iterator[list[bool]]:
+    """Of each statement that has this part, on psycopg: whether it was sent in a transaction."""
+    noted: list[bool] = []
+
+    def note(connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+        if part in sql:
+            driver: Any = connection.connection.dbapi_connection
+            noted.append(not driver.autocommit)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield noted
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def test_worker_that_is_woken_for_nothing_claims_once_and_asks_in_no_transaction_how_long_to_sleep(
+    postgres_queue: Queue,
+) -> None:
+    queue = postgres_queue
+    claims: list[str] = []
+
+    def note_claim(sql: str, _parameters: object, run: Run) -> None:
+        claims.extend([sql] if sql.startswith("WITH runs") else [])
+        run()
+
+    with (
+        noting_transactions(queue.engine, "SELECT min(outbox_events_leases.until)") as asked,
+        intercept(queue.engine, note_claim),
+    ):
+        async with running(worker_of(queue, RecordingDestination())):
+            await eventually(lambda: asked)
+            claims.clear()
+            with queue.engine.begin() as connection:
+                connection.execute(text("NOTIFY outbox_events"))
+            await eventually(lambda: len(asked) == 2)
+            claimed = list(claims)
+    assert len(claimed) == 1
+    assert asked == [False, False]
+
+
+async def test_worker_opens_no_transaction_for_erasures_where_there_are_none(postgres_queue: Queue) -> None:
+    with noting_transactions(postgres_queue.engine, "FROM outbox_events_erasures") as looked:
+        await worker_of(postgres_queue, RecordingDestination()).drain()
+    assert looked == [False]
 
 
 async def test_delivery_that_ends_in_a_bug_of_ours_leaves_its_room_to_others(
